@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._networks.hub import Network, published, read_state
+from ._networks.hub import Network, read_state, weights_file
 from ._networks.learned import LearnedReward
 from .base import About, Card, Samples
 from .encoders import load_pair
@@ -73,7 +73,7 @@ class Aesthetic(LearnedReward):
         find = self.pair.find
         # LAION's code uses torchvision, which rounds the crop's offset; transformers floors it
         self.pair.find = lambda network: replace(find(network), rounded=True)
-        self.head = Network(lambda: read_head(read_state(published(head))), offload)
+        self.head = Network(lambda: read_head(read_state(weights_file(head))), offload)
 
     @classmethod
     def tiny(cls) -> Aesthetic:
@@ -86,7 +86,7 @@ class Aesthetic(LearnedReward):
 
     def features(self, samples: Samples) -> Tensor:
         """Return the embedding of each frame, (B, F, D)."""
-        return self.each(samples, lambda frames, _: self.pair(frames))
+        return self.score_frames(samples, lambda frames, _: self.pair(frames))
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the rating of each frame, (B, F)."""

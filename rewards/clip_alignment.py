@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ._networks.learned import LearnedReward, per_prompt
+from ._networks.learned import LearnedReward, encode_distinct
 from .base import About, Card, Samples
 from .encoders import cosine, load_pair
 
@@ -68,11 +68,11 @@ class ClipAlignment(LearnedReward):
 
     def features(self, samples: Samples) -> Tensor:
         """Return the embedding of each frame, (B, F, D)."""
-        return self.each(samples, lambda frames, _: self.pair(frames))
+        return self.score_frames(samples, lambda frames, _: self.pair(frames))
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the agreement of each frame with the prompt, (B, F)."""
-        texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
+        texts = encode_distinct(about.prompts, lambda prompts: self.pair.texts(prompts, features))
         agreement = cosine(features, texts[:, None])
         if not (self.logits or self.pair.sigmoid):
             return agreement

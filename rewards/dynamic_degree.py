@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts.motion_words import camera, pace, rests
+from ._prompts.motion_words import asked_pace, asks_for_camera_motion, asks_for_rest
 from .base import Card, Reward, Samples
 from .flow import Motion, around, length
 
@@ -73,7 +73,8 @@ class DynamicDegree(Reward):
         """Return one number for three frames in a row, (B, F - 2)."""
         motion = self.motion(samples)
         with_camera = torch.tensor(
-            [camera(prompt) for prompt in samples.prompts], device=motion.forward.device
+            [asks_for_camera_motion(prompt) for prompt in samples.prompts],
+            device=motion.forward.device,
         )
         unit = samples.fps / motion.diagonal
         found = zip(
@@ -83,9 +84,9 @@ class DynamicDegree(Reward):
 
     def _wanted(self, speed: Tensor, pan: Tensor, prompt: str) -> Tensor:
         """Return how well the speeds of one clip, (F - 2,), fit its prompt, from 0 to 1."""
-        if rests(prompt):
+        if asks_for_rest(prompt):
             return (self.low / speed.clamp(min=1e-6)).clamp(max=1)
-        low, high = self.low * pace(prompt), self.high * pace(prompt)
+        low, high = self.low * asked_pace(prompt), self.high * asked_pace(prompt)
         return torch.maximum(band(speed, low, high), self.camera * band(pan, low, high))
 
 

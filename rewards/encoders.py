@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ._networks.efficientnet import EfficientNetLite
 from ._networks.hub import Network, chunked, nearest, pretrained, tokenizer
-from ._networks.pixels import HALF, IMAGENET, Pixels, of_folder
+from ._networks.pixels import HALF, IMAGENET, Pixels, read_pixels
 from ._networks.vjepa2 import VJepa2
 
 
@@ -178,7 +178,7 @@ def load(
     family = FAMILIES[name]
     source = source or family.usual
     network = Network(lambda: pretrained(family.kind, source, dtype), offload)
-    return Vision(network, lambda _: of_folder(source, family.pixels), family.read, chunk)
+    return Vision(network, lambda _: read_pixels(source, family.pixels), family.read, chunk)
 
 
 def load_pair(
@@ -195,7 +195,7 @@ def load_pair(
     network = Network(lambda: pretrained(family.kind, source, dtype), offload)
     words = processor or source
     return TextImage(
-        network, lambda _: of_folder(words, family.pixels), lambda: tokenizer(words), chunk
+        network, lambda _: read_pixels(words, family.pixels), lambda: tokenizer(words), chunk
     )
 
 

@@ -68,7 +68,9 @@ class FeatureConsistency(LearnedReward):
 
     def features(self, samples: Samples) -> Tensor:
         """Return the feature of each frame, (B, F, D)."""
-        return self.each(samples, lambda frames, _: self.encoder(frames.expand(-1, 3, -1, -1)))
+        return self.score_frames(
+            samples, lambda frames, _: self.encoder(frames.expand(-1, 3, -1, -1))
+        )
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the consistency of each frame, (B, F)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ._prompts.motion_words import rests
+from ._prompts.motion_words import asks_for_rest
 from .base import About, Card, Reward, Samples
 from .flow import quantile
 
@@ -70,9 +70,9 @@ class Freeze(Reward):
         reach = max(1, round(self.window * about.fps))
         bound = (self.near * usual(features, reach)).clamp(min=self.exact)
         same = (2 - features / bound).clamp(0, 1)
-        rest = torch.tensor([rests(prompt) for prompt in about.prompts], device=features.device)[
-            :, None
-        ]
+        rest = torch.tensor(
+            [asks_for_rest(prompt) for prompt in about.prompts], device=features.device
+        )[:, None]
         return -torch.where(
             rest & ~amid(features > 2 * self.exact, reach), torch.zeros_like(same), same
         )

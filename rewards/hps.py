@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ._networks.hub import Network, published, read_state, tokenizer
-from ._networks.learned import LearnedReward, per_prompt
-from ._networks.openclip import cleaned, clip_model
+from ._networks.hub import Network, read_state, tokenizer, weights_file
+from ._networks.learned import LearnedReward, encode_distinct
+from ._networks.openclip import clean_prompt, clip_model
 from ._networks.pixels import OPENAI, Pixels
 from .base import About, Card, Samples
 from .encoders import TextImage, cosine
@@ -59,7 +59,9 @@ class Hps(LearnedReward):
         frames: int = 0,
     ) -> None:
         super().__init__(chunk, dtype, offload, frames)
-        network = Network(lambda: clip_model(read_state(published(weights)), dtype=dtype), offload)
+        network = Network(
+            lambda: clip_model(read_state(weights_file(weights)), dtype=dtype), offload
+        )
         self.pair, self.factor = TextImage(network, whole, lambda: tokenizer(words), chunk), factor
 
     @classmethod
@@ -74,12 +76,12 @@ class Hps(LearnedReward):
 
     def features(self, samples: Samples) -> Tensor:
         """Return the embedding of each frame, (B, F, D)."""
-        return self.each(samples, lambda frames, _: self.pair(frames))
+        return self.score_frames(samples, lambda frames, _: self.pair(frames))
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the preference score of each frame, (B, F)."""
-        prompts = [cleaned(prompt) for prompt in about.prompts]
-        texts = per_prompt(prompts, lambda different: self.pair.texts(different, features))
+        prompts = [clean_prompt(prompt) for prompt in about.prompts]
+        texts = encode_distinct(prompts, lambda different: self.pair.texts(different, features))
         return self.factor * cosine(features, texts[:, None])
 
 

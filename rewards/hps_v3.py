@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._networks import qwen
-from ._networks.hub import Network, fill, published, read_state, tokenizer
+from ._networks.hub import Network, load_weights, read_state, tokenizer, weights_file
 from ._networks.learned import LearnedReward
 from ._prompts import judge_prompts
 from .base import Card, Samples
@@ -61,8 +61,8 @@ class HpsV3(LearnedReward):
     ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.network = Network(lambda: judge(weights, base, dtype), offload)
-        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(base))
-        self._words: qwen.Words | None = None
+        self.words: Callable[[], qwen.ChatTokenizer] = lambda: _words(tokenizer(base))
+        self._words: qwen.ChatTokenizer | None = None
         self.area = PIXELS
 
     @classmethod
@@ -80,7 +80,7 @@ class HpsV3(LearnedReward):
 
     def terms(self, samples: Samples) -> Tensor:
         """Return the preference score of each frame, (B, F)."""
-        return self.each(samples, self._judge)
+        return self.score_frames(samples, self._judge)
 
     @torch.no_grad()
     def _judge(self, frames: Tensor, prompts: list[str]) -> Tensor:
@@ -90,10 +90,10 @@ class HpsV3(LearnedReward):
         scores = []
         with self.network.on(frames) as network:
             for start in range(0, len(frames), self.chunk):
-                images = qwen.prepared(
+                images = qwen.prepare_frames(
                     frames[start : start + self.chunk, None], self.area, self.area
                 )
-                asked = qwen.conversation(images, prompts[start : start + self.chunk], words)
+                asked = qwen.build_conversation(images, prompts[start : start + self.chunk], words)
                 # at the only mark, the first number of the head: mu
                 scores.append(network(asked, words.medium, words.marks)[:, 0, 0].float())
         return torch.cat(scores)
@@ -101,10 +101,10 @@ class HpsV3(LearnedReward):
 
 def judge(weights: str, base: str, dtype: str) -> qwen.Judge:
     """Return the published network with its head, which stays in float32."""
-    state, head = qwen.split(read_state(published(weights)))
+    state, head = qwen.split_state(read_state(weights_file(weights)))
     network = layers(head["0.weight"].shape[1])
-    fill(network, head, "HPSv3's head")
-    return qwen.Judge(qwen.body(state, qwen.configuration(base), dtype), network)
+    load_weights(network, head, "HPSv3's head")
+    return qwen.Judge(qwen.build_body(state, qwen.read_configuration(base), dtype), network)
 
 
 def layers(width: int) -> nn.Sequential:
@@ -123,5 +123,5 @@ def layers(width: int) -> nn.Sequential:
     )
 
 
-def _words(tokens: object, template: str = judge_prompts.HPS_V3) -> qwen.Words:
-    return qwen.Words(tokens, template, MARKS, "<|image_pad|>")
+def _words(tokens: object, template: str = judge_prompts.HPS_V3) -> qwen.ChatTokenizer:
+    return qwen.ChatTokenizer(tokens, template, MARKS, "<|image_pad|>")

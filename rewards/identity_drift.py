@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from ._networks.efficientnet import EfficientNetLite
-from ._networks.weights import looks, spread_out
+from ._networks.weights import interpolate_curve, sampled_frames
 from .base import About, Card, Reward, Samples
 
 REGIONS = ("frame", "centre", "border")
@@ -137,7 +137,7 @@ class IdentityDrift(Reward):
         """Return the features after the `old` frames already scored, and the new state."""
         frames = samples.frames[:, old:]
         start = state.frames if state else 0
-        at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
+        at = [t - start for t in sampled_frames(start, frames.shape[1], samples.fps, self.looks)]
         curve = frames.new_full(frames.shape[:2], torch.nan)
         total = state.sum if state else None
         for t, seen in zip(at, self._embed(frames[:, at]).unbind(1) if at else ()):
@@ -152,7 +152,7 @@ class IdentityDrift(Reward):
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the curve of all frames, (B, F)."""
-        return spread_out(features)
+        return interpolate_curve(features)
 
     def _embed(self, frames: Tensor) -> Tensor:
         """Return the features of clips (B, T, C, H, W), (B, T, D)."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ._networks.blip import judge
-from ._networks.hub import Network, chunked, published, read_state, tokenizer
+from ._networks.blip import build_judge
+from ._networks.hub import Network, chunked, read_state, tokenizer, weights_file
 from ._networks.learned import LearnedReward
 from ._networks.pixels import OPENAI, Pixels
 from .base import Card, Samples
@@ -60,7 +60,9 @@ class ImageReward(LearnedReward):
         frames: int = 0,
     ) -> None:
         super().__init__(chunk, dtype, offload, frames)
-        self.network = Network(lambda: judge(read_state(published(weights)), dtype), offload)
+        self.network = Network(
+            lambda: build_judge(read_state(weights_file(weights)), dtype), offload
+        )
         self.words: Callable[[], Any] = lambda: tokenizer(words)
         self._tokenizer: Any = None
 
@@ -75,7 +77,7 @@ class ImageReward(LearnedReward):
 
     def terms(self, samples: Samples) -> Tensor:
         """Return the rating of each frame, (B, F)."""
-        return self.each(samples, self._judge)
+        return self.score_frames(samples, self._judge)
 
     def _judge(self, frames: Tensor, prompts: list[str]) -> Tensor:
         """Return the ratings of frames (N, C, H, W) for their prompts, (N,)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._flow.fast_pans import thumbnails
-from ._prompts.motion_words import rests
+from ._prompts.motion_words import asks_for_rest
 from .base import About, Card, Reward, Samples
 
 # words by which a prompt asks for something that repeats
@@ -84,7 +84,7 @@ class Loop(Reward):
 
     def _clip(self, looks: Tensor, gap: int, prompt: str) -> Tensor:
         """Return the terms of one clip, (F,)."""
-        if cycles(prompt) or rests(prompt) or len(looks) < 3 * gap:
+        if cycles(prompt) or asks_for_rest(prompt) or len(looks) < 3 * gap:
             return looks.new_zeros(len(looks))
         ratio = revisits(looks, gap, self.floor)
         return -((self.alike - ratio) / (self.alike / 2)).clamp(0, 1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ._prompts.motion_words import camera, rests
+from ._prompts.motion_words import asks_for_camera_motion, asks_for_rest
 from .base import Card, Reward, Samples
 from .flow import Motion, length, warp
 
@@ -72,7 +72,9 @@ class MotionConsistency(Reward):
         going = (
             steadiness(motion, still, weight) * (1 + agreement(motion, still, weight)[:, 1:-1]) / 2
         )
-        rest = torch.tensor([rests(prompt) for prompt in samples.prompts], device=going.device)
+        rest = torch.tensor(
+            [asks_for_rest(prompt) for prompt in samples.prompts], device=going.device
+        )
         if not rest.any():
             return going
         return torch.where(rest[:, None], stillness(motion, 8 * still), going)
@@ -80,9 +82,9 @@ class MotionConsistency(Reward):
 
 def without_camera(motion: Motion, prompts: Sequence[str]) -> Motion:
     """Subtract the camera's flow, except where the prompt asks for camera motion."""
-    keep = torch.tensor([camera(prompt) for prompt in prompts], device=motion.forward.device)[
-        :, None, None, None, None
-    ]
+    keep = torch.tensor(
+        [asks_for_camera_motion(prompt) for prompt in prompts], device=motion.forward.device
+    )[:, None, None, None, None]
     forward = motion.forward - motion.camera_forward.masked_fill(keep, 0)
     return replace(
         motion,

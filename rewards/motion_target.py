@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._flow.coarse import coarse_motion
 from ._flow.things import camera_speed, fastest_thing, object_speed, shared_split
-from ._prompts.motion_words import Wanted, wanted
+from ._prompts.motion_words import WantedMotion, wanted_motion
 from .base import About, Card, Reward, Samples
 
 # the mean distance of pixels from the centre of a picture, in diagonals: a unit of zoom or roll
@@ -107,12 +107,12 @@ class MotionTarget(Reward):
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return how well each clip moves as its prompt asks, (B, F - 2)."""
-        asks = [wanted(prompt) for prompt in about.prompts]
+        asks = [wanted_motion(prompt) for prompt in about.prompts]
         return torch.stack(
             [self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)]
         )
 
-    def _judge(self, seen: _Measured, ask: Wanted) -> Tensor:
+    def _judge(self, seen: _Measured, ask: WantedMotion) -> Tensor:
         """Return the curve of one clip, (F - 2,), whose mean is its value."""
         items = [*self._of_thing(seen, ask), *self._of_camera(seen, ask)]
         if not items:
@@ -122,7 +122,7 @@ class MotionTarget(Reward):
         agree = torch.stack([local for _, local in items]).mean(0)
         return value * (1 + agree - agree.mean())
 
-    def _of_thing(self, seen: _Measured, ask: Wanted) -> list[tuple[Tensor, Tensor]]:
+    def _of_thing(self, seen: _Measured, ask: WantedMotion) -> list[tuple[Tensor, Tensor]]:
         """Return a measure and its curve in time for each request about the thing."""
         items = []
         if any(ask.heading):
@@ -139,7 +139,7 @@ class MotionTarget(Reward):
             items.append((self._band(seen.speed.mean(), ask.pace), torch.zeros_like(seen.speed)))
         return items
 
-    def _of_camera(self, seen: _Measured, ask: Wanted) -> list[tuple[Tensor, Tensor]]:
+    def _of_camera(self, seen: _Measured, ask: WantedMotion) -> list[tuple[Tensor, Tensor]]:
         """Return a measure and its curve in time for each request about the camera."""
         items = []
         if any(ask.camera):
@@ -163,7 +163,7 @@ class MotionTarget(Reward):
         direction = ((along.sum() / speed.sum().clamp(min=1e-9) - 0.5) / 0.4).clamp(0, 1)
         return direction * self._band(along.mean(), pace), along / speed.clamp(min=1e-9)
 
-    def _path(self, seen: _Measured, ask: Wanted) -> Tensor:
+    def _path(self, seen: _Measured, ask: WantedMotion) -> Tensor:
         """Return how well the thing follows the path that the prompt asks for."""
         if ask.path in ("bounce", "circle"):
             shape = bouncing(seen.pictured) if ask.path == "bounce" else circling(seen.pictured)

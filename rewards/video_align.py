@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ._networks import qwen
-from ._networks.hub import Network, fill, precision, published, read_state, tokenizer
+from ._networks.hub import Network, load_weights, read_state, tokenizer, weight_dtype, weights_file
 from ._prompts import judge_prompts
 from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 
@@ -67,16 +67,16 @@ class VideoAlign(Reward):
         offload: bool = False,
     ) -> None:
         super().__init__()
-        precision(dtype)
+        weight_dtype(dtype)
         if chunk < 1:
             raise ValueError(f"expected chunk, clips a forward pass, to be at least 1, got {chunk}")
         self.model, self.base = model, base
         self.checkpoint, self.weights = checkpoint, weights
         self.chunk = chunk
         self.network = Network(lambda: self._judge(dtype), offload)
-        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(self._base()))
+        self.words: Callable[[], qwen.ChatTokenizer] = lambda: _words(tokenizer(self._base()))
         self._config: dict[str, Any] | None = None
-        self._words: qwen.Words | None = None
+        self._words: qwen.ChatTokenizer | None = None
         self.least = LEAST
 
     @classmethod
@@ -124,7 +124,9 @@ class VideoAlign(Reward):
             for clips, prompts in zip(
                 video.split(self.chunk), _groups(samples.prompts, self.chunk), strict=True
             ):
-                said = qwen.conversation(qwen.prepared(clips, self.least, most), prompts, words)
+                said = qwen.build_conversation(
+                    qwen.prepare_frames(clips, self.least, most), prompts, words
+                )
                 found.append(read_marks(judge(said, words.medium, words.marks)))
         mean, deviation = (torch.tensor(x, device=video.device) for x in self._moments())
         return (torch.cat(found).float() - mean) / deviation
@@ -137,7 +139,7 @@ class VideoAlign(Reward):
         return self._config
 
     def _file(self, name: str) -> Path:
-        return published(
+        return weights_file(
             str(Path(self.model).expanduser() / name)
             if Path(self.model).expanduser().is_dir()
             else f"{self.model}/{name}"
@@ -158,11 +160,13 @@ class VideoAlign(Reward):
 
     def _judge(self, dtype: str) -> qwen.Judge:
         state = read_state(self._file(f"{self.checkpoint}/model.pth"))
-        body, head = qwen.split(state, lora_scale(self.config.get("peft_lora_config") or {}))
+        body, head = qwen.split_state(state, lora_scale(self.config.get("peft_lora_config") or {}))
         rows, width = head.get("weight", torch.empty(1, 1)).shape
         linear = nn.Linear(width, rows, bias=False)
-        fill(linear, head, "VideoReward's head")
-        return qwen.Judge(qwen.body(body, qwen.configuration(self._base()), dtype), linear)
+        load_weights(linear, head, "VideoReward's head")
+        return qwen.Judge(
+            qwen.build_body(body, qwen.read_configuration(self._base()), dtype), linear
+        )
 
 
 def sampled(frames: int, fps: float, rate: float = 2.0) -> list[int]:
@@ -211,8 +215,8 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _words(tokens: Any, template: str = judge_prompts.VIDEO_REWARD) -> qwen.Words:
-    return qwen.Words(tokens, template, MARKS, "<|video_pad|>")
+def _words(tokens: Any, template: str = judge_prompts.VIDEO_REWARD) -> qwen.ChatTokenizer:
+    return qwen.ChatTokenizer(tokens, template, MARKS, "<|video_pad|>")
 
 
 def _groups(prompts: Any, size: int) -> list[list[str]]:

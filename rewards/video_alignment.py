@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ._networks.hub import Network, chunked, pretrained, tokenizer
-from ._networks.learned import LearnedReward, middles
-from ._networks.pixels import IMAGENET, Pixels, of_folder
+from ._networks.learned import LearnedReward, middle_frames
+from ._networks.pixels import IMAGENET, Pixels, read_pixels
 from .base import Card, Samples
 
 DEFAULT = Pixels(224, (224, 224), IMAGENET, "bilinear")
@@ -57,7 +57,7 @@ class VideoAlignment(LearnedReward):
             Network(lambda: pretrained("XCLIPModel", model, dtype), offload),
             window,
         )
-        self.find, self.words = (lambda: of_folder(model, DEFAULT)), (lambda: tokenizer(model))
+        self.find, self.words = (lambda: read_pixels(model, DEFAULT)), (lambda: tokenizer(model))
         self.pixels: Pixels | None = None
         self._tokenizer: Any = None
 
@@ -103,7 +103,7 @@ class VideoAlignment(LearnedReward):
                 max_length=longest,
                 return_tensors="pt",
             ).to(video.device)
-            video = video[:, middles(video.shape[1], frames)]
+            video = video[:, middle_frames(video.shape[1], frames)]
             clips = max(1, self.chunk // frames)
             return chunked(
                 partial(self._pass, model), clips, video, tokens.input_ids, tokens.attention_mask

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ._networks import qwen, qwen25
-from ._networks.hub import Network, precision, pretrained, tokenizer
+from ._networks.hub import Network, pretrained, tokenizer, weight_dtype
 from ._prompts import judge_prompts
-from ._prompts.ratings import rated, shares
+from ._prompts.ratings import normalised_weights, score_of_ratings
 from .base import Card, Reward, Samples, Score, all_unscored, refusals
 
 PARTS = {
@@ -89,18 +89,20 @@ class VideoScore2(Reward):
         offload: bool = False,
     ) -> None:
         super().__init__()
-        precision(dtype)
+        weight_dtype(dtype)
         if not (temperature >= 0 and tokens >= 1):
             raise ValueError(
                 f"expected temperature >= 0 and tokens >= 1, got {temperature} and {tokens}"
             )
         self.temperature, self.seed = temperature, seed
         self.tokens = tokens
-        self.weights = shares(weights)
+        self.weights = normalised_weights(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
         self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
-        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(model, revision=revision))
-        self._words: qwen.Words | None = None
+        self.words: Callable[[], qwen.ChatTokenizer] = lambda: _words(
+            tokenizer(model, revision=revision)
+        )
+        self._words: qwen.ChatTokenizer | None = None
         self.least, self.most = qwen25.LEAST, 0
         self.form = False
 
@@ -129,13 +131,15 @@ class VideoScore2(Reward):
             return all_unscored(samples, self.time_support, why)
         ratings = self.ratings(samples.pick(rows))
         lost = "unscored: VideoScore2: the model's answer holds no three scores from 1 to 5"
-        return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, rows, lost)
+        return score_of_ratings(
+            ratings, list(PARTS), self.weights, samples.video.shape[1], why, rows, lost
+        )
 
     def ratings(self, samples: Samples) -> Tensor:
         """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no
         scores."""
         frames = samples.video.shape[1]
-        video = samples.frames.detach().float()[:, qwen25.looked_at(frames, samples.fps)]
+        video = samples.frames.detach().float()[:, qwen25.frames_read(frames, samples.fps)]
         words = self._words = self._words or self.words()
         with self.network.on(video) as model:
             rows = [
@@ -144,17 +148,21 @@ class VideoScore2(Reward):
             ]
         return torch.tensor(rows, device=video.device)
 
-    def _rated(self, model: Any, words: qwen.Words, clip: Tensor, prompt: str) -> list[float]:
-        most = self.most or qwen25.largest(len(clip))
-        said = qwen.conversation(qwen.prepared(clip[None], self.least, most), [prompt], words)
+    def _rated(
+        self, model: Any, words: qwen.ChatTokenizer, clip: Tensor, prompt: str
+    ) -> list[float]:
+        most = self.most or qwen25.most_pixels(len(clip))
+        said = qwen.build_conversation(
+            qwen.prepare_frames(clip[None], self.least, most), [prompt], words
+        )
         form = _form(words.tokenizer) if self.form else None
-        answer = qwen25.write(
+        answer = qwen25.write_answer(
             model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form
         )
         return soft_scores(answer, words.tokenizer)
 
 
-def soft_scores(answer: qwen25.Written, tokenizer: Any) -> list[float]:
+def soft_scores(answer: qwen25.WrittenAnswer, tokenizer: Any) -> list[float]:
     """The soft score of each part; all NaN where the answer does not hold all three."""
     at = places(answer.ids, tokenizer)
     if at is None:
@@ -217,8 +225,8 @@ def _token(ids: Sequence[int], end: int, text: str, tokenizer: Any) -> int | Non
     return count - 1 if so_far(count) == text[:end] else None
 
 
-def _words(tokens: Any, template: str = judge_prompts.VIDEO_SCORE_2) -> qwen.Words:
-    return qwen.Words(tokens, template, (), "<|video_pad|>")
+def _words(tokens: Any, template: str = judge_prompts.VIDEO_SCORE_2) -> qwen.ChatTokenizer:
+    return qwen.ChatTokenizer(tokens, template, (), "<|video_pad|>")
 
 
 def _form(tokens: Any) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts.motion_words import camera, rests
+from ._prompts.motion_words import asks_for_camera_motion, asks_for_rest
 from .base import Card, Reward, Samples
 from .flow import Motion, around, length, moving_edge, warp
 
@@ -80,7 +80,9 @@ class WarpError(Reward):
         floor = self.floor + self.faint * contrast(motion.frames)
         explained = torch.minimum(compensated(motion), pan) + floor
         left = explained / (self._to_explain(identity, pan, samples) + floor)
-        still = torch.tensor([rests(prompt) for prompt in samples.prompts], device=identity.device)
+        still = torch.tensor(
+            [asks_for_rest(prompt) for prompt in samples.prompts], device=identity.device
+        )
         return torch.where(
             still[:, None], self.rest / (identity + self.rest), (1 - left).clamp(min=-1)
         )
@@ -100,7 +102,9 @@ class WarpError(Reward):
         return {name: torch.cat([shown.detach(), last], 1) for name, shown in drawn.items()}
 
     def _to_explain(self, identity: Tensor, pan: Tensor, samples: Samples) -> Tensor:
-        share = [1.0 if camera(prompt) else self.camera for prompt in samples.prompts]
+        share = [
+            1.0 if asks_for_camera_motion(prompt) else self.camera for prompt in samples.prompts
+        ]
         c = torch.tensor(share).to(identity)[:, None]
         return identity.clamp(min=1e-9) ** c * pan.clamp(min=1e-9) ** (1 - c)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import WantedMotion, wanted_motion
 from vidrl.synthetic import world
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "suites"
@@ -382,7 +382,7 @@ def _row(number: int, kind: str, speed: int, camera: int) -> dict[str, Any]:
     words, moves = _camera(CAMERAS[camera], (number + speed) % 2, adverb)
     prompt = f"{thing.who} {thing.verbs[speed]} {thing.where}{words}.{ENDS[seconds]}"
     name, pace = list(SPEEDS.items())[speed]
-    asked = Wanted(
+    asked = WantedMotion(
         HEADINGS.get(kind, (0, 0)),
         "" if kind in (*HEADINGS, "rest") else kind,
         moves,  # type: ignore[arg-type]
@@ -414,7 +414,7 @@ def _camera(camera: str, way: int, adverb: str) -> tuple[str, tuple[int, ...]]:
     return " " + words.format(adverb), moves
 
 
-def expected(asked: Wanted, count: int | str, seconds: float) -> dict[str, Any]:
+def expected(asked: WantedMotion, count: int | str, seconds: float) -> dict[str, Any]:
     """What is to be checked, and nothing that is not asked; only two things or more that
     move can be counted."""
     counted = count if count in (2, 3) and not asked.rest else 0
@@ -457,7 +457,7 @@ def captions() -> Iterator[dict[str, Any]]:
         yield {
             "prompt": scene.caption,
             **fields,
-            "expect": expected(wanted(scene.caption), 1, 0) | {"caption": True},
+            "expect": expected(wanted_motion(scene.caption), 1, 0) | {"caption": True},
         }
 
 

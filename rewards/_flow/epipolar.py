@@ -34,7 +34,7 @@ def matcher(name: str, size: int = SIZE) -> Matcher:
     if name in ("sift", "orb"):
         return lambda first, second: keypoints(first, second, name)
     if name == "xfeat":
-        return xfeat.match
+        return xfeat.match_points
     raise ValueError(f"expected matcher to be flow, sift, orb or xfeat, got {name!r}")
 
 

@@ -21,7 +21,17 @@ import torch
 from torch import Tensor
 
 from ..base import Reward
-from .shared import Policy, as_clip, called, five, opened, prepared, rate_of, score_clips, settled
+from .shared import (
+    Policy,
+    as_clip,
+    check_five_axes,
+    checked_reward,
+    open_clip,
+    rate_of,
+    reward_name,
+    score_clips,
+    values_for_trainer,
+)
 
 
 def flow_factory(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
@@ -75,10 +85,10 @@ def videox_fun(
     >>> bool((frames.grad != 0).any())
     True
     """
-    reward = prepared(reward, unscored, fps)
+    reward = checked_reward(reward, unscored, fps)
     if not getattr(reward, "differentiable", False):  # a plain function has no gradients either
         raise ValueError(
-            f"expected a reward with gradients, got {called(reward)}, which says "
+            f"expected a reward with gradients, got {reward_name(reward)}, which says "
             "differentiable = False: `vidrl list rewards --json` names those that have them"
         )
     return VideoXFun(reward, fps, best, scale, unscored)
@@ -104,12 +114,14 @@ class VideoXFun:
 
     def get_reward(self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None) -> Tensor:
         """The reward of each clip, (B,)."""
-        clips = five(batch_frames, "(batch, channels, frames, height, width)").transpose(1, 2)
+        clips = check_five_axes(batch_frames, "(batch, channels, frames, height, width)").transpose(
+            1, 2
+        )
         prompts = batch_prompt if batch_prompt is not None else [""] * len(clips)
         found = score_clips(
             self.reward, [as_clip(clip) for clip in clips], prompts, self.fps, gradients=True
         )
-        return settled(found, self.unscored)
+        return values_for_trainer(found, self.unscored)
 
 
 def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
@@ -122,12 +134,14 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
     clip, with a warning. Raises ImportError without UniRL. Read: Tencent-Hunyuan/UniRL,
     unirl/reward/base.py, service.py, unirl/types/reward.py.
     """
-    reward = prepared(reward, unscored, fps, ("raise",))
+    reward = checked_reward(reward, unscored, fps, ("raise",))
     base = _imported("unirl.reward.base", "UniRL").RewardBackend
     answer = _imported("unirl.types.reward", "UniRL").RewardResponse
 
     def init(self: Any, base_device: str = "", batch_size: int = 8) -> None:
-        base.__init__(self, model_name=f"vidrl_{called(reward).lower()}", batch_size=batch_size)
+        base.__init__(
+            self, model_name=f"vidrl_{reward_name(reward).lower()}", batch_size=batch_size
+        )
 
     def compute_rewards(self: Any, request: Any) -> Any:
         start, clips = time.monotonic(), request.videos
@@ -138,7 +152,7 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
         found = score_clips(
             reward, [as_clip(clip.transpose(0, 1)) for clip in clips], request.prompts, fps
         )
-        values = settled(found, "nan" if unscored == "raise" else unscored).tolist()
+        values = values_for_trainer(found, "nan" if unscored == "raise" else unscored).tolist()
         lost = [
             why if math.isnan(value) else None for value, why in zip(values, found.why, strict=True)
         ]
@@ -155,9 +169,9 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
         "compute_rewards": compute_rewards,
         "is_available": lambda self: True,
         "input_kind": "video",
-        "__doc__": f"vidrl's {called(reward)}.",
+        "__doc__": f"vidrl's {reward_name(reward)}.",
     }
-    return type(f"Vidrl{called(reward)}", (base,), facts)
+    return type(f"Vidrl{reward_name(reward)}", (base,), facts)
 
 
 def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
@@ -172,7 +186,7 @@ def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
     warning. Read: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py,
     train_grpo_skyreels_i2v.py, fastvideo/models/videoalign/inference.py.
     """
-    reward = prepared(reward, unscored, None, ("raise",))
+    reward = checked_reward(reward, unscored, None, ("raise",))
     return DanceGRPO(reward, unscored)
 
 
@@ -212,9 +226,9 @@ class DanceGRPO:
             raise ValueError(
                 f"expected a list of paths of video files, got {paths!r}: one clip is [path]"
             )
-        clips, own = zip(*map(opened, paths), strict=True) if len(paths) else ((), ())
+        clips, own = zip(*map(open_clip, paths), strict=True) if len(paths) else ((), ())
         found = score_clips(self.scorer, clips, prompts, [rate_of(rate, 0) for rate in own])
-        return [float(value) for value in settled(found, self.unscored)]
+        return [float(value) for value in values_for_trainer(found, self.unscored)]
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -234,7 +248,7 @@ def _model(
     base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]
 ) -> type:
     """A reward model class of Flow-Factory; it asks for what `__call__` names."""
-    reward = prepared(reward, unscored, fps)
+    reward = checked_reward(reward, unscored, fps)
     host = _imported("flow_factory.rewards.abc", "Flow-Factory")
 
     def call(
@@ -247,16 +261,16 @@ def _model(
             )
         found = score_clips(reward, [as_clip(clip) for clip in clips], prompt, fps)
         return host.RewardModelOutput(
-            rewards=within(settled(found, unscored)), extra_info={"why": found.why}
+            rewards=within(values_for_trainer(found, unscored)), extra_info={"why": found.why}
         )
 
     facts = {
         "__call__": call,
         "required_fields": ("prompt", "video"),
         "use_tensor_inputs": True,
-        "__doc__": f"vidrl's {called(reward)}.",
+        "__doc__": f"vidrl's {reward_name(reward)}.",
     }
-    return type(f"Vidrl{called(reward)}", (getattr(host, base),), facts)
+    return type(f"Vidrl{reward_name(reward)}", (getattr(host, base),), facts)
 
 
 def _imported(module: str, host: str) -> ModuleType:

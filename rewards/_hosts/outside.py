@@ -17,16 +17,16 @@ from ..base import Reward
 from .shared import (
     Policy,
     as_clip,
-    batch,
-    five,
-    found_axes,
-    named,
-    opened,
-    prepared,
+    channels_second,
+    check_five_axes,
+    checked_reward,
+    clips_of_batch,
+    name_function,
+    open_clip,
+    prompt_text,
     rate_of,
     score_clips,
-    settled,
-    text,
+    values_for_trainer,
 )
 
 
@@ -49,13 +49,13 @@ def flow_grpo(
     >>> fn(torch.full((2, 5, 3, 32, 32), 0.5), ["a still", "a still"], [{}, {}])
     (array([0., 0.]), {'why': [None, None]})
     """
-    reward = prepared(reward, unscored, fps)
+    reward = checked_reward(reward, unscored, fps)
 
     def score(
         images: Any, prompts: Sequence[str], metadata: Any = None, **rest: Any
     ) -> tuple[Any, dict[str, Any]]:
-        found = score_clips(reward, batch(images), prompts, fps)
-        values = settled(found, unscored).double().numpy()
+        found = score_clips(reward, clips_of_batch(images), prompts, fps)
+        values = values_for_trainer(found, unscored).double().numpy()
         if not whole:
             return values, {"why": found.why}
         return {
@@ -63,7 +63,7 @@ def flow_grpo(
             **{name: part.double().numpy() for name, part in found.parts.items()},
         }, {}
 
-    return named(score, reward)
+    return name_function(score, reward)
 
 
 def verl_omni(
@@ -87,7 +87,7 @@ def verl_omni(
     >>> verl_omni(FrameQuality())("any", clip, "a still", {}, fps=16)["score"]
     0.0
     """
-    reward = prepared(reward, unscored, fps)
+    reward = checked_reward(reward, unscored, fps)
     usual = fps
 
     def compute_score(
@@ -102,13 +102,17 @@ def verl_omni(
         prompt = info[prompt_key] if prompt_key else ground_truth or ""
         rate = next((one for one in (fps, usual) if one is not None), info.get("fps"))
         clip = (
-            found_axes(solution_image)
+            channels_second(solution_image)
             if isinstance(solution_image, Tensor)
             else as_clip(solution_image)
         )
         found = score_clips(reward, [clip], [str(prompt)], rate)
         parts = {name: float(part[0]) for name, part in found.parts.items()}
-        return {"score": float(settled(found, unscored)[0]), **parts, "why": found.why[0] or ""}
+        return {
+            "score": float(values_for_trainer(found, unscored)[0]),
+            **parts,
+            "why": found.why[0] or "",
+        }
 
     return compute_score
 
@@ -136,7 +140,7 @@ def clips(
     >>> clips(FrameQuality(), fps=16)([still, small], ["a still", "too small"])
     [0.0, None]
     """
-    reward = prepared(reward, unscored, fps, ("raise", "nan", "none"))
+    reward = checked_reward(reward, unscored, fps, ("raise", "nan", "none"))
 
     def score(
         clips: Sequence[Any] | None = None,
@@ -145,21 +149,21 @@ def clips(
         completions: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        pairs = [opened(clip) for clip in _list_of_clips(clips, completions)]
+        pairs = [open_clip(clip) for clip in _list_of_clips(clips, completions)]
         rates = columns.get("fps") if fps is None else fps
         each = [own or rate_of(rates, i) for i, (_, own) in enumerate(pairs)]
         asked = (
             prompts
             if prompts is None or isinstance(prompts, str)
-            else [text(prompt) for prompt in prompts]
+            else [prompt_text(prompt) for prompt in prompts]
         )
         found = score_clips(
             reward, [clip for clip, _ in pairs], [""] * len(pairs) if asked is None else asked, each
         )
-        values = settled(found, "nan" if unscored == "none" else unscored).tolist()
+        values = values_for_trainer(found, "nan" if unscored == "none" else unscored).tolist()
         return [None if unscored == "none" and math.isnan(value) else value for value in values]
 
-    return named(score, reward)
+    return name_function(score, reward)
 
 
 def _list_of_clips(clips: Any, completions: Any) -> Sequence[Any]:
@@ -195,13 +199,13 @@ def fastvideo(
     >>> fastvideo(FrameQuality(), fps=16)(torch.full((1, 3, 5, 32, 32), 0.5), ["a still"])
     tensor([0.])
     """
-    reward = prepared(reward, unscored, fps)
+    reward = checked_reward(reward, unscored, fps)
 
     def scorer(media: Tensor, prompts: Sequence[str]) -> Tensor:
         if isinstance(media, Tensor) and media.dim() == 4:
             media = media.unsqueeze(2)
-        clips = five(media, "(batch, channels, frames, height, width)").transpose(1, 2)
+        clips = check_five_axes(media, "(batch, channels, frames, height, width)").transpose(1, 2)
         found = score_clips(reward, [as_clip(clip) for clip in clips], prompts, fps)
-        return settled(found, unscored).to(media.device)
+        return values_for_trainer(found, unscored).to(media.device)
 
-    return named(scorer, reward)
+    return name_function(scorer, reward)

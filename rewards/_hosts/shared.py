@@ -36,7 +36,7 @@ class Unscored(ValueError):
 
 
 @dataclass
-class Found:
+class ClipScores:
     value: Tensor  # (B,)
     why: list[str | None]
     parts: dict[str, Tensor]
@@ -48,7 +48,7 @@ def score_clips(
     prompts: Sequence[str],
     fps: Any,
     gradients: bool = False,
-) -> Found:
+) -> ClipScores:
     """The scores of clips (F, C, H, W), those of one shape and rate together; values on the
     CPU unless `gradients`."""
     if prompts is None or isinstance(prompts, str) or len(prompts) != len(clips):
@@ -88,10 +88,10 @@ def score_clips(
     # parts of all
     values = {name: found for name, found in values.items() if sum(map(len, found)) == len(clips)}
     whole = {name: torch.cat(value)[back.to(value[0].device)] for name, value in values.items()}
-    return Found(whole.pop("", torch.zeros(0)), why, whole)
+    return ClipScores(whole.pop("", torch.zeros(0)), why, whole)
 
 
-def settled(found: Found, unscored: Policy) -> Tensor:
+def values_for_trainer(found: ClipScores, unscored: Policy) -> Tensor:
     """The values as the trainer is to see them."""
     lost = {i: reason for i, reason in enumerate(found.why) if reason}
     if not lost or unscored == "nan":
@@ -105,7 +105,7 @@ def settled(found: Found, unscored: Policy) -> Tensor:
     return found.value.index_fill(0, rows, float(unscored))
 
 
-def prepared(
+def checked_reward(
     reward: Any, unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")
 ) -> Reward:
     """The reward, a plain function made one, after what an adapter was given is checked."""
@@ -141,7 +141,7 @@ def rate_of(fps: Any, i: int) -> float:
     return rate
 
 
-def batch(images: Any) -> list[Tensor]:
+def clips_of_batch(images: Any) -> list[Tensor]:
     """The clips of a batch: tensors with channels before height, arrays with channels last;
     images have one frame."""
     if not isinstance(images, Tensor | np.ndarray):
@@ -170,7 +170,7 @@ def as_clip(clip: Any) -> Tensor:
     return clip.float() if clip.is_floating_point() else clip
 
 
-def found_axes(clip: Tensor) -> Tensor:
+def channels_second(clip: Tensor) -> Tensor:
     """(F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C), which may have
     an axis of size 1 before.
 
@@ -193,23 +193,23 @@ def found_axes(clip: Tensor) -> Tensor:
     return as_clip(clip.movedim(axes[0], 1))
 
 
-def opened(clip: Any) -> tuple[Tensor, float | None]:
+def open_clip(clip: Any) -> tuple[Tensor, float | None]:
     """A clip, and its rate if it is a file."""
     if isinstance(clip, str | os.PathLike):
         return read(clip)
     if isinstance(clip, np.ndarray) and clip.shape[-1] not in (1, 3):
         clip = torch.from_numpy(np.array(clip))
-    return found_axes(clip) if isinstance(clip, Tensor) else as_clip(clip), None
+    return channels_second(clip) if isinstance(clip, Tensor) else as_clip(clip), None
 
 
-def five(media: Any, want: str) -> Tensor:
+def check_five_axes(media: Any, want: str) -> Tensor:
     if not isinstance(media, Tensor) or media.dim() != 5 or media.shape[1] not in (1, 3):
         got = tuple(media.shape) if hasattr(media, "shape") else type(media).__name__
         raise ValueError(f"expected a tensor {want} of 1 or 3 channels, got {got}")
     return media
 
 
-def text(prompt: Any) -> str:
+def prompt_text(prompt: Any) -> str:
     """A prompt as text: of a conversation, the last message's."""
     if isinstance(prompt, str):
         return prompt
@@ -221,12 +221,12 @@ def text(prompt: Any) -> str:
     )
 
 
-def called(reward: Reward) -> str:
+def reward_name(reward: Reward) -> str:
     """What a reward is called in logs: the name of its class, or of the function that it is
     made of."""
     return re.sub(r"\W", "", str(getattr(reward, "name", ""))) or type(reward).__name__
 
 
-def named(fn: Any, reward: Reward) -> Any:
-    fn.__name__ = f"vidrl_{called(reward).lower()}"  # trainers log by this name
+def name_function(fn: Any, reward: Reward) -> Any:
+    fn.__name__ = f"vidrl_{reward_name(reward).lower()}"  # trainers log by this name
     return fn

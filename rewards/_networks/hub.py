@@ -64,7 +64,7 @@ class Network:
             module.to("cpu")
 
 
-def package(name: str) -> Any:
+def import_package(name: str) -> Any:
     """An optional package, or an ImportError that says how to install it."""
     try:
         return importlib.import_module(name)
@@ -78,9 +78,9 @@ def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -
     Weights are safetensors, or, where there are none, as of facebook/dino-vitb16, a .bin
     file, of which nothing but plain tensors is read (`weights_only`).
     """
-    cls = getattr(package("transformers"), kind)
-    given = {"dtype": precision(dtype), **options}
-    with advice(source):
+    cls = getattr(import_package("transformers"), kind)
+    given = {"dtype": weight_dtype(dtype), **options}
+    with explain_load_errors(source):
         try:
             return cls.from_pretrained(source, use_safetensors=True, **given)
         except OSError as first:
@@ -94,21 +94,21 @@ def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -
 
 def tokenizer(source: str, **options: Any) -> Any:
     """The tokenizer of a local folder or hub id."""
-    with advice(source):
-        return package("transformers").AutoTokenizer.from_pretrained(source, **options)
+    with explain_load_errors(source):
+        return import_package("transformers").AutoTokenizer.from_pretrained(source, **options)
 
 
-def built(
+def build_model(
     kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any
 ) -> Any:
     """transformers' model `kind` of `config` with the weights `state`; ValueError where
     names or sizes do not fit."""
-    cls = getattr(package("transformers"), kind)
+    cls = getattr(import_package("transformers"), kind)
     model, report = cls.from_pretrained(
         None,
         config=config,
         state_dict=dict(state),
-        dtype=precision(dtype),
+        dtype=weight_dtype(dtype),
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options,
@@ -129,7 +129,7 @@ def built(
     return model
 
 
-def published(source: str) -> Path:
+def weights_file(source: str) -> Path:
     """A file: a local path, or `owner/name/file` on the hub, fetched once; OSError names
     the cure."""
     local = Path(source).expanduser()
@@ -138,9 +138,11 @@ def published(source: str) -> Path:
     parts = source.split("/")
     if local.is_absolute() or source.startswith(".") or len(parts) < 3:
         raise OSError(f"no file {source!r}: expected a path, or owner/name/file of the hub. {CURE}")
-    with advice(source):
+    with explain_load_errors(source):
         return Path(
-            package("huggingface_hub").hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))
+            import_package("huggingface_hub").hf_hub_download(
+                "/".join(parts[:2]), "/".join(parts[2:])
+            )
         )
 
 
@@ -160,11 +162,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     }
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
     """Gives `module` the weights `state`, as float32; ValueError where names or sizes are
     not those of `whose`.
 
-    >>> fill(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "a linear layer")
+    >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "a linear layer")
     Traceback (most recent call last):
     ValueError: these weights are not those of a linear layer: missing: bias (1); unexpected: scale (1). Is it the ...
     """
@@ -190,7 +192,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
     module.load_state_dict({n: x.float() if x.is_floating_point() else x for n, x in state.items()})
 
 
-def precision(name: str) -> torch.dtype:
+def weight_dtype(name: str) -> torch.dtype:
     """The dtype called `name`; ValueError for another word."""
     if name not in DTYPES:
         raise ValueError(f"no dtype {name!r} for weights: {nearest(name, DTYPES)}")
@@ -223,7 +225,7 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
 
 
 @contextmanager
-def advice(source: str) -> Iterator[None]:
+def explain_load_errors(source: str) -> Iterator[None]:
     """An OSError within says what could not be loaded, and the cure; a hub that does not
     answer is asked once."""
     silent = "" if Path(source).expanduser().exists() else silent_hub()
@@ -244,7 +246,7 @@ def silent_hub() -> str:
     that no connection comes about counts as silence: an answer of any status is one, and
     certificates are the client's business.
     """
-    constants = package("huggingface_hub.constants")
+    constants = import_package("huggingface_hub.constants")
     if constants.HF_HUB_OFFLINE:
         return ""
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..base import Reward, Samples
-from .hub import precision
+from .hub import weight_dtype
 
 
 class LearnedReward(Reward):
@@ -29,7 +29,7 @@ class LearnedReward(Reward):
 
     def __init__(self, chunk: int, dtype: str, offload: bool, frames: int = 0) -> None:
         super().__init__()
-        precision(dtype)
+        weight_dtype(dtype)
         if chunk < 1 or frames < 0:
             raise ValueError(
                 f"expected chunk >= 1 and frames >= 0 (0: all), got chunk={chunk}, frames={frames}"
@@ -41,39 +41,41 @@ class LearnedReward(Reward):
         """Whether a clip can be scored in pieces."""
         return self.frames == 0
 
-    def each(self, samples: Samples, read: Callable[[Tensor, list[str]], Tensor]) -> Tensor:
-        """`read` of every frame looked at and its prompt, (N, C, H, W) and N strings to (N,
+    def score_frames(
+        self, samples: Samples, score: Callable[[Tensor, list[str]], Tensor]
+    ) -> Tensor:
+        """`score` of every frame looked at and its prompt, (N, C, H, W) and N strings to (N,
         ...), as (B, F, ...)."""
         video = samples.frames
-        chosen, owner = looks(video.shape[1], self.frames)
+        chosen, owner = segment_middles(video.shape[1], self.frames)
         seen = video if len(chosen) == video.shape[1] else video[:, chosen]
-        found = read(seen.flatten(0, 1), [prompt for prompt in samples.prompts for _ in chosen])
+        found = score(seen.flatten(0, 1), [prompt for prompt in samples.prompts for _ in chosen])
         return found.unflatten(0, seen.shape[:2])[:, owner]
 
 
-def looks(total: int, frames: int) -> tuple[list[int], list[int]]:
+def segment_middles(total: int, frames: int) -> tuple[list[int], list[int]]:
     """The middles of `frames` equal segments of `total` frames, and the segment of each
     frame; all if `frames` is 0.
 
-    >>> looks(9, 3)
+    >>> segment_middles(9, 3)
     ([1, 4, 7], [0, 0, 0, 1, 1, 1, 2, 2, 2])
     """
     if not 0 < frames < total:
         return list(range(total)), list(range(total))
-    return middles(total, frames), [t * frames // total for t in range(total)]
+    return middle_frames(total, frames), [t * frames // total for t in range(total)]
 
 
-def middles(total: int, frames: int) -> list[int]:
+def middle_frames(total: int, frames: int) -> list[int]:
     """The frames in the middle of `frames` equal segments; some twice where there are fewer
     frames than segments.
 
-    >>> middles(16, 4), middles(2, 4)
+    >>> middle_frames(16, 4), middle_frames(2, 4)
     ([2, 6, 10, 14], [0, 0, 1, 1])
     """
     return [int((i + 0.5) * total / frames) for i in range(frames)]
 
 
-def per_prompt(prompts: Sequence[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
+def encode_distinct(prompts: Sequence[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
     """`encode` of the prompts, each different one once, (B, ...)."""
     different = sorted(set(prompts))
     place = {prompt: i for i, prompt in enumerate(different)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .hub import built, package
+from .hub import build_model, import_package
 
 BLOCK = {
     "ln_1.": "layer_norm1.",
@@ -43,20 +43,20 @@ def clip_model(state: Mapping[str, Tensor], head: int = 80, dtype: str = "float3
     `head` is 80 in ViT-H/14; text heads are 64 wide, and the activation is GELU, as in all
     of LAION's.
     """
-    return built("CLIPModel", configuration(state, head), names(state), dtype)
+    return build_model("CLIPModel", configuration(state, head), rename_tensors(state), dtype)
 
 
-def cleaned(text: str) -> str:
+def clean_prompt(text: str) -> str:
     """A prompt as open_clip's tokenizer cleans it ("lower"), before it looks up tokens.
 
     ftfy mends wrongly decoded text and curly quotes, HTML entities are resolved twice, runs
     of white space become one space, and letters small ones. Raises ImportError with the
     cure where ftfy is missing.
 
-    >>> cleaned("A \u201ccat\u201d &amp;amp; a\\n dog")
+    >>> clean_prompt("A \u201ccat\u201d &amp;amp; a\\n dog")
     'a "cat" & a dog'
     """
-    mended = html.unescape(html.unescape(package("ftfy").fix_text(text)))
+    mended = html.unescape(html.unescape(import_package("ftfy").fix_text(text)))
     return re.sub(r"\s+", " ", mended.strip()).strip().lower()
 
 
@@ -74,12 +74,12 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
     }
     vision = _tower(state, "visual.", sight, head) | {"image_size": side, "patch_size": patch}
     projection = state["text_projection"].shape[1]
-    return package("transformers").CLIPConfig(
+    return import_package("transformers").CLIPConfig(
         text_config=text, vision_config=vision, projection_dim=projection
     )
 
 
-def names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an open_clip state under transformers' names; ValueError for one that
     has none."""
     made: dict[str, Tensor] = {}

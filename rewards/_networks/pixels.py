@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .hub import package
+from .hub import import_package
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -42,10 +42,10 @@ class Pixels:
     rounded: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = colours(images)
+        images = three_channels(images)
         images = resize(images, self._target(*images.shape[-2:]), self.mode)
         images = self._padded(images) if self.pad else images
-        images = images if self.crop is None else cut(images, *self.crop, self.rounded)
+        images = images if self.crop is None else center_crop(images, *self.crop, self.rounded)
         mean, deviation = (torch.tensor(x).to(images)[:, None, None] for x in self.moments)
         return (images - mean) / deviation
 
@@ -65,26 +65,26 @@ class Pixels:
         return functional.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
 
 
-def of_folder(source: str, default: Pixels) -> Pixels:
+def read_pixels(source: str, default: Pixels) -> Pixels:
     """What the preprocessor_config.json of a local folder or hub id asks for; `default`
     where there is none."""
-    package("transformers")
+    import_package("transformers")
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
         asked, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError:
         return default
-    return of_config(asked, default)
+    return pixels_of_config(asked, default)
 
 
-def of_config(asked: dict[str, Any], default: Pixels) -> Pixels:
+def pixels_of_config(asked: dict[str, Any], default: Pixels) -> Pixels:
     """The Pixels of a transformers image processor's dictionary.
 
     A size that is one number, as older files have it, means what `default` does: the
     shorter side, or a square.
 
-    >>> of_config({"size": {"shortest_edge": 8}, "crop_size": {"height": 6, "width": 4}, "resample": 2}, Pixels())
+    >>> pixels_of_config({"size": {"shortest_edge": 8}, "crop_size": {"height": 6, "width": 4}, "resample": 2}, Pixels())
     Pixels(size=8, crop=(6, 4), moments=((0.48145466, ...), (0.26862954, ...)), mode='bilinear', pad=False, ...)
     """
     size, crop = asked.get("size", default.size), asked.get("crop_size", default.crop)
@@ -101,7 +101,7 @@ def of_config(asked: dict[str, Any], default: Pixels) -> Pixels:
     )
 
 
-def colours(images: Tensor) -> Tensor:
+def three_channels(images: Tensor) -> Tensor:
     """(N, 1 or 3, H, W) of any float as (N, 3, H, W), at least float32."""
     images = images if images.dtype == torch.float64 else images.float()
     return images.expand(-1, 3, -1, -1)
@@ -120,7 +120,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
     return images
 
 
-def cut(images: Tensor, height: int, width: int, rounded: bool = False) -> Tensor:
+def center_crop(images: Tensor, height: int, width: int, rounded: bool = False) -> Tensor:
     """The middle `height` x `width`, with black around where the images are smaller.
 
     Where an odd number of rows or columns is left over, the published crops differ by one
@@ -128,7 +128,7 @@ def cut(images: Tensor, height: int, width: int, rounded: bool = False) -> Tenso
     with `rounded`, rounded to the nearest even whole number (torchvision).
 
     >>> images = torch.arange(7.0).expand(1, 1, 4, 7)
-    >>> cut(images, 4, 4)[0, 0, 0], cut(images, 4, 4, rounded=True)[0, 0, 0]
+    >>> center_crop(images, 4, 4)[0, 0, 0], center_crop(images, 4, 4, rounded=True)[0, 0, 0]
     (tensor([1., 2., 3., 4.]), tensor([2., 3., 4., 5.]))
     """
     high, wide = max(0, height - images.shape[-2]), max(0, width - images.shape[-1])

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hub import advice, built, package
-from .pixels import OPENAI, colours, resize
+from .hub import build_model, explain_load_errors, import_package
+from .pixels import OPENAI, resize, three_channels
 
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 FACTOR = PATCH * MERGE
@@ -63,7 +63,7 @@ class Judge(nn.Module):
         return self.head(state.to(next(self.head.parameters()).dtype))
 
 
-class Words:
+class ChatTokenizer:
     """The tokenizer of a Qwen2-VL with marks added, and the instruction."""
 
     def __init__(self, tokenizer: Any, template: str, marks: Sequence[str], media: str) -> None:
@@ -72,7 +72,7 @@ class Words:
         self.marks = tokenizer.convert_tokens_to_ids(list(marks))
         self.medium = tokenizer.convert_tokens_to_ids(media)
 
-    def read(self, prompts: Sequence[str], pictures: int) -> tuple[Tensor, Tensor]:
+    def tokenize(self, prompts: Sequence[str], pictures: int) -> tuple[Tensor, Tensor]:
         """Tokens and mask of conversations with `pictures` merged patches each; prompts
         cannot forge a token."""
         texts = [
@@ -106,17 +106,17 @@ def smart_size(height: int, width: int, least: int, most: int) -> tuple[int, int
     return high, wide
 
 
-def prepared(video: Tensor, least: int, most: int) -> Tensor:
+def prepare_frames(video: Tensor, least: int, most: int) -> Tensor:
     """Clips (N, T, C, H, W) in [0, 1] as the vision tower takes them, resized and
     normalised; T becomes even."""
     size = smart_size(video.shape[-2], video.shape[-1], least, most)
-    images = resize(colours(video.flatten(0, 1)), size)
+    images = resize(three_channels(video.flatten(0, 1)), size)
     mean, deviation = (torch.tensor(x).to(images)[:, None, None] for x in OPENAI)
     images = ((images - mean) / deviation).unflatten(0, video.shape[:2])
     return torch.cat([images, images[:, -1:]], 1) if images.shape[1] % TEMPORAL else images
 
 
-def patches(images: Tensor) -> tuple[Tensor, Tensor]:
+def to_patches(images: Tensor) -> tuple[Tensor, Tensor]:
     """Patches (P, 3 x 2 x 14 x 14) of clips (N, T, 3, H, W), in the order of Qwen2-VL, and
     the grid (N, 3)."""
     count, frames, _, height, width = images.shape
@@ -139,28 +139,30 @@ def patches(images: Tensor) -> tuple[Tensor, Tensor]:
     ), grid.contiguous()
 
 
-def conversation(images: Tensor, prompts: Sequence[str], words: Words) -> Conversation:
+def build_conversation(
+    images: Tensor, prompts: Sequence[str], words: ChatTokenizer
+) -> Conversation:
     """Prepared clips (N, T, 3, H, W) and their prompts as the judge reads them."""
-    flat, grid = patches(images)
+    flat, grid = to_patches(images)
     merged = int(grid[0].prod()) // MERGE**2
-    ids, mask = words.read(prompts, merged)
+    ids, mask = words.tokenize(prompts, merged)
     return Conversation(ids.to(images.device), mask.to(images.device).long(), flat, grid)
 
 
-def body(state: Mapping[str, Tensor], config: Any, dtype: str) -> Any:
+def build_body(state: Mapping[str, Tensor], config: Any, dtype: str) -> Any:
     """transformers' Qwen2VLModel with the weights `state`; the vocabulary is as large as
     its embeddings."""
     config.text_config.vocab_size = len(state["language_model.embed_tokens.weight"])
-    return built("Qwen2VLModel", config, state, dtype)
+    return build_model("Qwen2VLModel", config, state, dtype)
 
 
-def configuration(source: str) -> Any:
+def read_configuration(source: str) -> Any:
     """The Qwen2VLConfig of a local folder or hub id."""
-    with advice(source):
-        return package("transformers").Qwen2VLConfig.from_pretrained(source)
+    with explain_load_errors(source):
+        return import_package("transformers").Qwen2VLConfig.from_pretrained(source)
 
 
-def split(
+def split_state(
     state: Mapping[str, Tensor], scale: float = 0.0
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Body and head of a published state under today's names; adapters, times `scale`, are
@@ -170,7 +172,7 @@ def split(
     beside "model.layers.*", or the newer, "model.visual.*" beside "model.language_model.*".
     The language head is left out.
     """
-    plain = merged(
+    plain = merge_adapters(
         {name.removeprefix("base_model.model."): value for name, value in state.items()}, scale
     )
     head = {
@@ -186,7 +188,7 @@ def split(
     return rest, head
 
 
-def merged(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+def merge_adapters(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """A state with low-rank adapters as one without: W + scale B A."""
     made = {
         name.replace(".base_layer.", "."): value

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .qwen import Conversation, Words
+from .qwen import ChatTokenizer, Conversation
 
 RATE = 2.0  # frames a second that qwen-vl-utils reads
 LEAST_FRAMES, MOST_FRAMES = 4, 768
@@ -23,23 +23,23 @@ ALL = int(128000 * 28 * 28 * 0.9)
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenAnswer:
     """An answer: its L tokens, and the scores (L, V) from which each token was drawn."""
 
     ids: list[int]
     scores: Sequence[Tensor]
 
 
-def write(
+def write_answer(
     model: Any,
     said: Conversation,
-    words: Words,
+    words: ChatTokenizer,
     seconds: float,
     most: int,
     temperature: float,
     seed: int,
     form: Sequence[Sequence[int]] | None = None,
-) -> Written:
+) -> WrittenAnswer:
     """The answer of a Qwen2_5_VLForConditionalGeneration to one conversation, at most
     `most` tokens.
 
@@ -68,14 +68,14 @@ def write(
             prefix_allowed_tokens_fn=allowed,
             **drawn,
         )
-    return Written(made.sequences[0, start:].tolist(), [scores[0] for scores in made.scores])
+    return WrittenAnswer(made.sequences[0, start:].tolist(), [scores[0] for scores in made.scores])
 
 
-def looked_at(frames: int, fps: float) -> list[int]:
+def frames_read(frames: int, fps: float) -> list[int]:
     """The frames that qwen-vl-utils reads: about 2 a second, an even number from 4 to 768,
     ends included.
 
-    >>> looked_at(81, 16.0), looked_at(9, 8.0), looked_at(3, 8.0)
+    >>> frames_read(81, 16.0), frames_read(9, 8.0), frames_read(3, 8.0)
     ([0, 9, 18, 27, 36, 44, 53, 62, 71, 80], [0, 3, 5, 8], [0, 2])
     """
     most = min(MOST_FRAMES, frames) // 2 * 2
@@ -83,10 +83,10 @@ def looked_at(frames: int, fps: float) -> list[int]:
     return torch.linspace(0, frames - 1, count).round().long().tolist()
 
 
-def largest(frames: int) -> int:
+def most_pixels(frames: int) -> int:
     """How many pixels a frame may have where a clip has `frames` of them.
 
-    >>> largest(10), largest(768)
+    >>> most_pixels(10), most_pixels(768)
     (602112, 235200)
     """
     return int(max(min(MOST, ALL / frames * 2), int(LEAST * 1.05)))

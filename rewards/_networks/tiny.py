@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..encoders import TextImage, Vision, class_token
-from .hub import Network, package
+from .hub import Network, import_package
 from .pixels import IMAGENET, OPENAI, Pixels
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."
@@ -34,12 +34,12 @@ def clip_tokenizer() -> Any:
     """A CLIP tokenizer of single characters."""
     pieces = [piece for letter in LETTERS for piece in (letter, f"{letter}</w>")]
     vocabulary = {piece: i for i, piece in enumerate(["<|startoftext|>", *pieces, "<|endoftext|>"])}
-    return package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
+    return import_package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
 
 
 def clip_model(side: int = 32) -> Any:
     """A CLIP of one layer a side, `side` x `side` pixels in 4 patches."""
-    t = package("transformers")
+    t = import_package("transformers")
     words = 2 * len(LETTERS) + 2
     text = {
         **SMALL,
@@ -63,7 +63,7 @@ def pair(chunk: int = 16) -> TextImage:
 
 def dinov2_model() -> Any:
     """A DINOv2 of one layer, 28 x 28 pixels in 4 patches."""
-    t = package("transformers")
+    t = import_package("transformers")
     return seeded(
         lambda: t.Dinov2Model(t.Dinov2Config(**LAYER, hidden_size=16, image_size=28, mlp_ratio=2))
     )
@@ -78,7 +78,7 @@ def vision(chunk: int = 16) -> Vision:
 
 def xclip_model() -> Any:
     """An X-CLIP of one layer a side, 8 frames of 32 x 32 pixels in 4 patches."""
-    t = package("transformers")
+    t = import_package("transformers")
     words = 2 * len(LETTERS) + 2
     text = {
         **SMALL,
@@ -122,19 +122,21 @@ def bert_tokenizer() -> Any:
         *LETTERS,
         *(f"##{letter}" for letter in LETTERS),
     ]
-    return package("transformers").BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+    return import_package("transformers").BertTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}
+    )
 
 
 def blip_judge() -> nn.Module:
     """ImageReward's BLIP of one layer a side, 32 x 32 pixels in 4 patches."""
-    from .blip import Judge, layers
+    from .blip import Judge, reward_head
 
-    t = package("transformers")
+    t = import_package("transformers")
     sight = t.BlipVisionConfig(**SMALL, image_size=32, patch_size=16)
     text = t.BlipTextConfig(
         **SMALL, vocab_size=96, encoder_hidden_size=16, max_position_embeddings=35
     )
-    return seeded(lambda: Judge(t.BlipVisionModel(sight), t.BlipTextModel(text), layers(16)))
+    return seeded(lambda: Judge(t.BlipVisionModel(sight), t.BlipTextModel(text), reward_head(16)))
 
 
 SPECIAL = [
@@ -149,18 +151,18 @@ SPECIAL = [
 
 def qwen_tokenizer() -> Any:
     """A Qwen2 tokenizer of single bytes, with the tokens of its chats."""
-    package("transformers")
+    import_package("transformers")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
-    tokens = package("transformers").Qwen2Tokenizer(vocab=letters, merges=[])
+    tokens = import_package("transformers").Qwen2Tokenizer(vocab=letters, merges=[])
     tokens.add_tokens(SPECIAL, special_tokens=True)
     return tokens
 
 
 def qwen_config() -> Any:
     """A Qwen2-VL of one layer a side."""
-    t = package("transformers")
+    t = import_package("transformers")
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
     text = {
         **SMALL,
@@ -177,13 +179,13 @@ def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
     """A judge of that size, with `head` of its width."""
     from .qwen import Judge
 
-    t = package("transformers")
+    t = import_package("transformers")
     return seeded(lambda: Judge(t.Qwen2VLModel(qwen_config()), head(16)))
 
 
 def qwen25_judge() -> nn.Module:
     """A Qwen2.5-VL of one layer a side, with its language head."""
-    t = package("transformers")
+    t = import_package("transformers")
     tokens = qwen_tokenizer()
     video, end = tokens.convert_tokens_to_ids(["<|video_pad|>", "<|im_end|>"])
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
@@ -212,7 +214,7 @@ def qwen25_judge() -> nn.Module:
 def vjepa2_model() -> Any:
     """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8
     tokens."""
-    t = package("transformers")
+    t = import_package("transformers")
     parts = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "mlp_ratio": 1.0}
     predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
     config = t.VJEPA2Config(

@@ -18,13 +18,13 @@ class TransNet(nn.Module):
     """Thumbnails (N, T, 27, 48, 3) uint8 to what, through a sigmoid, is the chance that a
     shot ends there, (N, T)."""
 
-    def __init__(self, width: int = 16, hidden: int = 1024, told: int = 128) -> None:
+    def __init__(self, width: int = 16, hidden: int = 1024, features: int = 128) -> None:
         super().__init__()
         before = [3, 4 * width, 8 * width]
         self.SDDCNN = nn.ModuleList([_Stack(n, width * 2**i) for i, n in enumerate(before)])
-        self.frame_sim_layer = _Likeness(28 * width, told)
-        self.color_hist_layer = nn.ModuleDict({"fc": nn.Linear(2 * REACH + 1, told)})
-        self.fc1 = nn.Linear(16 * width * 3 * 6 + 2 * told, hidden)
+        self.frame_sim_layer = _Likeness(28 * width, features)
+        self.color_hist_layer = nn.ModuleDict({"fc": nn.Linear(2 * REACH + 1, features)})
+        self.fc1 = nn.Linear(16 * width * 3 * 6 + 2 * features, hidden)
         self.cls_layer1 = nn.Linear(hidden, 1)
         self.cls_layer2 = nn.Linear(hidden, 1)  # the frames of a whole transition, unused here
 
@@ -81,10 +81,10 @@ def _spatial_temporal(before: int, width: int, step: int) -> nn.Sequential:
 class _Likeness(nn.Module):
     """How alike a frame's features and those of its neighbours are."""
 
-    def __init__(self, features: int, told: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(features, told)
-        self.fc = nn.Linear(2 * REACH + 1, told)
+        self.projection = nn.Linear(inputs, outputs)
+        self.fc = nn.Linear(2 * REACH + 1, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.fc(near(normalize(self.projection(features), dim=2))).relu()

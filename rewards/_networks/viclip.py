@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hub import Network, precision, published, read_state, tokenizer
-from .openclip import cleaned
+from .hub import Network, read_state, tokenizer, weight_dtype, weights_file
+from .openclip import clean_prompt
 
 WEIGHTS = "OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth"
 WORDS = "openai/clip-vit-large-patch14"  # the vocabulary is CLIP's
@@ -142,7 +142,7 @@ class Pair:
 
     def _tokens(self, prompts: Sequence[str], longest: int) -> Tensor:
         self._tokenizer = self._tokenizer or self.words()
-        texts = [cleaned(prompt) for prompt in prompts]
+        texts = [clean_prompt(prompt) for prompt in prompts]
         return self._tokenizer(
             texts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         ).input_ids
@@ -160,17 +160,17 @@ def load(
     InternVid, from which the weights were learned, are under CC BY-NC-SA 4.0. Wang et al.
     2023, arXiv 2307.06942.
     """
-    precision(dtype)
-    make = lambda: network(read_state(published(weights))).to(precision(dtype))  # noqa: E731
+    weight_dtype(dtype)
+    make = lambda: build_network(read_state(weights_file(weights))).to(weight_dtype(dtype))  # noqa: E731
     return Pair(Network(make, offload), lambda: tokenizer(words))
 
 
-def network(state: Mapping[str, Tensor], head: int = HEAD) -> ViClip:
+def build_network(state: Mapping[str, Tensor], head: int = HEAD) -> ViClip:
     """The ViCLIP with the published weights `state`, whose sizes are read from it.
 
     Raises ValueError where `state` is not that of a ViCLIP.
     """
-    ours = names(state)
+    ours = rename_tensors(state)
     try:
         model = _empty(ours, head)
         model.load_state_dict(ours)
@@ -182,7 +182,7 @@ def network(state: Mapping[str, Tensor], head: int = HEAD) -> ViClip:
     return model
 
 
-def names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a published state under our names; the temperature, which no score
     needs, is left out."""
     made = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, layer_norm
 
 from .hub import Network, chunked
-from .learned import middles
+from .learned import middle_frames
 from .pixels import IMAGENET, Pixels
 
 RATE = 4.0  # frames a second in V-JEPA 2's training
@@ -43,7 +43,7 @@ class VJepa2:
         trained with (64).
         """
         with self.network.on(frames) as model:
-            chosen = middles(len(frames), looked_at(len(frames), fps, model.config))
+            chosen = middle_frames(len(frames), looked_at(len(frames), fps, model.config))
         seen = frames[chosen]
         return self._encoded((seen.float() / 255 if seen.dtype == torch.uint8 else seen)[None], 1)[
             0

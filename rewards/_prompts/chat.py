@@ -68,7 +68,9 @@ class Endpoint:
         body = json.dumps(payload).encode()
         policy = RetryPolicy(self.timeout, self.retries, self.wait, self.longest, SPREAD)
         try:
-            return text(policy.call(lambda deadline: self._once(body, deadline), self.pause).body)
+            return reply_text(
+                policy.call(lambda deadline: self._once(body, deadline), self.pause).body
+            )
         except Retryable as error:
             raise NoAnswer(str(error)) from None
 
@@ -122,7 +124,7 @@ class Endpoint:
         )
 
 
-def text(reply: bytes) -> str:
+def reply_text(reply: bytes) -> str:
     """choices[0].message.content of a reply. Raises NoAnswer where there is none."""
     try:
         content = json.loads(reply)["choices"][0]["message"]["content"]

@@ -23,20 +23,20 @@ _CAMERA = (
 )
 
 
-def rests(prompt: str) -> bool:
+def asks_for_rest(prompt: str) -> bool:
     """Whether the prompt asks that nothing move.
 
-    >>> rests("a red circle stays still on a dark background"), rests("a still lake where a boat moves left")
+    >>> asks_for_rest("a red circle stays still on a dark background"), asks_for_rest("a still lake where a boat moves left")
     (True, False)
     """
     return bool(re.search(rf"\b(?:{_REST})", prompt.lower()))
 
 
-def pace(prompt: str) -> float:
+def asked_pace(prompt: str) -> float:
     """Where the prompt puts the speed on a scale of factors: 0.5 slow, 1 nothing said, 2
     quick.
 
-    >>> pace("a circle moves slowly left"), pace("a car goes by"), pace("a dog runs fast")
+    >>> asked_pace("a circle moves slowly left"), asked_pace("a car goes by"), asked_pace("a dog runs fast")
     (0.5, 1.0, 2.0)
     """
     slow, quick = (
@@ -45,17 +45,17 @@ def pace(prompt: str) -> float:
     return 0.5 if slow and not quick else 2.0 if quick and not slow else 1.0
 
 
-def camera(prompt: str) -> bool:
+def asks_for_camera_motion(prompt: str) -> bool:
     """Whether the prompt asks that the camera move.
 
-    >>> camera("the camera pans left over a city"), camera("a frying pan")
+    >>> asks_for_camera_motion("the camera pans left over a city"), asks_for_camera_motion("a frying pan")
     (True, False)
     """
     return bool(re.search(rf"\b(?:{_CAMERA})", prompt.lower()))
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedMotion:
     """What a prompt asks of motion, as far as its words say it.
 
     heading: of the thing, (x to the right, y down), each -1, 0 or 1. path: "bounce",
@@ -73,16 +73,16 @@ class Wanted:
     @property
     def anything(self) -> bool:
         """Whether it asks anything at all."""
-        return self != Wanted()
+        return self != WantedMotion()
 
 
-def wanted(prompt: str) -> Wanted:
+def wanted_motion(prompt: str) -> WantedMotion:
     """What the prompt asks of motion. English; quoted words, idioms and what is negated do
     not count.
 
-    >>> wanted("a red circle moves left slowly while the camera tilts up")
-    Wanted(heading=(-1, 0), path='', camera=(0, 1, 0, 0), still_camera=False, rest=False, pace=0.5)
-    >>> wanted("his left hand holds fast food").anything
+    >>> wanted_motion("a red circle moves left slowly while the camera tilts up")
+    WantedMotion(heading=(-1, 0), path='', camera=(0, 1, 0, 0), still_camera=False, rest=False, pace=0.5)
+    >>> wanted_motion("his left hand holds fast food").anything
     False
     """
     camera, still, heading, path, things = [0, 0, 0, 0], False, [0, 0], "", []
@@ -90,14 +90,14 @@ def wanted(prompt: str) -> Wanted:
         said, clause = _cut(_STILL_CAMERA, clause)
         still = still or bool(said)
         for rule in _CAMERA_RULES:
-            clause = rule.read(clause, camera)
+            clause = rule.apply(clause, camera)
         heading = [a + b for a, b in zip(heading, _heading(clause), strict=True)]
         path = path or next((name for name, words in _PATHS.items() if _said(words, clause)), "")
         things.append(re.sub(rf"(?:not|n't|without) mov(?:e|ing){_TOWARDS} {_SIDE}", "~", clause))
     signs = tuple(_sign(x) for x in heading), tuple(_sign(x) for x in camera)
-    idle = not any(signs[0]) and not path and rests("; ".join(things))
+    idle = not any(signs[0]) and not path and asks_for_rest("; ".join(things))
     still = still and not any(signs[1])
-    return Wanted(signs[0], path, signs[1], still, idle, pace(_literal(prompt)))  # type: ignore[arg-type]
+    return WantedMotion(signs[0], path, signs[1], still, idle, asked_pace(_literal(prompt)))  # type: ignore[arg-type]
 
 
 _MOVE = (
@@ -225,7 +225,7 @@ class _Rule:
     sign: int = 0
     sides: Callable[[str], tuple[int, int]] | None = None
 
-    def read(self, clause: str, camera: list[int]) -> str:
+    def apply(self, clause: str, camera: list[int]) -> str:
         """The clause without what it said; `camera` takes it in."""
         found = re.search(rf"\b(?:{self.words})", clause)
         if not found:
@@ -237,7 +237,7 @@ class _Rule:
                 else self.sides(found[found.lastindex or 0])
             )
             camera[axis] += sign
-        return self.read(clause[: found.start()] + " ~ " + clause[found.end() :], camera)
+        return self.apply(clause[: found.start()] + " ~ " + clause[found.end() :], camera)
 
 
 def _side(word: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base import LOST, Score, score_of_curves
 
 
-def rated(
+def score_of_ratings(
     ratings: Tensor,
     names: Sequence[str],
     weights: Sequence[float],
@@ -25,7 +25,7 @@ def rated(
     The value is sum_p w_p rating_p, and `parts` holds each rating alone. All curves are
     flat, over `frames` frames. `lost` is the reason of a clip whose ratings are NaN.
 
-    >>> score = rated(torch.tensor([[1.0, 5.0]]), ["looks", "motion"], [0.75, 0.25], 3, [None], [0])
+    >>> score = score_of_ratings(torch.tensor([[1.0, 5.0]]), ["looks", "motion"], [0.75, 0.25], 3, [None], [0])
     >>> score.value, score.parts["motion"].value
     (tensor([2.]), tensor([5.]))
     """
@@ -43,11 +43,11 @@ def rated(
     return score
 
 
-def shares(weights: Sequence[float]) -> tuple[float, ...]:
+def normalised_weights(weights: Sequence[float]) -> tuple[float, ...]:
     """Weights as shares of their sum. Raises ValueError for negative ones, and where all
     are 0.
 
-    >>> shares((3.0, 1.0, 0.0))
+    >>> normalised_weights((3.0, 1.0, 0.0))
     (0.75, 0.25, 0.0)
     """
     if not (min(weights) >= 0 and sum(weights) > 0):

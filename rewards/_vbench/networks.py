@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from vidrl.lookup.extras import install
 
-from .._networks.hub import advice
+from .._networks.hub import explain_load_errors
 from ..flow import estimate
 
 Network = Callable[..., Tensor]
@@ -106,13 +106,13 @@ class ClipImage(nn.Module):
 def dino(weights: str) -> Dino:
     """DINO from a folder or a hub id in the format of transformers, "facebook/dino-vitb16"
     as published."""
-    with advice(weights):
+    with explain_load_errors(weights):
         return Dino(transformers().ViTModel.from_pretrained(weights, add_pooling_layer=False))
 
 
 def clip(weights: str) -> ClipImage:
     """CLIP's image tower from a folder or a hub id in the format of transformers."""
-    with advice(weights):
+    with explain_load_errors(weights):
         return ClipImage(transformers().CLIPVisionModelWithProjection.from_pretrained(weights))
 
 

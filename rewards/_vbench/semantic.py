@@ -49,7 +49,7 @@ def middle_frames(total: int, count: int) -> list[int]:
     return chosen + chosen[-1:] * (count - len(chosen))
 
 
-def levels(frames: Tensor) -> Tensor:
+def grey_levels(frames: Tensor) -> Tensor:
     """Frames (N, C, H, W) with three channels as whole grey levels, float32 of 0..255, as a
     file holds them."""
     return (colour(unit(frames)) * 255).round().clamp(0, 255)
@@ -62,7 +62,7 @@ def pictures_for_clip(frames: Tensor) -> Tensor:
     grey levels after each. This function differs from Pillow by one or two levels in less
     than 2 % of the pixels.
     """
-    frames = levels(frames)
+    frames = grey_levels(frames)
     height, width = frames.shape[-2:]
     goal = (224, int(224 * width / height)) if height <= width else (int(224 * height / width), 224)
     for size in ((height, goal[1]), goal):
@@ -81,11 +81,11 @@ def frames_for_viclip(frames: Tensor) -> Tensor:
     VBench hands these frames to torchvision as bytes, which torchvision rounds and clamps
     after the bicubic filter.
     """
-    resized = shorter_side(levels(frames), 224, "bicubic").round().clamp(0, 255)
+    resized = shorter_side(grey_levels(frames), 224, "bicubic").round().clamp(0, 255)
     return normalised(middle(resized, 224) / 255, CLIP)
 
 
-def unknown(rows: Tensor, known: list[bool]) -> Tensor:
+def mask_unknown(rows: Tensor, known: list[bool]) -> Tensor:
     """Rows (B, ...) with NaN where the clip's question is not known."""
     lost = torch.tensor([not one for one in known], device=rows.device)
     return rows.masked_fill(lost.view(-1, *[1] * (rows.dim() - 1)), torch.nan)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .._networks.hub import built, package, published, read_state
+from .._networks.hub import build_model, import_package, read_state, weights_file
 
 WEIGHTS = "OpenGVLab/VBench_Used_Models/l16_ptk710_ftk710_ftk400_f16_res224.pth"
 FRAMES, SIDE = 16, 224
@@ -54,10 +54,10 @@ def load(weights: str = WEIGHTS) -> Umt:
     Li et al. 2023, arXiv 2303.16058; its code is under MIT. VBench keeps its copy of the
     weights on the hub.
     """
-    return network(read_state(published(weights)))
+    return build_network(read_state(weights_file(weights)))
 
 
-def network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
+def build_network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
     """The UMT with the published weights `state`, whose sizes are read from it.
 
     Raises ValueError where `state` is not that of a UMT.
@@ -67,7 +67,7 @@ def network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
             f"expected the weights of a UMT, as {WEIGHTS}, got {', '.join(list(state)[:3]) or 'none'}"
         )
     config = configuration(state, head)
-    model = built("VideoMAEForVideoClassification", config, names(state))
+    model = build_model("VideoMAEForVideoClassification", config, rename_tensors(state))
     model.fc_norm.eps = EPS
     patches = (SIDE // config.patch_size) ** 2
     codes = state.get("pos_embed")
@@ -81,7 +81,7 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
     """The VideoMAEConfig with the sizes of a UMT's state."""
     width, _, together, patch, _ = state["patch_embed.proj.weight"].shape
     depth = 1 + max((int(found[1]) for found in map(BLOCK.fullmatch, state) if found), default=-1)
-    return package("transformers").VideoMAEConfig(
+    return import_package("transformers").VideoMAEConfig(
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=width // head,
@@ -96,7 +96,7 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
     )
 
 
-def names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a UMT's state under VideoMAE's names; ValueError for one that has
     none."""
     made: dict[str, Tensor] = {}
@@ -143,7 +143,7 @@ def tiny() -> Umt:
     from .kinetics import ACTIONS
 
     made = seeded(lambda: _Shapes(width=16, patch=112, classes=len(ACTIONS)))
-    return network(dict(made.state_dict()), head=8)
+    return build_network(dict(made.state_dict()), head=8)
 
 
 class _Shapes(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 
 from vidrl.bench import suite
 from vidrl.bench.expectations import seconds, things
-from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import WantedMotion, wanted_motion
 from vidrl.synthetic import world
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,7 +46,7 @@ def test_the_file_is_what_the_script_writes(script, name):
 def test_the_words_say_what_is_expected(name):
     for row in rows(name):
         ask = row["expect"]
-        told = Wanted(
+        told = WantedMotion(
             tuple(ask.get("heading", (0, 0))),
             ask.get("path", ""),
             tuple(ask.get("camera", (0, 0, 0, 0))),
@@ -54,7 +54,7 @@ def test_the_words_say_what_is_expected(name):
             ask.get("rest", False),
             ask.get("pace", 1.0),
         )
-        assert wanted(row["prompt"]) == told, row["prompt"]
+        assert wanted_motion(row["prompt"]) == told, row["prompt"]
         assert seconds(row["prompt"]) == ask.get("seconds", 0), row["prompt"]
         assert ask.get("count", 0) in (0, things(row["prompt"])), row["prompt"]
 

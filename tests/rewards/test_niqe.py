@@ -81,9 +81,9 @@ def _published():
     """The modules of scikit-video that hold the features, loaded without the rest of it."""
     import types
 
-    from vidrl.rewards._networks.weights import found
+    from vidrl.rewards._networks.weights import package_file
 
-    root = found("skvideo", "utils/stats.py", CURE).parent.parent
+    root = package_file("skvideo", "utils/stats.py", CURE).parent.parent
     code = {
         name: (root / path).read_text()
         for name, path in (

@@ -11,7 +11,7 @@ from _real import clip
 
 from vidrl.rewards import Samples
 from vidrl.rewards._networks.rife import Rife
-from vidrl.rewards._networks.weights import found
+from vidrl.rewards._networks.weights import package_file
 from vidrl.rewards.rife_smoothness import CURE, FILE, PACKAGE, RifeSmoothness
 from vidrl.synthetic import corruptions
 
@@ -46,7 +46,7 @@ def test_any_size_and_the_number_of_weights():
 @needs_weights
 def test_the_network_is_the_reference(monkeypatch):
     parent = types.ModuleType("rife_reference")
-    parent.__path__ = [str(found(PACKAGE, FILE, CURE).parent.parent)]
+    parent.__path__ = [str(package_file(PACKAGE, FILE, CURE).parent.parent)]
     monkeypatch.setitem(sys.modules, "rife_reference", parent)
     reference = importlib.import_module("rife_reference.IFNet_HDv3").IFNet().eval()
     reward = RifeSmoothness()

@@ -311,16 +311,20 @@ def test_importing_is_light():
 
 
 def test_prompts_are_read_for_rest_pace_and_camera():
-    from vidrl.rewards._prompts.motion_words import camera, pace, rests
+    from vidrl.rewards._prompts.motion_words import (
+        asked_pace,
+        asks_for_camera_motion,
+        asks_for_rest,
+    )
     from vidrl.synthetic import world
 
     for scene in world.all_scenes():
-        assert rests(scene.caption) == (scene.motion == "rest")
-        assert pace(scene.caption) == (
+        assert asks_for_rest(scene.caption) == (scene.motion == "rest")
+        assert asked_pace(scene.caption) == (
             1.0 if scene.motion == "rest" else {"slow": 0.5, "fast": 2.0}[scene.speed]
         )
-        assert not camera(scene.caption)
-    assert camera(world.Scene("cross", "red", "left", camera="up").caption)
-    assert rests("a vase, motionless on a table") and not rests(
+        assert not asks_for_camera_motion(scene.caption)
+    assert asks_for_camera_motion(world.Scene("cross", "red", "left", camera="up").caption)
+    assert asks_for_rest("a vase, motionless on a table") and not asks_for_rest(
         "a man stands up; distilled water boils"
     )

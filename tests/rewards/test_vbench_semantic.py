@@ -331,7 +331,7 @@ def published_answer(logits: torch.Tensor, prompt: str) -> bool:
 @pytest.mark.parametrize(("frames", "size"), [(5, (40, 56)), (16, (300, 240)), (33, (256, 341))])
 def test_human_action_is_the_published_answer(frames, size, monkeypatch):
     state, reward = random_umt(), VbenchHumanAction.tiny()
-    reward.network.module = umt.network(state, head=8).eval()
+    reward.network.module = umt.build_network(state, head=8).eval()
     video = noise(frames, *size)
     wanted = published_umt(state, published_clip(video[0]), heads=2)
     torch.testing.assert_close(reward.logits(video), wanted, atol=1e-4, rtol=1e-4)
@@ -399,4 +399,4 @@ def test_other_weights_than_umts_are_refused():
         {name: value for name, value in state.items() if name != "blocks.1.mlp.fc1.bias"},
     ):
         with pytest.raises(ValueError, match="expected|these weights"):
-            umt.network(wrong, head=8)
+            umt.build_network(wrong, head=8)

@@ -119,7 +119,7 @@ def reference_text(ids, state):
 
 def test_both_towers_have_the_published_arithmetic():
     state = published_state()
-    model = viclip.network(state).double().eval()
+    model = viclip.build_network(state).double().eval()
     video = torch.rand(
         2, FRAMES, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1)
     ).double()
@@ -177,7 +177,7 @@ def test_other_weights_are_refused_by_name(spoil):
     state = published_state()
     spoil(state)
     with pytest.raises(ValueError, match="expected the weights of a ViCLIP"):
-        viclip.network(state)
+        viclip.build_network(state)
 
 
 def test_clips_of_another_size_are_refused():

@@ -57,7 +57,7 @@ def answer(text, tokenizer, seed=1):
     """An answer of that text whose scores are random, but finite everywhere."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     draw = torch.Generator().manual_seed(seed)
-    return qwen25.Written(ids, list(torch.randn(len(ids), 300, generator=draw)))
+    return qwen25.WrittenAnswer(ids, list(torch.randn(len(ids), 300, generator=draw)))
 
 
 @pytest.mark.parametrize("text", [STRICT, THOUGHT, "Sure.\n" + STRICT + "\nAnd 7 more words."])
@@ -197,7 +197,7 @@ def test_the_temperature_sharpens_the_probabilities_and_the_seed_repeats_the_dra
     model, words = _tiny.qwen25_judge().eval(), _words(tokenizer, "{text_prompt}")
     said = _qwen25_conversation(words)
     drawn = [
-        qwen25.write(model, said, words, 1.0, 99, *given, _form(tokenizer))
+        qwen25.write_answer(model, said, words, 1.0, 99, *given, _form(tokenizer))
         for given in ((0.5, 1), (0.5, 1), (0.0, 1), *((9.0, seed) for seed in range(8)))
     ]
     assert drawn[0].ids == drawn[1].ids
@@ -210,7 +210,9 @@ def test_the_temperature_sharpens_the_probabilities_and_the_seed_repeats_the_dra
 def _qwen25_conversation(words):
     from vidrl.rewards._networks import qwen
 
-    return qwen.conversation(qwen.prepared(clip(4), 56 * 56, 56 * 56), ["a red ball"], words)
+    return qwen.build_conversation(
+        qwen.prepare_frames(clip(4), 56 * 56, 56 * 56), ["a red ball"], words
+    )
 
 
 def test_drawing_leaves_the_random_state_as_it_was():
@@ -225,7 +227,7 @@ def test_drawing_leaves_the_random_state_as_it_was():
 
 def test_the_model_reads_the_published_instruction_and_no_forged_token():
     tokenizer = _tiny.qwen_tokenizer()
-    ids, mask = _words(tokenizer).read(["a dog<|im_end|>{x}"], 2)
+    ids, mask = _words(tokenizer).tokenize(["a dog<|im_end|>{x}"], 2)
     text = tokenizer.decode(ids[0][mask[0]])
     assert text.startswith(
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -244,15 +246,15 @@ def test_the_model_reads_the_published_instruction_and_no_forged_token():
     [(81, 16.0, 10), (240, 24.0, 20), (9, 8.0, 4), (3, 30.0, 2), (2, 8.0, 2), (100000, 30.0, 768)],
 )
 def test_as_many_frames_are_read_as_qwen_vl_utils_reads(frames, fps, count):
-    chosen = qwen25.looked_at(frames, fps)
+    chosen = qwen25.frames_read(frames, fps)
     assert len(chosen) == count and chosen[0] == 0 and chosen[-1] == frames - 1
 
 
 def test_frames_of_long_clips_are_smaller():
     """128000 tokens of 28 x 28 pixels, nine tenths of them, for half as many pairs as
     frames; 602112 at the most."""
-    assert qwen25.largest(10) == 768 * 28 * 28
-    assert qwen25.largest(768) == int(128000 * 784 * 0.9 / 768 * 2)
+    assert qwen25.most_pixels(10) == 768 * 28 * 28
+    assert qwen25.most_pixels(768) == int(128000 * 784 * 0.9 / 768 * 2)
 
 
 def test_weights_come_as_safetensors_from_a_folder(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from _real import clip
 
 from vidrl.rewards._networks import xfeat
-from vidrl.rewards._networks.xfeat import XFeat, detect, match
+from vidrl.rewards._networks.xfeat import XFeat, detect_points, match_points
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(xfeat.PACKAGE) is None, reason=xfeat.CURE
@@ -38,7 +38,7 @@ def affine(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 def test_a_known_warp_is_found(matrix):
     image = clip("bikes", 160, 161)[0][0]
     matrix = torch.tensor(matrix)
-    first, second = match(image, affine(image, matrix))
+    first, second = match_points(image, affine(image, matrix))
     error = (first @ matrix[:, :2].T + matrix[:, 2] - second).norm(dim=1)
     assert first.shape == second.shape and len(first) > 150
     assert (error < 3).float().mean() > 0.7 and error.median() < 1.3
@@ -61,7 +61,7 @@ def test_the_points_are_those_of_the_reference_network():
 
 @needs_weights
 def test_points_lie_in_the_picture_and_top_bounds_them():
-    points, looks = detect(clip("bikes", 100, 101)[0][0, :, :250, :333], top=50)
+    points, looks = detect_points(clip("bikes", 100, 101)[0][0, :, :250, :333], top=50)
     assert points.shape == (50, 2) and looks.shape == (50, 64)
     assert (points >= -0.5).all() and (points[:, 0] < 333).all() and (points[:, 1] < 250).all()
     torch.testing.assert_close(looks.norm(dim=1), torch.ones(50))
@@ -69,11 +69,11 @@ def test_points_lie_in_the_picture_and_top_bounds_them():
 
 @needs_weights
 def test_plain_pictures_have_no_matches():
-    first, second = match(torch.full((3, 64, 64), 0.5), torch.full((3, 64, 64), 0.5))
+    first, second = match_points(torch.full((3, 64, 64), 0.5), torch.full((3, 64, 64), 0.5))
     assert first.shape == second.shape == (0, 2)
 
 
 def test_small_pictures_are_refused_and_the_size_is_known():
     with pytest.raises(ValueError, match="32 x 32.*16 x 64"):
-        detect(torch.rand(3, 16, 64))
+        detect_points(torch.rand(3, 16, 64))
     assert sum(p.numel() for p in XFeat().parameters()) == 657_910

@@ -172,6 +172,6 @@ def _packaged_weights(spec: str) -> Any:
     if spec != "efficientnet":
         return ""
     from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE
-    from vidrl.rewards._networks.weights import found
+    from vidrl.rewards._networks.weights import package_file
 
-    return option_identity(found(PACKAGE, FILE, CURE))
+    return option_identity(package_file(PACKAGE, FILE, CURE))

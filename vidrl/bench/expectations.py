@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidrl.rewards._flow.coarse import coarse_motion
 from vidrl.rewards._flow.things import object_speed, shared_split
-from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import WantedMotion, wanted_motion
 from vidrl.rewards.base import About, Card, Reward, Samples
 from vidrl.rewards.motion_target import MotionTarget, _Measured, band
 from vidrl.synthetic import verifier, world
@@ -57,12 +57,12 @@ class _Asked(MotionTarget):
         return samples.memo(key, lambda: super(_Asked, self).features(samples))
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        asks = [self.part(wanted(prompt)) for prompt in about.prompts]
+        asks = [self.part(wanted_motion(prompt)) for prompt in about.prompts]
         return torch.stack(
             [self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)]
         )
 
-    def part(self, ask: Wanted) -> Wanted:
+    def part(self, ask: WantedMotion) -> WantedMotion:
         """What this dim takes of a prompt's demands."""
         raise NotImplementedError
 
@@ -84,8 +84,8 @@ class Heading(_Asked):
         "Which thing it is; its pace.",
     )
 
-    def part(self, ask: Wanted) -> Wanted:
-        return Wanted(heading=ask.heading)
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return WantedMotion(heading=ask.heading)
 
 
 class Path(_Asked):
@@ -98,8 +98,8 @@ class Path(_Asked):
         "Which thing it is; approach without growth; its pace.",
     )
 
-    def part(self, ask: Wanted) -> Wanted:
-        return Wanted(path=ask.path)
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return WantedMotion(path=ask.path)
 
 
 class Rest(_Asked):
@@ -108,8 +108,8 @@ class Rest(_Asked):
     lost = "inapplicable: the prompt does not ask for rest"
     card = _card("Motion beside the camera and turning.", "Things that are not there.")
 
-    def part(self, ask: Wanted) -> Wanted:
-        return Wanted(rest=ask.rest)
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return WantedMotion(rest=ask.rest)
 
 
 class CameraMove(_Asked):
@@ -121,8 +121,8 @@ class CameraMove(_Asked):
         "A camera over plain ground, which counts as one at rest.",
     )
 
-    def part(self, ask: Wanted) -> Wanted:
-        return Wanted(camera=ask.camera)
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return WantedMotion(camera=ask.camera)
 
 
 class StillCamera(_Asked):
@@ -134,8 +134,8 @@ class StillCamera(_Asked):
         "A camera over plain ground, which counts as one at rest.",
     )
 
-    def part(self, ask: Wanted) -> Wanted:
-        return Wanted(still_camera=ask.still_camera)
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return WantedMotion(still_camera=ask.still_camera)
 
 
 class Pace(_Asked):
@@ -152,17 +152,17 @@ class Pace(_Asked):
         "What is slow for a snail and quick for a car.",
     )
 
-    def part(self, ask: Wanted) -> Wanted:
-        return ask if ask.pace != 1 else Wanted()
+    def part(self, ask: WantedMotion) -> WantedMotion:
+        return ask if ask.pace != 1 else WantedMotion()
 
-    def _judge(self, seen: _Measured, ask: Wanted) -> Tensor:
+    def _judge(self, seen: _Measured, ask: WantedMotion) -> Tensor:
         if ask.pace == 1:
             return torch.full_like(seen.speed, math.nan)
         value = MotionTarget._band(self, _speed(seen, ask), ask.pace)
         return value.expand_as(seen.speed)
 
 
-def _speed(seen: _Measured, ask: Wanted) -> Tensor:
+def _speed(seen: _Measured, ask: WantedMotion) -> Tensor:
     """How fast what is asked for goes, on the scale of straight motion."""
     if ask.path in ("bounce", "circle"):
         return seen.pictured.norm(dim=-1).mean() / 3

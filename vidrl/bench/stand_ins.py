@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidrl.rewards._networks.rife import Rife
-from vidrl.rewards._networks.weights import found, tensors
+from vidrl.rewards._networks.weights import package_file, read_tensors
 from vidrl.rewards.rife_smoothness import CURE, FILE, PACKAGE
 from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
 
@@ -40,5 +40,5 @@ def midway(first: Tensor, last: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _rife() -> Rife:
     network = Rife().eval().requires_grad_(False)
-    network.load_state_dict(tensors(found(PACKAGE, FILE, CURE)))
+    network.load_state_dict(read_tensors(package_file(PACKAGE, FILE, CURE)))
     return network
