@@ -46,12 +46,12 @@ def test_a_known_warp_is_found(matrix):
 
 @needs_weights
 def test_the_points_are_those_of_the_reference_network():
-    path = xfeat.found(xfeat.PACKAGE, "model.py", "")
+    path = xfeat.package_file(xfeat.PACKAGE, "model.py", "")
     spec = importlib.util.spec_from_file_location("xfeat_reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     reference = module.XFeatModel().eval()
-    reference.load_state_dict(xfeat.tensors(xfeat.found(xfeat.PACKAGE, xfeat.FILE, "")))
+    reference.load_state_dict(xfeat.read_tensors(xfeat.package_file(xfeat.PACKAGE, xfeat.FILE, "")))
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         ours, theirs = xfeat._loaded()(image), reference(image)
