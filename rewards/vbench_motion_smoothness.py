@@ -1,4 +1,4 @@
-"""VBench's motion smoothness: how well a network guesses every other frame."""
+"""VBench's motion smoothness: how well a network interpolates every other frame."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from .vbench import Network, colour, padded_to
 
 
 class VbenchMotionSmoothness(Reward):
-    """VBench's motion_smoothness: 1 less the mean error of interpolated odd frames, in [0,
-    1].
+    """VBench's motion_smoothness: 1 minus the mean error of interpolated odd frames.
 
-    The network guesses the frame midway between f_{2k} and f_{2k+2}; d_k is the mean
-    absolute difference to f_{2k+1} in 0..255; the value is (255 - mean_k d_k) / 255. A term
-    is three frames from an even one on; those from an odd one stand for the mean.
+    The network interpolates the frame midway between f_{2k} and f_{2k+2}. d_k is the mean
+    absolute difference to f_{2k+1} in 0..255. The value is (255 - mean_k d_k) / 255, in [0,
+    1]. A term is three frames, beginning with an even one; the terms that begin with an odd
+    one are not measured and get the mean of the others.
 
-    As published: the guess is cut, not rounded, to whole grey levels; with an even number
-    of frames the last is never looked at. Published code lowers the working scale on small
-    GPUs, some ports even with the memory free at the time; here the scale is always 1. Two
-    frames are inapplicable (published: an error; FastVideo: 1.0).
+    As published: the interpolated frame is cut, not rounded, to whole grey levels. If the
+    number of frames is even, the last frame is not used. The published code lowers the
+    working scale on small GPUs, and some ports do so depending on the memory that is free;
+    here the scale is always 1. A clip of two frames is inapplicable (an error in the
+    published code, 1.0 in FastVideo).
 
-    `network` takes two batches (N, 3, H, W) in [0, 1], sides divisible by 16, and gives the
-    frame midway. Published numbers need AMT-S, whose licence is non-commercial and which is
-    therefore not part of this library: network=lambda a, b: amt(a, b, torch.full((1, 1, 1,
-    1), 0.5), scale_factor=1.0, eval=True)["imgt_pred"]. Float clips are rounded to whole
-    grey levels first, as a file would be.
+    `network` is a function from two batches (N, 3, H, W) in [0, 1], with sides divisible by
+    16, to the frame midway. Published numbers need AMT-S, whose licence is non-commercial
+    and which is therefore not part of this library: network=lambda a, b: amt(a, b,
+    torch.full((1, 1, 1, 1), 0.5), scale_factor=1.0, eval=True)["imgt_pred"]. Float clips
+    are first rounded to whole grey levels, as in a file.
 
     Source: VBench, arXiv:2311.17982; AMT, arXiv:2304.09790.
 
@@ -40,11 +41,13 @@ class VbenchMotionSmoothness(Reward):
     time_support = "pair"
     lookahead = 2
     card = Card(
-        sees="How far every other frame is from what an interpolation network makes of its neighbours.",
+        sees="How far every other frame is from the frame that an interpolation network makes "
+        "of its neighbours.",
         blind_to="Every even frame; whether anything moves: a frozen clip is perfect.",
         hacks="Freezing, slow motion made by blending, temporal averaging, blur, darkening.",
-        input="At least 3 frames; more frames a second score higher.",
-        cost="That of the network, once every second frame; AMT-S took about a minute a clip of 256 x 384 on a CPU.",
+        input="At least 3 frames. More frames a second score higher.",
+        cost="The cost of the network for every second frame; AMT-S took about a minute for a "
+        "clip of 256 x 384 on a CPU.",
     )
 
     def __init__(self, network: Network | None = None, chunk: int = 4) -> None:
@@ -53,16 +56,18 @@ class VbenchMotionSmoothness(Reward):
 
     @classmethod
     def tiny(cls) -> VbenchMotionSmoothness:
-        """With the mean of both neighbours for a network."""
+        """Return the reward with the mean of both neighbours as the interpolated frame."""
         return cls(network=lambda first, second: (first + second) / 2)
 
     def features(self, samples: Samples) -> Tensor:
-        """1 - d / 255 of three frames from each even one on, NaN from an odd one on, (B, F
-        - 2)."""
+        """Return 1 - d / 255 of three frames from each even one on, (B, F - 2).
+
+        Three frames from an odd one on get NaN.
+        """
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: int | None, old: int) -> tuple[Tensor, int]:
-        """The same after the `old` frames already scored, and how many frames were seen."""
+        """Return the features after the `old` scored frames, and the frame count."""
         video, begin = whole_levels(samples.video), 0 if state is None else state - old
         starts = range(
             max(0, old - self.lookahead) if state is not None else 0,
@@ -76,12 +81,12 @@ class VbenchMotionSmoothness(Reward):
         return terms, begin + video.shape[1]
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """The terms, the mean in the place of those that are not measured."""
+        """Return the features with their mean in the place of NaN, (B, F - 2)."""
         return torch.where(features.isnan(), features.nanmean(1, keepdim=True), features)
 
     @torch.no_grad()
     def _error(self, video: Tensor, starts: list[int]) -> Tensor:
-        """Mean absolute difference of the guess to the frame, 0..255, (B, len(starts))."""
+        """Return the mean absolute error of the guess in 0..255, (B, len(starts))."""
         first, middle, last = (video[:, [t + i for t in starts]] for i in range(3))
         guess = self._guess(first.flatten(0, 1), last.flatten(0, 1))
         gap = (
@@ -91,11 +96,12 @@ class VbenchMotionSmoothness(Reward):
         return gap.abs().mean((2, 3, 4), dtype=torch.float64).to(gap)
 
     def _guess(self, first: Tensor, last: Tensor) -> Tensor:
-        """Frames midway, whole grey levels as float (N, 3, H, W)."""
+        """Return the interpolated frames in whole grey levels, float (N, 3, H, W)."""
         if self.network is None:
             raise RuntimeError(
-                "VbenchMotionSmoothness needs an interpolation network: AMT-S is published under a non-commercial "
-                "licence and not part of vidrl; build it from its authors' code and pass network=..., see the example"
+                "VbenchMotionSmoothness needs an interpolation network: AMT-S is published under a "
+                "non-commercial licence and not part of vidrl; build it from its authors' code and "
+                "pass network=..., as the docstring of VbenchMotionSmoothness shows"
             )
         if isinstance(self.network, torch.nn.Module):
             self.network.eval().to(first.device)
@@ -106,13 +112,13 @@ class VbenchMotionSmoothness(Reward):
 
 
 def unpadded(frames: Tensor, height: int, width: int) -> Tensor:
-    """What `padded_to` padded, at its first size."""
+    """Cut frames that `padded_to` padded back to their first size."""
     top, left = ((big - small) // 2 for big, small in zip(frames.shape[-2:], (height, width)))
     return frames[..., top : top + height, left : left + width]
 
 
 def whole_levels(video: Tensor) -> Tensor:
-    """Clips as uint8."""
+    """Return clips as uint8."""
     return (
         video
         if video.dtype == torch.uint8

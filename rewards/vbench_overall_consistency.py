@@ -1,4 +1,4 @@
-"""VBench's overall consistency: how well a clip fits its prompt, by ViCLIP."""
+"""VBench's overall consistency: ViCLIP measures how well a clip fits its prompt."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from .base import Card
 
 
 class VbenchOverallConsistency(FitsPrompt):
-    """VBench's overall_consistency: the cosine of ViCLIP between a clip and its prompt,
-    about 0.1 to 0.35.
+    """VBench's overall_consistency: how well ViCLIP finds the clip fits its prompt.
 
-    cos(v, t), v ViCLIP-L/14's feature of 8 frames, t that of the prompt's first 32 tokens.
-    The frames are the middles of 8 segments of equal length, the last repeated in clips of
-    fewer frames; each is resized to a shorter side of 224, bicubic without antialiasing,
-    rounded to whole grey levels, and cut to its central square.
+    The value is cos(v, t) in [-1, 1], where v is ViCLIP-L/14's feature of 8 frames and t
+    that of the prompt's first 32 tokens; usual values are 0.1 to 0.35. The 8 frames are the
+    middles of 8 segments of equal length; in shorter clips the last frame is repeated. A
+    frame is resized to a shorter side of 224, bicubic without antialiasing, rounded to
+    whole grey levels, and cut to its central square.
 
-    As published: the sides of a wide frame are cut off, and what a prompt says after 32
-    tokens does not count. VBench measures it on 93 prompts of its own; the total scales it
-    by 0.364, the largest score that VBench expects.
+    As published: the sides of a wide frame are cut off, and the words of a prompt after 32
+    tokens do not count. VBench measures this dimension on 93 prompts made for it. VBench's
+    total divides the value by 0.364, the largest value that VBench expects.
 
-    `weights` is ViCLIP's file, a local path or owner/name/file of the hub; `words` a folder
-    or hub id with CLIP's tokenizer. The hub's page of OpenGVLab/ViCLIP names MIT for the
-    weights, which were learned from clips under CC BY-NC-SA 4.0.
+    `weights` is ViCLIP's file, a local path or owner/name/file of the hub. `words` is a
+    folder or hub id with CLIP's tokenizer. The hub's page of OpenGVLab/ViCLIP states the
+    licence MIT for the weights, which were learned from clips under CC BY-NC-SA 4.0.
 
     Source: VBench, arXiv:2311.17982; ViCLIP, arXiv:2307.06942.
 
     >>> import torch
     >>> from vidrl.rewards import Samples
-    >>> VbenchOverallConsistency.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    >>> samples = Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0)
+    >>> VbenchOverallConsistency.tiny()(samples).frames.shape
     torch.Size([1, 9])
     """
 
@@ -37,9 +38,14 @@ class VbenchOverallConsistency(FitsPrompt):
     range = (-1.0, 1.0)
     time_support = "clip"
     card = Card(
-        sees="Whether 8 frames together show what the prompt names: things, places, actions, style.",
-        blind_to="Quality, and what happens between the 8 frames; counts, negation; a prompt's end after 32 tokens.",
-        hacks="A still or a stereotype of what the prompt names; its words written in the picture.",
-        input="A prompt. Not in pieces: where the 8 frames lie depends on the length of the clip.",
-        cost="8 frames of CLIP ViT-L/14, whose patches all see each other, a clip: 0.8 T multiply-adds.",
+        sees="Whether 8 frames together show what the prompt names: things, places, actions, "
+        "style.",
+        blind_to="Quality; everything that happens between the 8 frames; counts and negation; the "
+        "end of a prompt after 32 tokens.",
+        hacks="A still or a stereotype of what the prompt names; the words of the prompt "
+        "written in the picture.",
+        input="A prompt. Not in pieces: the places of the 8 frames depend on the length of the "
+        "clip.",
+        cost="CLIP ViT-L/14 on 8 frames whose patches all attend to each other, for each clip: "
+        "0.8 T multiply-adds.",
     )

@@ -1,4 +1,4 @@
-"""VBench's subject consistency: how alike DINO finds the frames of a clip."""
+"""VBench's subject consistency: DINO measures how alike the frames of a clip are."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .vbench import Followed, Network, dino, for_dino, tiny_dino
 
 
 class VbenchSubjectConsistency(Followed):
-    """VBench's subject_consistency: likeness of each frame to the one before and to the
-    first, in [0, 1].
+    """VBench's subject_consistency: how alike DINO finds each frame and earlier frames.
 
-    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z the class
-    token of DINO ViT-B/16 on frames whose shorter side is resized to 224, bilinear, without
-    antialiasing or crop.
+    The value is the mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t)))
+    / 2, in [0, 1]. z is the class token of DINO ViT-B/16 on a frame whose shorter side is
+    resized to 224, bilinear, without antialiasing or crop.
 
-    As published: the subject is not looked for, the whole frame counts; over several clips
-    one GPU averages all frames and several GPUs average clips (`vbench.aggregate`).
-    Position codes of frames that are not square are interpolated as DINO's own code does, a
-    tenth of a patch too large.
+    As published: the subject is not searched for, so the whole frame counts. Over several
+    clips, one GPU averages all frames and several GPUs average clips (`vbench.aggregate`).
+    The position codes of frames that are not square are interpolated as DINO's own code
+    does, which makes them a tenth of a patch too large.
 
-    Source: VBench, arXiv:2311.17982; DINO, arXiv:2104.14294. `weights` is a folder or hub
-    id for transformers.
+    `weights` is a folder or hub id for transformers.
+
+    Source: VBench, arXiv:2311.17982; DINO, arXiv:2104.14294.
 
     >>> import torch
     >>> from vidrl.rewards import Samples
@@ -36,11 +36,12 @@ class VbenchSubjectConsistency(Followed):
     range = (0.0, 1.0)
     time_support = "prefix"
     card = Card(
-        sees="How far each frame's DINO embedding is from those of its neighbour and of the first frame.",
-        blind_to="Which part is the subject; stillness, which is its best score.",
-        hacks="Freezing, slow motion, blur; a clip of nothing.",
-        input="At least 2 frames; more frames a second score higher.",
-        cost="DINO ViT-B/16 once a frame: 17 G multiply-adds at 224 x 224.",
+        sees="How far each frame's DINO embedding is from those of its neighbour and of the "
+        "first frame.",
+        blind_to="Which part is the subject; stillness, which gets the best score.",
+        hacks="Freezing, slow motion, blur; an empty clip.",
+        input="At least 2 frames. More frames a second score higher.",
+        cost="DINO ViT-B/16 for each frame, 17 G multiply-adds at 224 x 224.",
     )
 
     def __init__(
@@ -55,13 +56,13 @@ class VbenchSubjectConsistency(Followed):
 
     @classmethod
     def tiny(cls) -> VbenchSubjectConsistency:
-        """A small ViT of random weights."""
+        """Return the reward with a small ViT of random weights."""
         return cls(network=tiny_dino())
 
     def load(self) -> Network:
-        """DINO."""
+        """Return DINO."""
         return dino(self.weights)
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """As DINO takes them."""
+        """Turn frames into DINO's input."""
         return for_dino(frames)

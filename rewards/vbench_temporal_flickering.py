@@ -1,4 +1,4 @@
-"""VBench's temporal flickering: how little neighbouring frames differ."""
+"""VBench's temporal flickering, which measures how little neighbouring frames differ."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from .base import Card, Reward, Samples
 
 
 class VbenchTemporalFlickering(Reward):
-    """VBench's temporal_flickering: 1 less the mean absolute difference of neighbouring
-    frames, in [0, 1], 1 frozen.
+    """VBench's temporal_flickering: 1 minus the mean difference that neighbours have.
 
-    (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in
-    0..255, no resize. A term is a pair of frames. Sums are whole numbers or float64, which
-    agrees with the published float32 mean to 1e-6 where a clip holds whole grey levels.
-    Other floats are taken as they are, although a file would hold them rounded.
+    The value is (255 - mean_t m_t) / 255 in [0, 1], where m_t is the mean over pixels and
+    channels of |f_t - f_{t+1}| in 0..255, without resizing; a frozen clip gets 1. A term is
+    a pair of frames. Sums are whole numbers or float64, which agrees with the published
+    float32 mean to 1e-6 for clips of whole grey levels. Other floats are used as they are,
+    although a file would hold them rounded.
 
-    As published: any motion counts as flicker, and the best clip is frozen. VBench runs it
-    only on clips that `vbench_static_filter` passes (its custom_input mode skips that);
-    here every clip is scored. A file that cannot be read, which VBench drops without a
-    word, is a row with its reason here, and one frame is inapplicable, not NaN.
+    As published: any motion counts as flicker, and the best clip is frozen. VBench applies
+    this dimension only to clips that `vbench_static_filter` passes (its custom_input mode
+    does not); here every clip is scored. VBench silently drops a file that cannot be read;
+    here such a file is a row with its reason. One frame is inapplicable here, and NaN in
+    VBench.
 
     Source: VBench, arXiv:2311.17982.
 
-    >>> frames = torch.tensor([0, 51, 51], dtype=torch.uint8).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16)
-    >>> VbenchTemporalFlickering()(Samples(frames, [""], 8.0)).value
+    >>> light = torch.tensor([0, 51, 51], dtype=torch.uint8).view(1, 3, 1, 1, 1)
+    >>> VbenchTemporalFlickering()(Samples(light.expand(1, 3, 3, 16, 16), [""], 8.0)).value
     tensor([0.9000])
     """
 
@@ -39,23 +40,26 @@ class VbenchTemporalFlickering(Reward):
     time_support = "pair"
     lookahead = 1
     card = Card(
-        sees="The mean absolute difference of neighbouring frames, nothing more.",
-        blind_to="The cause: a clean pan of 8 pixels a frame (0.829) ranks below strong flicker (0.921) and a hard cut "
-        "(0.993), measured on 256 x 384.",
-        hacks="Freezing or a solid grey (+10.3 points on a clean pan), slow motion x4 (+7.8), temporal averaging "
-        "(+7.6), blur (+7.4), darkening x0.3 (+7.2), half the contrast (+5.2).",
-        input="At least 2 frames; more frames a second score higher.",
-        cost="0.2 ms a frame of 720 x 1280 in uint8, a fortieth of decoding it; 31 ms in float.",
+        sees="The mean absolute difference of neighbouring frames, and nothing else.",
+        blind_to="The cause of a difference: a clean pan of 8 pixels a frame (0.829) gets less "
+        "than strong flicker (0.921) and a hard cut (0.993), measured on 256 x 384.",
+        hacks="Freezing or a solid grey (+10.3 points on a clean pan), slow motion x4 (+7.8), "
+        "temporal averaging (+7.6), blur (+7.4), darkening x0.3 (+7.2), half the contrast "
+        "(+5.2).",
+        input="At least 2 frames. More frames a second score higher.",
+        cost="0.2 ms a frame of 720 x 1280 in uint8, a fortieth of the time to decode the "
+        "frame; 31 ms in float.",
     )
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a pair, (B, F - 1)."""
+        """Return one number for each pair of frames, (B, F - 1)."""
         video = samples.video
         if video.is_cuda and video.dtype == torch.uint8:
             return _on_device(video)
         if video.dtype in (torch.uint8, torch.float32) and not (
             video.is_cuda or video.requires_grad
         ):
+            # OpenCV's norm is many times faster than torch on the CPU
             return torch.tensor([_differences(clip) for clip in video], dtype=torch.float32)
         pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
         steps = torch.stack([(a.double() - b.double()).abs().mean((1, 2, 3)) for a, b in pairs], 1)
@@ -63,7 +67,7 @@ class VbenchTemporalFlickering(Reward):
 
 
 def _differences(clip: Tensor) -> list[float]:
-    """The terms of a clip (F, C, H, W) in memory, uint8 or float32, without copying it."""
+    """Return the terms of a clip (F, C, H, W), uint8 or float32, without copying it."""
     cv2 = importlib.import_module("cv2")
     planes = (
         clip.permute(0, 2, 3, 1) if clip.permute(0, 2, 3, 1).is_contiguous() else clip.contiguous()
@@ -74,7 +78,7 @@ def _differences(clip: Tensor) -> list[float]:
 
 
 def _on_device(video: Tensor) -> Tensor:
-    """The terms of uint8 clips on an accelerator."""
+    """Return the terms of uint8 clips on an accelerator, in exact whole numbers."""
     pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
     steps = [(a.short() - b.short()).abs().flatten(1).sum(1, dtype=torch.int64) for a, b in pairs]
     return (1 - torch.stack(steps, 1).double() / (255 * video[0, 0].numel())).float()
