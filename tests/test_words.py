@@ -75,7 +75,6 @@ PENDING: set[str] = {
     "benchmarks/studies",
     "rewards",
     "rewards/_files",
-    "rewards/_flow",
     "rewards/_hosts",
     "rewards/_networks",
     "rewards/_prompts",

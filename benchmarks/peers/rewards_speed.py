@@ -48,7 +48,7 @@ SHARED = {  # what rewards share, by the function that makes it
     "flow.clip_flow": "DIS, both ways, and its colour axis",
     "flow.rested": "rest told from motion",
     "flow.shrunk": "frames shrunk",
-    "_flow.coarse.coarsened": "motion on a coarser grid",
+    "_flow.coarse.coarsen": "motion on a coarser grid",
     "_flow.camera.split": "things told from the camera",
 }
 NAMES = {  # the command line's numbers, and those of --quick

@@ -1,2 +1,1 @@
-"""Optical flow and what is read from it: the estimators, the camera's motion, the geometry
-of two views."""
+"""The methods of optical flow, and what is measured on flow: camera, things, geometry."""

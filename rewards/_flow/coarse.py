@@ -1,5 +1,8 @@
-"""Motion on a coarser grid, for what is measured over wide neighbourhoods: the camera and
-the things beside it."""
+"""Motion on a coarser grid, for rewards that measure over wide neighbourhoods.
+
+The camera and the motion of things need no finer grid, and cost a fraction of the time
+there.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,43 @@ from torch import Tensor
 from ..base import Reward, Samples
 from ..flow import Motion, blocks
 
-FEW = 64  # the shorter side, in pixels, above twice which motion is averaged over blocks
+# The shorter side of a coarse motion is this many pixels or a little more.
+COARSE_SIDE = 64
 
 
 def coarse_motion(reward: Reward, samples: Samples) -> Motion:
-    """The reward's motion of the samples, its shorter side FEW to twice FEW: made once for
-    all rewards."""
-    key = ("coarse", reward.flow, reward.working_size)
-    return samples.memo(key, lambda: coarsened(reward.motion(samples)))
+    """Return the reward's motion of the samples, its shorter side from 64 to 128 pixels.
 
-
-def coarsened(motion: Motion, few: int = FEW) -> Motion:
-    """Means over blocks, those of the flow along edges, in coarse pixels.
-
-    `structure` and `ink` are those of the fine picture, so that sums over neighbourhoods
-    weigh it alike.
+    The coarse motion is computed once for all rewards of the same samples.
     """
-    side = min(motion.frames.shape[-2:]) // few
-    if side < 2:
+    key = ("coarse", reward.flow, reward.working_size)
+    return samples.memo(key, lambda: coarsen(reward.motion(samples)))
+
+
+def coarsen(motion: Motion, side: int = COARSE_SIDE) -> Motion:
+    """Return the motion averaged over square blocks, the flow in coarse pixels.
+
+    The flow is averaged along edges, where it can be measured. `structure` and `ink` are
+    averages of those of the fine picture: gradients of a shrunk picture would weigh its
+    edges in another way. A motion of a shorter side under 2 `side` is returned as it is.
+    """
+    block = min(motion.frames.shape[-2:]) // side
+    if block < 2:
         return motion
-    ink = motion.ink[:, :, None] + 1e-12
+    ink = motion.ink[:, :, None] + 1e-12  # no division by 0 where nothing shows
     both = zip((motion.forward, motion.backward), (ink[:, :-1], ink[:, 1:]), strict=True)
-    forward, backward = (_along(flow, edges, side) / side for flow, edges in both)
-    coarse = Motion(blocks(motion.frames.detach(), side), forward, backward)
-    fine = blocks(ink, side)[:, :, 0]
+    forward, backward = (_along(flow, edges, block) / block for flow, edges in both)
+    coarse = Motion(blocks(motion.frames.detach(), block), forward, backward)
+    fine = blocks(ink, block)[:, :, 0]
+    # Motion is frozen; its cached properties can be filled in beforehand only like this.
     coarse.__dict__.update(ink=fine, structure=fine.sqrt())
     return coarse
 
 
-def _along(flow: Tensor, ink: Tensor, side: int) -> Tensor:
-    """Means of the flow weighted by the ink, a frame at a time: it fits the cache."""
+def _along(flow: Tensor, ink: Tensor, block: int) -> Tensor:
+    """Return block means of the flow, weighted by the ink."""
+    # One frame at a time stays in the CPU's cache.
     pairs = zip(flow.split(1, 1), ink.split(1, 1), strict=True)
     return torch.cat(
-        [blocks(moved * edges, side) / blocks(edges, side) for moved, edges in pairs], 1
+        [blocks(moved * edges, block) / blocks(edges, block) for moved, edges in pairs], 1
     )

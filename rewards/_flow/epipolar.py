@@ -1,8 +1,7 @@
-"""Two views of one rigid scene: matches between them, the epipolar geometry they obey, and
-the depth they show.
+"""Two views of one rigid scene: functions that match them and measure their geometry.
 
-Points (N, 2) are x, y in pixels; the fits run in double precision on the CPU and are the
-same every time.
+Points (N, 2) are x, y in pixels. The fits run in double precision on the CPU and are
+deterministic.
 """
 
 from __future__ import annotations
@@ -20,15 +19,17 @@ from torch import Tensor
 from .._networks import xfeat
 from ..flow import SIZE, Motion, around, estimate
 
-# two pictures (3, H, W) in [0, 1] to points and points
+# A function of two pictures (3, H, W) in [0, 1] to matched points (N, 2) and (N, 2).
 Matcher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-GUESSES = 96
-LEAST = 16  # matches: fewer say nothing of geometry
+GUESSES = 96  # candidates of a robust fit
+LEAST = 16  # matches that a geometry is fitted to, at the least
 
 
 def matcher(name: str, size: int = SIZE) -> Matcher:
-    """A matcher by name: "flow" (points on edges, along DIS flow that returns), "sift",
-    "orb" or "xfeat"."""
+    """Return the matcher `name`: "flow", "sift", "orb" or "xfeat".
+
+    "flow" matches points on edges along DIS flow, see `along_flow`.
+    """
     if name == "flow":
         return lambda first, second: along_flow(first, second, size)
     if name in ("sift", "orb"):
@@ -41,10 +42,11 @@ def matcher(name: str, size: int = SIZE) -> Matcher:
 def along_flow(
     first: Tensor, second: Tensor, size: int = SIZE, side: int = 20
 ) -> tuple[Tensor, Tensor]:
-    """Points on a raster of `side` x `side` cells, on the strongest edge of each cell, and
-    where the flow takes them.
+    """Return points on strong edges of the first picture, and where the flow takes them.
 
-    Those alone that the flow back returns and that look the same there.
+    One point is taken from each of about `side` x `side` cells, on its strongest edge. Only
+    points are kept to which the flow back returns and where the warped second picture looks
+    like the first.
     """
     motion = estimate(torch.stack([first, second])[None], "dis", size)
     ink, flow = motion.structure[0, 0], motion.forward[0, 0]
@@ -61,18 +63,23 @@ def along_flow(
     return start * scale, (start + flow[:, y, x].T) * scale
 
 
-def _alike(motion: Motion, share: float = 0.3, window: float = 1 / 8) -> Tensor:
-    """Where the flow leads to what looks the same: the difference squared is under `share`
-    of the variance, (H, W)."""
+def _alike(motion: Motion, fraction: float = 0.3, window: float = 1 / 8) -> Tensor:
+    """Return where the flow leads to a place that looks the same, bool (H, W).
+
+    There the squared difference, averaged over a window, is less than `fraction` of the
+    variance.
+    """
     first = motion.frames[:, :1]
-    off = around((motion.later - first) ** 2, window).sum(2)
-    return (off < share * (around(first**2, window) - around(first, window) ** 2).sum(2))[0, 0]
+    difference = around((motion.later - first) ** 2, window).sum(2)
+    return (difference < fraction * (around(first**2, window) - around(first, window) ** 2).sum(2))[
+        0, 0
+    ]
 
 
 def keypoints(
     first: Tensor, second: Tensor, name: str, ratio: float = 0.8
 ) -> tuple[Tensor, Tensor]:
-    """SIFT or ORB points that are each other's nearest and pass Lowe's ratio test."""
+    """Return SIFT or ORB points that are each other's nearest and pass Lowe's ratio test."""
     cv2 = _cv2()
     finder = cv2.SIFT_create(1000) if name == "sift" else cv2.ORB_create(1000)
     grey = [
@@ -93,16 +100,20 @@ def keypoints(
 
 
 def fundamental(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
-    """F (3, 3) with second^T F first = 0 for most matches: eight points at a time, the best
-    by the sum of squared Sampson distances cut at `tolerance` pixels, refined on what it
-    explains."""
+    """Fit F (3, 3) with second^T F first = 0 for most matches, robustly.
+
+    Candidates are fitted to eight matches each. The best has the smallest sum of squared
+    Sampson distances, each cut at `tolerance` pixels, and is refined on the matches that it
+    explains.
+    """
     a, here, there = _normal(first, second)
     rows = (_lift(there)[:, :, None] * _lift(here)[:, None]).flatten(1)
     outer, undo = (rows[:, :, None] * rows[:, None]).flatten(1), (a[1].T[None], a[0][None])
 
     def solve(weight: Tensor) -> Tensor:
-        """F (M, 3, 3) in pixels by weighted least squares; weight (M, N)."""
+        """Return F (M, 3, 3) in pixels by weighted least squares; weight (M, N)."""
         moment = (weight @ outer).unflatten(1, (9, 9))
+        # a fundamental matrix has rank 2: its third singular value is set to 0
         u, s, v = torch.linalg.svd(
             torch.linalg.eigh(moment).eigenvectors[..., 0].unflatten(-1, (3, 3))
         )
@@ -112,8 +123,10 @@ def fundamental(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
 
 
 def homography(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
-    """H (3, 3) with second ~ H first for most matches: what a flat scene, or a camera that
-    only turns, does."""
+    """Fit H (3, 3) with second ~ H first for most matches, robustly.
+
+    A flat scene, or a camera that only turns, gives such matches.
+    """
     a, here, there = _normal(first, second)
     p, (x, y) = _lift(here), there.T
     none = torch.zeros_like(p)
@@ -123,6 +136,7 @@ def homography(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
     outer, back = (rows.mT @ rows).flatten(1), torch.linalg.inv(a[1])
 
     def solve(weight: Tensor) -> Tensor:
+        """Return H (M, 3, 3) in pixels by weighted least squares; weight (M, N)."""
         moment = (weight @ outer).unflatten(1, (9, 9))
         return back @ torch.linalg.eigh(moment).eigenvectors[..., 0].unflatten(-1, (3, 3)) @ a[0]
 
@@ -130,7 +144,7 @@ def homography(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
 
 
 def sampson(f: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Sampson distance of each match from the geometry F (..., 3, 3), pixels, (..., N)."""
+    """Return the Sampson distance of each match from F (..., 3, 3), (..., N), pixels."""
     here, there = _lift(first.double()), _lift(second.double())
     onto, back = here @ f.mT, there @ f
     slope = onto[..., :2].square().sum(-1) + back[..., :2].square().sum(-1)
@@ -138,7 +152,7 @@ def sampson(f: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def transfer(h: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """How far H (..., 3, 3) takes each point from its match, pixels, (..., N)."""
+    """Return how far H (..., 3, 3) takes each point from its match, (..., N), pixels."""
     moved = _lift(first.double()) @ h.mT
     depth = moved[..., 2:]
     depth = torch.where(depth.abs() < 1e-12, torch.full_like(depth, 1e-12), depth)
@@ -152,8 +166,10 @@ def _robust(
     few: int,
     tolerance: float,
 ) -> Tensor:
-    """The best of GUESSES fits to `few` matches each and of the fit to all, then
-    refined."""
+    """Return the best of GUESSES fits to `few` matches each and one fit to all, refined.
+
+    `solve` maps weights (M, N) to M candidates, and `distance` maps candidates to errors.
+    """
     chosen = torch.zeros(GUESSES + 1, n, dtype=torch.float64)
     chosen.scatter_(1, _draws(n, few), 1.0)
     chosen[-1] = 1
@@ -174,14 +190,17 @@ def _robust(
 
 @lru_cache(maxsize=64)
 def _draws(n: int, few: int) -> Tensor:
-    """GUESSES + 1 draws of `few` out of n, the same ever."""
+    """Draw GUESSES + 1 sets of `few` out of n matches, the same sets in every call."""
     return (
         torch.rand(GUESSES + 1, n, generator=torch.Generator().manual_seed(n)).topk(few, 1).indices
     )
 
 
 def _normal(first: Tensor, second: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Hartley's normalisation: the two transforms (3, 3), and the points under them."""
+    """Return Hartley's normalisation, two transforms (3, 3), and the transformed points.
+
+    Without it the linear systems would be ill-conditioned.
+    """
     transforms, points = [], []
     for p in (first.double(), second.double()):
         middle = p.mean(0)
@@ -194,16 +213,21 @@ def _normal(first: Tensor, second: Tensor) -> tuple[tuple[Tensor, Tensor], Tenso
 
 
 def _lift(points: Tensor) -> Tensor:
+    """Return points in homogeneous coordinates, (N, 3)."""
     return torch.cat([points, torch.ones_like(points[:, :1])], 1)
 
 
 def compare(first: Tensor, second: Tensor, match: Matcher, tolerance: float) -> list[float]:
-    """What two views (3, H, W) say of one rigid scene, lengths in diagonals.
+    """Return five measures of two views (3, H, W) of one rigid scene, lengths in diagonals.
 
-    How many matches; the share of them within `tolerance` (diagonals) of the epipolar
-    geometry; their mean distance from it, cut at twice the tolerance; how far most of them
-    moved; how far the fifth that a homography explains worst lie from it, among those that
-    obey the geometry: the parallax.
+    1. the number of matches; 2. the fraction of the matches within `tolerance` (diagonals)
+    of the epipolar geometry; 3. their mean distance from it, each cut at twice the
+    tolerance; 4. the median distance that the matches moved; 5. the parallax: the 80th
+    percentile of the distance from the best homography, among the matches that obey the
+    epipolar geometry.
+
+    With fewer than LEAST matches, the measures say that the geometry is violated; matches
+    that did not move obey it.
     """
     diagonal = hypot(*first.shape[-2:])
     here, there = (points.detach().double().cpu() for points in match(first, second))
@@ -216,7 +240,7 @@ def compare(first: Tensor, second: Tensor, match: Matcher, tolerance: float) -> 
     flat = transfer(homography(here, there, tolerance * diagonal), here, there) / diagonal
     obey = off < tolerance
     depth = float(flat[obey].quantile(0.8)) if obey.any() else 0.0
-    depth = depth if depth > 1e-6 else 0.0  # rounding
+    depth = depth if depth > 1e-6 else 0.0  # what rounding leaves of no parallax
     return [
         float(len(here)),
         float(obey.double().mean()),
@@ -227,6 +251,7 @@ def compare(first: Tensor, second: Tensor, match: Matcher, tolerance: float) -> 
 
 
 def _cv2() -> Any:
+    """Import OpenCV, or raise ImportError with the cure."""
     try:
         return importlib.import_module("cv2")
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""The estimators of optical flow behind `flow.estimate`: OpenCV's on the CPU, pair by pair,
-and networks in batches.
+"""Estimators of optical flow behind `flow.estimate`: OpenCV's, and networks in batches.
 
-Shapes: B clips, F frames, C channels, H W pixels; flow (..., 2, H, W) in pixels, channel 0
-is x (right), 1 is y (down).
+OpenCV's run on the CPU, one pair of frames at a time. Shapes: B clips, F frames, C
+channels, H W pixels; flow (..., 2, H, W) in pixels, channel 0 is x (right), channel 1 is y
+(down).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.nn.functional import interpolate
 
 from .torch_flow import torch_flow
 
-# frames (N, 3, H, W) in [0, 1], twice, to flow (N, 2, H, W), pixels
+# A function of two batches of frames (N, 3, H, W) in [0, 1] to flow (N, 2, H, W), pixels.
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
 METHODS = ("dis", "dis_fast", "farneback", "torch", "raft:PATH")
 
 
 def enlargement(side: int) -> float:
-    """By how much frames of a shorter side of `side` pixels are enlarged before DIS sees
-    them.
+    """Return the factor by which frames are enlarged before DIS reads them.
 
-    The finest level of DIS is half its input, so small frames are doubled, up to 96 pixels.
-    Measured on vidrl.synthetic.world, more is no better: at 32 pixels, colour axis, moving
-    straight, end-point error 0.13 at 64 and 0.10 at 96 and 256; at 64 pixels 0.16 at 64,
-    0.05 at 96, 0.10 at 128.
+    `side` is their shorter side, in pixels. The finest level of DIS is half its input, so
+    small frames are doubled, up to 96 pixels. On vidrl.synthetic.world more was no better:
+    the end-point error was, for frames of 32 pixels (colour axis, straight motion), 0.13
+    pixels at 64 and 0.10 at 96 and 256; for frames of 64 pixels, 0.16 at 64, 0.05 at 96 and
+    0.10 at 128.
 
     >>> [enlargement(side) for side in (16, 32, 64, 120)]
     [4.0, 2.0, 1.5, 1.0]
@@ -40,31 +40,34 @@ def enlargement(side: int) -> float:
 
 
 def clip_flow(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-    """Flow there (F-1, 2, H, W) and back of one clip (F, C, H, W)."""
+    """Return the flow forward and backward of one clip (F, C, H, W).
+
+    (F - 1, 2, H, W) each.
+    """
     cv2 = _cv2()
     height, width = frames.shape[-2:]
     if len(frames) < 2:
         return frames.new_zeros(0, 2, height, width), frames.new_zeros(0, 2, height, width)
     goal = tuple(round(side * enlargement(min(height, width))) for side in (width, height))
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # DIS cuts its work by threads, and its result depends on the cuts
+    # DIS divides the picture among threads, and its result depends on the division.
+    cv2.setNumThreads(1)
     try:
         pairs = [_pair(first, second, goal, calc) for first, second in _views(frames)]
     finally:
         cv2.setNumThreads(threads)
     flows = torch.from_numpy(np.stack(pairs)).permute(0, 1, 4, 2, 3)
     if goal != (width, height):
-        small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area").unflatten(
-            0, flows.shape[:2]
-        )
-        flows = small * (width / goal[0])
+        small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area")
+        # a flow is a length in pixels, so it shrinks with the picture
+        flows = small.unflatten(0, flows.shape[:2]) * (width / goal[0])
     return flows[:, 0].contiguous(), flows[:, 1].contiguous()
 
 
 def _pair(
     first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]
 ) -> np.ndarray:
-    """Flow there and back between two planes, at the size `goal`: (2, H, W, 2)."""
+    """Return the flow of two planes both ways, at the size `goal`, (2, H, W, 2)."""
     cv2 = _cv2()
     if first.shape[::-1] != goal:
         first, second = (
@@ -75,8 +78,10 @@ def _pair(
 
 
 def _views(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each pair of neighbours as two planes (H, W) in 0..255, for an estimator that sees
-    one channel."""
+    """Yield each pair of neighbouring frames as two grey planes (H, W) in 0..255.
+
+    OpenCV's estimators read one channel.
+    """
     for first, second, axis in zip(frames[:-1], frames[1:], changing_colour(frames)):
         planes = seen_along(axis, torch.stack([first, second]))
         first, second = (planes * 255).numpy()
@@ -84,26 +89,28 @@ def _views(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def seen_along(axis: Tensor, pairs: Tensor) -> Tensor:
-    """Pairs of frames (..., 2, C, H, W) along a colour axis (..., C), in [0, 1]: (..., 2,
-    H, W).
+    """Return pairs of frames as grey planes along a colour axis, (..., 2, H, W), in [0, 1].
 
-    Range goes out, so that a dimmed or flattened clip has the flow of the clip it was made
-    from.
+    `pairs` are (..., 2, C, H, W) and `axis` (..., C). The range of each pair is stretched
+    to [0, 1], so that a clip with less brightness or contrast has the flow of the original
+    clip.
     """
     planes = (axis[..., None, None, :] @ pairs.flatten(-2))[..., 0, :].unflatten(
         -1, pairs.shape[-2:]
     )
     low, high = (planes.flatten(-3).aminmax(dim=-1)[i][..., None, None, None] for i in (0, 1))
+    # 0.05: the noise of a nearly plain picture is not stretched to the full range
     return (planes - low) / (high - low).clamp(min=0.05)
 
 
 def changing_colour(frames: Tensor, still: float = 0.2) -> Tensor:
-    """The colour axes (..., F-1, C) along which edges change most between neighbours of
-    clips (..., F, C, H, W).
+    """Return the colour axis along which edges change most between neighbouring frames.
 
-    A red shape on a grey of its own brightness has no edge in luma, and a shape over
-    stripes a weaker one than the stripes; here it has. Of edges that stay, `still` counts.
-    The principal axis of both, its sum positive.
+    (..., F - 1, C) for clips (..., F, C, H, W). A red shape on a grey of the same
+    brightness has no edge in luma, and a shape over stripes a weaker edge than the stripes;
+    along this axis the shape has the strongest edge. The axis is the principal axis of the
+    covariance of changed edges plus `still`^2 times that of edges that stay, with a
+    positive sum.
     """
     edges = torch.cat([frames.diff(dim=-1).flatten(-2), frames.diff(dim=-2).flatten(-2)], -1)
     # products of the channels of each frame, and with those of the frame before
@@ -111,13 +118,13 @@ def changing_colour(frames: Tensor, still: float = 0.2) -> Tensor:
     other = (edges[..., 1:, :, :] @ edges[..., :-1, :, :].mT).double()
     # changes, and what stays
     both = (1 + still**2) * (own[..., :-1, :, :] + own[..., 1:, :, :]) - other - other.mT
-    # ties go to the mean of the colours
+    # 1e-9 in all entries: ties go to the mean of the colours
     axis = torch.linalg.eigh(both + 1e-9).eigenvectors[..., -1]
     return (axis * torch.where(axis.sum(-1, keepdim=True) < 0, -1.0, 1.0)).to(frames)
 
 
 def opencv(method: str) -> Callable[..., Any]:
-    """One of OpenCV's, of two planes (H, W) of bytes."""
+    """Return OpenCV's estimator `method`, a function of two planes (H, W) of bytes."""
     if method not in METHODS:
         raise ValueError(
             f"expected flow to be one of {', '.join(METHODS)}, or a function, got {method!r}"
@@ -134,8 +141,11 @@ def opencv(method: str) -> Callable[..., Any]:
 
 @torch.no_grad()
 def batched(frames: Tensor, method: str | Estimator, pairs: int) -> tuple[Tensor, Tensor]:
-    """Flow there and back (B, F-1, 2, H, W) of clips (B, F, C, H, W), by an estimator that
-    takes batches of pairs."""
+    """Return the flow forward and backward of clips (B, F, C, H, W).
+
+    (B, F - 1, 2, H, W) each. `method` is an estimator that takes batches; a batch holds
+    `pairs` pairs of frames.
+    """
     both = torch.stack([frames[:, :-1], frames[:, 1:]], 2)
     if method == "torch":
         both = seen_along(changing_colour(frames), both)[:, :, :, None]
@@ -153,7 +163,10 @@ def batched(frames: Tensor, method: str | Estimator, pairs: int) -> tuple[Tensor
 
 
 def _both_ways(find: Estimator, pairs: Tensor) -> Tensor:
-    """Flow there and back of pairs (N, 2, C, H, W), by one call: (2, N, 2, H, W)."""
+    """Return the flow forward and backward of pairs (N, 2, C, H, W), (2, N, 2, H, W).
+
+    One call of `find` estimates both.
+    """
     first, second = pairs.unbind(1)
     flow = find(torch.cat([first, second]), torch.cat([second, first]))
     expected = (2 * len(pairs), 2, *pairs.shape[-2:])
@@ -165,6 +178,7 @@ def _both_ways(find: Estimator, pairs: Tensor) -> Tensor:
 
 
 def _network(method: str | Estimator) -> Estimator:
+    """Return the estimator that `method` names."""
     if callable(method):
         return method
     if method == "torch":
@@ -175,6 +189,7 @@ def _network(method: str | Estimator) -> Estimator:
 
 
 def _cv2() -> Any:
+    """Import OpenCV, or raise ImportError with the cure."""
     try:
         return importlib.import_module("cv2")
     except ImportError as error:

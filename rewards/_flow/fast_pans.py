@@ -1,5 +1,8 @@
-"""Flow where the whole picture moves too fast for the estimator: a whip pan is found by
-phase correlation first."""
+"""Flow where the whole picture moves too fast for the estimator, as in a whip pan.
+
+Phase correlation finds the shift of the whole picture, and the flow is estimated again from
+there.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,25 @@ from .. import flow
 from ..base import Reward, Samples
 from ..flow import SIZE, Motion, outside, warp
 
-# the shorter side, in pixels, above which the shift of a whole picture is sought at half
-# the size
+# In frames of a longer shorter side, the shift is searched at half the size, which is faster.
 FINE = 96
 THUMB = 16  # cells a side of a thumbnail
 
 
 def thumbnails(samples: Samples, size: int = SIZE) -> Tensor:
-    """Means over a 16 x 16 grid of the frames of a shorter side of at most `size`, (B, F,
-    C, 16, 16), no gradient."""
+    """Return means of the frames over a 16 x 16 grid, (B, F, C, 16, 16), without gradient.
+
+    They are computed once for all rewards of the same samples, from frames of a shorter
+    side of at most `size`.
+    """
     return samples.memo(("thumbnails", size), lambda: _means(samples.small(size).detach()))
 
 
 def _means(frames: Tensor) -> Tensor:
+    """Return the means over a grid; of bytes, in [0, 1]."""
     if frames.is_floating_point():
         return adaptive_avg_pool2d(frames.flatten(0, 1), THUMB).unflatten(0, frames.shape[:2])
-    # one frame fits the cache
+    # frame by frame, because one frame as float fits the CPU's cache
     means = [adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)]
     return torch.stack(means).unflatten(0, frames.shape[:2]) / 255
 
@@ -34,19 +40,18 @@ def _means(frames: Tensor) -> Tensor:
 def motion_with_pans(
     reward: Reward, samples: Samples, gain: float = 0.5, least: float = 0.04
 ) -> Motion:
-    """The motion of the samples, with pairs whose flow lost a fast pan followed anew from
-    the shift of the picture.
+    """Return the motion of the samples, with fast pans estimated again.
 
-    A pair is followed anew where a shift of the whole picture by more than `least` of the
-    diagonal leaves less than `gain` times the error that the flow leaves.
+    The options are those of `refit_pans`; the result is computed once for the same options.
     """
-    key = ("swift", reward.flow, reward.flow_size, gain, least)
+    key = ("fast_pans", reward.flow, reward.flow_size, gain, least)
     return samples.memo(key, lambda: refit_pans(reward.motion(samples), reward.flow, gain, least))
 
 
 def shifts(frames: Tensor) -> Tensor:
-    """By how many pixels (x, y) each frame moves as a whole to the next, by phase
-    correlation; (B, F - 1, 2).
+    """Return by how many pixels (x, y) each frame moves as a whole to the next.
+
+    (B, F - 1, 2), by phase correlation.
 
     Source: Kuglin and Hines, The phase correlation image alignment method, 1975.
 
@@ -57,6 +62,7 @@ def shifts(frames: Tensor) -> Tensor:
     grey = frames.detach().float().mean(2)
     height, width = grey.shape[-2:]
     window = torch.hann_window(height).to(grey)[:, None] * torch.hann_window(width).to(grey)
+    # the window hides the seam between the opposite borders of the picture
     spectrum = torch.fft.rfft2((grey - grey.mean((-2, -1), keepdim=True)) * window)
     cross = spectrum[:, 1:] * spectrum[:, :-1].conj()
     peaks = (
@@ -65,6 +71,7 @@ def shifts(frames: Tensor) -> Tensor:
         .argmax(2)
     )
     y, x = peaks // width, peaks % width
+    # the Fourier transform is periodic: a place beyond the middle is a negative shift
     signed = torch.stack(
         [(x + width // 2) % width - width // 2, (y + height // 2) % height - height // 2], -1
     )
@@ -72,16 +79,24 @@ def shifts(frames: Tensor) -> Tensor:
 
 
 def warp_difference(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
-    """Mean |second moved onto first - first| over what stays in the picture, (B, T);
-    infinite where nothing does."""
+    """Return the mean difference of `second` warped onto `first`, (B, T).
+
+    The mean is over what stays in the picture; it is infinite for a pair where less than a
+    tenth of the picture stays.
+    """
     keep = (~outside(there)).unsqueeze(2).to(first)
     error = (warp(second, there, "bilinear") - first).abs() * keep
-    share = keep.mean((2, 3, 4))
-    return torch.where(share > 0.1, error.mean((2, 3, 4)) / share.clamp(min=1e-6), torch.inf)
+    kept = keep.mean((2, 3, 4))
+    return torch.where(kept > 0.1, error.mean((2, 3, 4)) / kept.clamp(min=1e-6), torch.inf)
 
 
 def refit_pans(motion: Motion, method: str, gain: float = 0.5, least: float = 0.04) -> Motion:
-    """The motion with its lost pans followed anew."""
+    """Return the motion, with the flow of fast pans estimated again.
+
+    A pair of frames is estimated again if a shift of the whole picture, longer than `least`
+    of the diagonal, leaves an error of less than `gain` times the error that the flow
+    leaves. The new flow is the shift plus the flow of what the shift leaves over.
+    """
     frames = motion.frames.detach()
     if frames.shape[1] < 2:
         return motion
@@ -107,7 +122,7 @@ Rows = tuple[Tensor, ...]
 
 
 def _lost(frames: Tensor, there: Tensor, panned: Tensor, rows: Rows, gain: float) -> Rows:
-    """Those of the pairs `rows` that the shift explains much better than the flow."""
+    """Return those of the pairs `rows` that the shift explains better than the flow."""
     if not len(rows[0]):
         return rows
     first, second = frames[:, :-1][rows][:, None], frames[:, 1:][rows][:, None]
@@ -119,10 +134,12 @@ def _lost(frames: Tensor, there: Tensor, panned: Tensor, rows: Rows, gain: float
 
 
 def _coarse_shifts(frames: Tensor) -> Tensor:
+    """Return the `shifts`, found at half the size in large frames."""
     if _side(frames) <= FINE:
         return shifts(frames)
     return 2 * shifts(avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2]))
 
 
 def _side(frames: Tensor) -> int:
+    """Return the shorter side of the frames, pixels."""
     return min(frames.shape[-2:])

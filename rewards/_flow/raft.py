@@ -1,5 +1,4 @@
-"""RAFT from torchvision, with weights from a file here; and any network of its kind as an
-estimator of flow."""
+"""An estimator of flow that runs torchvision's RAFT with weights from a local file."""
 
 from __future__ import annotations
 
@@ -13,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-VARIABLE = "VIDRL_RAFT"  # environment variable: the file of weights that "raft" alone means
-LEAST = 128  # the shorter side below which RAFT's coarsest correlations are empty
+VARIABLE = "VIDRL_RAFT"  # environment variable that names the file of weights
+LEAST_SIDE = 128  # below it RAFT's coarsest correlation volume is empty
 CURE = (
-    "write flow='raft:/path/to/raft_large.pth', or set VIDRL_RAFT to that file (a state dict of torchvision's "
-    "raft_large); any callable of two batches of frames works as flow too"
+    "write flow='raft:/path/to/raft_large.pth', or set VIDRL_RAFT to that file (a state dict of "
+    "torchvision's raft_large); any callable of two batches of frames works as flow too"
 )
 
 
 class Raft:
-    """A network of RAFT's kind as an estimator: two batches (N, 3, H, W) in [0, 1] to flow
-    (N, 2, H, W), pixels.
+    """An estimator of flow that wraps RAFT or a network with the same interface.
 
-    `network(first, second)`, frames in [-1, 1] with sides that are multiples of 8, gives
-    the flows of its iterations, the last of which counts. It follows the device of the
-    frames.
+    A call maps two batches of frames (N, 3, H, W) in [0, 1] to flow (N, 2, H, W), pixels.
+    `network(first, second)` gets frames in [-1, 1] whose sides are multiples of 8, and
+    returns the flows of its iterations; the last flow is used. The network is moved to the
+    device of the frames.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -36,23 +35,19 @@ class Raft:
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[-2:]
-        beyond = [max(LEAST, -(-side // 8) * 8) - side for side in (width, height)]
-        edges = (
-            beyond[0] // 2,
-            beyond[0] - beyond[0] // 2,
-            beyond[1] // 2,
-            beyond[1] - beyond[1] // 2,
-        )
+        beyond = [max(LEAST_SIDE, -(-side // 8) * 8) - side for side in (width, height)]
+        # left, right, top, bottom: the picture lies in the middle of the padded one
+        edges = [part for more in beyond for part in (more // 2, more - more // 2)]
         padded = (pad(2 * frames - 1, edges, mode="replicate") for frames in (first, second))
         flow = self.network.to(first.device)(*padded)[-1]
         return flow[..., edges[2] : edges[2] + height, edges[0] : edges[0] + width]
 
 
 def load(path: str = "") -> Raft:
-    """RAFT with the weights in `path`, or in the file that the environment names.
+    """Load RAFT with the weights in `path`, or in the file that VIDRL_RAFT names.
 
-    Raises ValueError without a path or for other weights, FileNotFoundError without a file,
-    ImportError without torchvision.
+    Raises ValueError without a path or for other weights, FileNotFoundError where there is
+    no file, ImportError without torchvision.
     """
     path = path or os.environ.get(VARIABLE, "")
     if not path:
@@ -64,6 +59,7 @@ def load(path: str = "") -> Raft:
 
 @lru_cache(maxsize=1)
 def _read(path: str) -> Raft:
+    """Read the weights into torchvision's raft_large."""
     network = _torchvision().raft_large(weights=None, progress=False)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -75,6 +71,7 @@ def _read(path: str) -> Raft:
 
 
 def _torchvision() -> Any:
+    """Import torchvision's flow networks, or raise ImportError with the cure."""
     try:
         return importlib.import_module("torchvision.models.optical_flow")
     except ImportError as error:

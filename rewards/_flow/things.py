@@ -1,4 +1,4 @@
-"""The motion of things: what is left of a flow when the camera's motion is subtracted.
+"""The motion of things, which is the flow that the camera's motion leaves over.
 
 Shapes: B clips, F frames, H W pixels.
 """
@@ -21,12 +21,13 @@ from .warping import length, outside
 
 @dataclass(frozen=True)
 class Split:
-    """The flow of three frames in a row, told apart: what the camera does and what moves
-    beside it.
+    """The flow of three frames in a row, split into the camera's motion and that of things.
 
-    onward and back (B, F - 2, 2, H, W): the flow from the middle frame to the next and to
-    the one before, less the camera's, averaged along the edges nearby, pixels; ink (B, F -
-    2, H, W): from 0 where nothing shows to 1.
+    - `onward`, `back` (B, F - 2, 2, H, W): the flow from the middle frame to the next one
+      and to the one before, minus the camera's flow, averaged along the edges nearby,
+      pixels.
+    - `ink` (B, F - 2, H, W): the strength of edges, from 0 where nothing shows to 1.
+    - `ahead`, `behind`: the camera's motion to the next frame and to the one before.
     """
 
     onward: Tensor
@@ -37,67 +38,82 @@ class Split:
 
     @cached_property
     def lasting(self) -> Tensor:
-        """Speed of what goes on in the same direction, (|f - b| - |f + b|) / 2, pixels a
-        frame, (B, F - 2, H, W)."""
+        """Return the speed that lasts over three frames, (B, F - 2, H, W), pixels a frame.
+
+        (|f - b| - |f + b|) / 2, with f the flow onward and b the flow back. A thing that
+        goes on in the same direction has b = -f, which gives |f|; a thing that jitters has
+        b = f, which gives less than 0 and is set to 0.
+        """
         speed = (length(self.onward - self.back) - length(self.onward + self.back)).clamp(min=0) / 2
         return speed * self.ink
 
     @property
     def numbers(self) -> Tensor:
-        """What the camera does a frame, (B, F - 2, 4), in the order of NAMES."""
+        """Return the camera's pan, tilt, zoom and roll per frame, (B, F - 2, 4)."""
         return (self.ahead.numbers - self.behind.numbers) / 2
 
 
 def split_motion(motion: Motion) -> Split:
-    """The motion of clips of 3 frames or more, told apart."""
+    """Return the motion of clips of 3 frames or more, split into camera and things."""
     height, width = motion.frames.shape[-2:]
-    there = camera(
+    forward = camera(
         motion.forward, motion.frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1]
     )
-    return_ = camera(
+    backward = camera(
         motion.backward, motion.frames[:, 1:], motion.structure[:, 1:], motion.contrast[:, 1:]
     )
-    ahead, behind = _cut(there, slice(1, None)), _cut(return_, slice(None, -1))
+    ahead, behind = _cut(forward, slice(1, None)), _cut(backward, slice(None, -1))
     ink = motion.structure[:, 1:-1, None] ** 2
     onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
     ink = ink * ~(outside(onward) | outside(back)).unsqueeze(2)
     near = around(ink, 0.1)
+    # averages along edges: a flow is right at edges, and plain ground has none of its own
     onward, back = onward - ahead.flow(height, width), back - behind.flow(height, width)
     onward, back = (around(x * ink, 0.1) / near.clamp(min=1e-12) for x in (onward, back))
     return Split(onward, back, edges(near[:, :, 0]), ahead, behind)
 
 
 def shared_split(samples: Samples, motion: Motion, key: tuple[str, int]) -> Split:
-    """`split_motion`, once for all rewards of one Samples; `key` is the flow's method and size."""
+    """Return `split_motion`, computed once for all rewards of the same samples.
+
+    `key` is the method and the size of the flow.
+    """
     return samples.memo(("split", *key), lambda: split_motion(motion))
 
 
-def object_speed(found: Split, share: float = 0.05) -> Tensor:
-    """Lasting speed of the fastest `share` of the picture beside the camera, pixels a
-    frame, (B, F - 2)."""
+def object_speed(found: Split, fraction: float = 0.05) -> Tensor:
+    """Return the lasting speed of the fastest `fraction` of the picture.
+
+    (B, F - 2), pixels a frame, without the camera's motion.
+    """
     moving = found.lasting.flatten(2)
-    return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
+    return moving.topk(max(1, round(fraction * moving.shape[2])), dim=2).values.mean(2)
 
 
 def camera_speed(found: Split) -> Tensor:
-    """Mean speed of the picture under the camera's lasting motion, diagonals a frame, (B, F
-    - 2)."""
-    shift, turn = (
-        (found.ahead.shift - found.behind.shift) / 2,
-        (found.ahead.turn - found.behind.turn) / 2,
-    )
+    """Return the mean speed of the picture under the camera's lasting motion.
+
+    (B, F - 2), diagonals a frame.
+    """
+    shift = (found.ahead.shift - found.behind.shift) / 2
+    turn = (found.ahead.turn - found.behind.turn) / 2
     height, width = found.ink.shape[-2:]
+    # every sixteenth row and column is enough for a mean
     field = positions(height, width, shift)[:: max(1, height // 16), :: max(1, width // 16)]
     return (shift[..., None, None] + turn[..., None, None] * field).abs().mean((-2, -1))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What moves beside the camera, as one: all (B, F - 2), in diagonals a frame.
+    """The fastest part of a picture, treated as one thing that moves without the camera.
 
-    velocity complex, beside the camera; carried complex: what the camera adds at its place;
-    centre complex, from the centre of the picture, diagonals; turn complex: growth (natural
-    log of its size) and, turning clockwise, radians.
+    All tensors are (B, F - 2), complex, x + iy.
+
+    - `velocity`: diagonals a frame, without the camera's motion.
+    - `carried`: the velocity that the camera's motion adds at the place of the thing.
+    - `centre`: from the centre of the picture, diagonals.
+    - `turn`: growth (natural log of the size) + i times the clockwise turn in radians, a
+      frame.
     """
 
     velocity: Tensor
@@ -107,8 +123,7 @@ class Thing:
 
 
 def fastest_thing(found: Split) -> Thing:
-    """The part of the picture that moves at half of the fastest speed or more, as one
-    thing."""
+    """Return the pixels that move at half of the fastest speed or more, as one thing."""
     height, width = found.ink.shape[-2:]
     rate = (found.onward - found.back) / 2 / hypot(height, width)
     rate = torch.complex(rate[:, :, 0], rate[:, :, 1]).flatten(2)
@@ -122,6 +137,7 @@ def fastest_thing(found: Split) -> Thing:
 
 
 def _cut(found: Camera, part: slice) -> Camera:
+    """Return the camera of the pairs of frames in `part`."""
     return Camera(
         found.shift[:, part],
         found.turn[:, part],

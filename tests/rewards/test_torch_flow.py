@@ -77,9 +77,9 @@ def test_the_gradient_is_right():
     draw = torch.Generator().manual_seed(2)
     first = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
     second = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
-    effort = FlowSettings(coarsest=3, warps=2, sweeps=3, smoothness=0.5)
+    settings = FlowSettings(coarsest=3, warps=2, sweeps=3, smoothness=0.5)
     assert torch.autograd.gradcheck(
-        lambda a, b: torch_flow(a, b, effort), (first, second), fast_mode=True
+        lambda a, b: torch_flow(a, b, settings), (first, second), fast_mode=True
     )
 
 
