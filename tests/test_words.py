@@ -82,7 +82,6 @@ PENDING: set[str] = {
     "rewards/_serving",
     "rewards/_vbench",
     "vidrl",
-    "vidrl/algorithms",
     "vidrl/bench",
     "vidrl/bench/page",
     "vidrl/cli",

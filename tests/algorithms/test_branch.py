@@ -125,7 +125,7 @@ def test_an_unscored_leaf_is_left_out_of_its_nodes():
     )
     assert got[:, 1, 0].tolist() == [0.0, 0.0, -0.5, 0.5]
     plan = Plan([1.0, 0.7, 0.4, 0.0], stochastic=(0, 1), keep=(0, 1), forks=((0, 2), (1, 2)))
-    merged, trained = Branch().merged(got, plan)
+    merged, trained = Branch().merge_rows(got, plan)
     # the scored leaves' own
     assert merged[:, 0, 0].tolist() == pytest.approx([4.75, 4.75, -9.5, -9.5])
     assert trained.tolist() == [[True, True], [False, True], [True, True], [False, True]]
@@ -193,8 +193,8 @@ def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates, b
     assert len(every[0]) == 24 * 6
     same(algorithm.loss(policy, batches[0]).value, plain.loss(policy, every[0]).value, policy)
     if beta:  # and not by a hair: the mean over rows alone is another number
-        kl = batches[0]["held"].new_ones(len(batches[0]))
-        alone = replace(batches[0], data=dict(batches[0].data) | {"held": kl})
+        kl = batches[0]["kl_weight"].new_ones(len(batches[0]))
+        alone = replace(batches[0], data=dict(batches[0].data) | {"kl_weight": kl})
         apart = [float(algorithm.loss(policy, one).value.detach()) for one in (batches[0], alone)]
         assert abs(apart[0] - apart[1]) > 1e-3 * abs(apart[0]), apart
 

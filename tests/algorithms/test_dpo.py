@@ -37,7 +37,7 @@ def case(algorithm, label, path=None, n=4, seed=0):
     t = torch.linspace(0.1, 0.9, n, dtype=torch.float64)
     algorithm.backbone = backbone(path)
     algorithm.predict = lambda policy, batch: (None, mine)
-    algorithm.other = lambda *_: other
+    algorithm.predict_with = lambda *_: other
     batch = Batch(
         {"x0": x0, "eps": eps, "t": t, "label": label},
         {},
@@ -142,7 +142,7 @@ def test_two_latent_frames_by_hand():
     # errors (1, ¼) and (1, 1)
     other = torch.tensor([[1.0, 1.5], [0.0, 0.0]]).reshape(2, 1, 2, 1, 1)
     algorithm.predict = lambda policy, batch: (None, mine)
-    algorithm.other = lambda *_: other
+    algorithm.predict_with = lambda *_: other
     data = {"x0": x0, "eps": eps, "t": torch.tensor([0.3]), "label": torch.tensor([[1.0, -1.0]])}
     made = algorithm.loss(
         SimpleNamespace(backbone=algorithm.backbone),
@@ -164,7 +164,10 @@ def test_swapping_winner_and_loser_flips_the_margin():
     policy, batch, mine, other = case(algorithm, label)
     margin = algorithm.loss(policy, batch).metrics["margin"]
     flip = torch.arange(8).reshape(4, 2).flip(1).flatten()
-    algorithm.predict, algorithm.other = (lambda *_: (None, mine[flip])), lambda *_: other[flip]
+    algorithm.predict, algorithm.predict_with = (
+        (lambda *_: (None, mine[flip])),
+        lambda *_: other[flip],
+    )
     batch.data["x0"] = batch["x0"].flip(1)
     swapped = algorithm.loss(policy, batch)
     assert torch.allclose(swapped.metrics["margin"], -margin, rtol=1e-12)

@@ -5,6 +5,7 @@ its samples come from, its fields which options it has, the plan whether the loo
 its advantages whether a tie counts.
 """
 
+import copy
 import json
 import os
 import signal
@@ -61,6 +62,45 @@ def test_a_plan_changes_nothing_and_depends_on_round_and_draw_alone(case):
         assert one == other and all(0 <= k < len(one.times) - 1 for k in one.keep)
     assert vars(algorithm).keys() == before.keys()
     assert all(plain(vars(algorithm)[key]) == plain(value) for key, value in before.items())
+
+
+def outcome(trainer, seen):
+    """Advantages, batches and first loss of a round; running statistics are put back."""
+    algorithm, policy = trainer.algorithm, trainer.policy
+    kept = copy.deepcopy(algorithm.state())
+    values = torch.linspace(0, 1, len(seen.group))
+    score = Score(values, values[:, None] * torch.linspace(0, 2, 9))
+    credit = algorithm.advantages(score, seen.group, seen.prompts, seen.rollout.plan)
+    algorithm.load_state(kept)
+    made = batches(trainer, seen)
+    loss = algorithm.loss(policy, made[0]).value.detach()
+    return [credit, loss, *(value for batch in made for value in batch.data.values())]
+
+
+def test_plans_of_other_rounds_change_neither_credit_nor_batches_nor_loss(case):
+    """What the later methods need, they read from the plan of the rollout and not from an
+    attribute that the last call of `plan` left."""
+    trainer, seen = case
+    before = outcome(trainer, seen)
+    for round in (seen.round, seen.round + 1, 7):
+        trainer.algorithm.plan(trainer.backbone, round, draws(9, [(round,)])[0])
+    after = outcome(trainer, seen)
+    assert len(before) == len(after)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_only_setup_makes_state_that_other_methods_read(case):
+    """The attributes are those of `setup` and the options, whatever has been called since; the
+    statistics over rounds are those that `state` returns."""
+    trainer, seen = case
+    algorithm = trainer.algorithm
+    before, running = dict(vars(algorithm)), algorithm.state().keys()
+    outcome(trainer, seen)
+    algorithm.divergence(trainer.policy, batches(trainer, seen)[0])
+    algorithm.after(trainer.policy, seen.round)
+    assert vars(algorithm).keys() == before.keys()
+    changed = {key for key, value in before.items() if vars(algorithm)[key] is not value}
+    assert changed <= running
 
 
 def test_credit_is_finite_one_a_segment_and_none_for_what_is_unscored(case):

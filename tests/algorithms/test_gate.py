@@ -9,7 +9,7 @@ from noised import exact, move, round_of
 from toys import recipe, rows, weights
 
 from vidrl import config, plugin
-from vidrl.algorithms._gate import held, uncertainty, win_rate
+from vidrl.algorithms._gate import kl_weights, uncertainty, win_rate
 from vidrl.rewards import Score
 from vidrl.training import checkpoint, loop
 
@@ -62,13 +62,13 @@ def test_a_part_with_a_band_says_what_it_adds_and_a_part_of_weight_0_its_value()
     ("share", "chosen"), [(0.01, [1]), (0.34, [1, 3]), (0.67, [1, 3, 4]), (1.0, [0, 1, 3, 4])]
 )
 def test_held_are_the_most_uncertain_of_those_above_zero(share: float, chosen: list[int]) -> None:
-    made = held(torch.tensor([0.1, 0.5, -0.9, 0.3, 0.2, 0.0]), share)
+    made = kl_weights(torch.tensor([0.1, 0.5, -0.9, 0.3, 0.2, 0.0]), share)
     assert made.nonzero().flatten().tolist() == chosen and float(made.mean()) == pytest.approx(1.0)
 
 
 def test_nothing_is_held_where_nothing_is_uncertain_and_unscored_samples_never() -> None:
-    assert held(torch.tensor([-0.1, 0.0]), 0.5).tolist() == [0.0, 0.0]
-    assert held(torch.tensor([float("nan"), 0.4, -0.4]), 1.0).tolist() == [0.0, 3.0, 0.0]
+    assert kl_weights(torch.tensor([-0.1, 0.0]), 0.5).tolist() == [0.0, 0.0]
+    assert kl_weights(torch.tensor([float("nan"), 0.4, -0.4]), 1.0).tolist() == [0.0, 3.0, 0.0]
 
 
 KINDS = {
@@ -95,8 +95,8 @@ def test_the_kl_of_the_loss_is_the_mean_over_the_held_samples(name: str) -> None
         whole = float(algorithm.loss(policy, batch).value)
         setattr(algorithm, coefficient, 0.0)
         bare = float(algorithm.loss(policy, batch).value)
-        mine = batch["held"] > 0
-        share = {key: value[mine] for key, value in batch.data.items() if key != "held"}
+        mine = batch["kl_weight"] > 0
+        share = {key: value[mine] for key, value in batch.data.items() if key != "kl_weight"}
         cond = {key: value[mine] for key, value in batch.cond.items()}
         prompts = [one for one, kept in zip(batch.prompts, mine.tolist(), strict=True) if kept]
         by_hand = float(
@@ -112,7 +112,7 @@ def test_without_a_gate_all_samples_are_held_alike(name: str) -> None:
     algorithm = plugin.load("algorithms", name, updates=1, **options, **{coefficient: 0.25})
     policy = exact()
     (batch,) = algorithm.minibatches(replace(round_of(algorithm, policy), score=SCORE))
-    assert "held" not in batch.data
+    assert "kl_weight" not in batch.data
 
 
 def gated(folder, name: str = "grpo", **options):

@@ -96,9 +96,9 @@ def test_the_normalised_ratio_has_no_bias(sampler):
         batch["old"].copy_(log_prob(batch["after"], old)[:, None])
         step = made.algorithm.step(made.policy, batch)
         with torch.no_grad():
-            away = made.algorithm.away(step, batch)
+            away = made.algorithm.old_divergence(step, batch)
             logs["plain"].append(made.algorithm.ratio(step, batch).log() / away)
-            logs["guard"].append(made.algorithm.normalised(step, batch).log() / away)
+            logs["guard"].append(made.algorithm.normalised_ratio(step, batch).log() / away)
     plain, guard = (torch.stack(logs[name]) for name in ("plain", "guard"))
     error = float(plain.std() / math.sqrt(plain.numel()))
     assert abs(float(plain.mean()) + 1) < 4 * error and abs(float(guard.mean())) < 4 * error < 0.4

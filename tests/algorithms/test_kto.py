@@ -29,7 +29,7 @@ def case(algorithm, label, path=None, seed=0):
     t = torch.linspace(0.1, 0.9, n, dtype=torch.float64)
     algorithm.backbone = SimpleNamespace(path=path, shape=SHAPE)
     algorithm.predict = lambda policy, batch: (None, mine)
-    algorithm.other = lambda *_: other
+    algorithm.predict_with = lambda *_: other
     batch = Batch(
         {"x0": x0, "eps": eps, "t": t, "label": label},
         {},
@@ -84,7 +84,7 @@ def test_the_reference_point_is_the_mean_log_ratio_of_what_the_policy_draws():
     mine, other = (torch.randn(1, *SHAPE, generator=draw, dtype=torch.float64) for _ in range(2))
     target = mine + torch.randn(n, *SHAPE, generator=draw, dtype=torch.float64)
     algorithm.backbone = SimpleNamespace(path=flow(), shape=SHAPE)
-    algorithm.predict, algorithm.other = (
+    algorithm.predict, algorithm.predict_with = (
         (lambda *_: (None, mine.expand(n, -1, -1, -1, -1))),
         lambda *_: other,
     )
@@ -109,7 +109,7 @@ def test_two_latent_frames_by_hand():
     # velocities (0, 1)
     x0, eps = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1), torch.ones(1, 1, 2, 1, 1)
     mine, other = (torch.tensor(v).reshape(1, 1, 2, 1, 1) for v in ([0.5, 1.0], [1.0, 1.5]))
-    algorithm.predict, algorithm.other = (lambda *_: (None, mine)), lambda *_: other
+    algorithm.predict, algorithm.predict_with = (lambda *_: (None, mine)), lambda *_: other
     data = {"x0": x0, "eps": eps, "t": torch.tensor([0.3]), "label": torch.tensor([[1.0, -1.0]])}
     made = algorithm.loss(
         SimpleNamespace(backbone=algorithm.backbone),

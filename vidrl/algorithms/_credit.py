@@ -1,4 +1,4 @@
-"""The options of credit, which algorithms that compare the samples of a group share."""
+"""`Credited` adds the options of credit, for algorithms that compare the samples of a group."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from .base import Algorithm
 
 @dataclass(eq=False, kw_only=True)
 class Credited(Algorithm):
-    """Advantages by `vidrl.credit.advantages`.
+    """An algorithm whose advantages are those of `vidrl.credit.advantages`.
 
-    Options of credit: `segments` S (1 is whole-clip credit); `credit` of the segments,
-    blended by `alpha` with the whole clip's; `influence`, a file of `vidrl influence` (""
-    is the model folder's); `scale` of advantages with `scale_eps`
-    (`vidrl.credit.estimators.normalise`); `per_part` to normalise each part of a composite
-    before they are added; `max_advantage`, the bound of |A|.
+    Options of credit:
+    - `segments` S; 1 is whole-clip credit.
+    - `credit`, the estimator of the segments' credit, which `alpha` blends with the whole
+      clip's.
+    - `influence`, a file that `vidrl influence` wrote; "" is the one in the model's folder.
+    - `scale` of advantages with `scale_eps` (`vidrl.credit.estimators.normalise`).
+    - `per_part` normalises each part of a composite before they are added.
+    - `max_advantage` bounds |A|.
     """
 
     segments: int = 1
@@ -51,68 +54,65 @@ class Credited(Algorithm):
         by_segment = self.segments > 1 and self.alpha > 0 and self.credit != "whole"
         if self.scale in ("unbiased", "global") and by_segment:
             raise ValueError(
-                "expected scale group, batch or none for credit of segments (unbiased and global are of "
-                f"whole clips), got {self.scale}"
+                "expected scale group, batch or none for credit of segments (unbiased and global "
+                f"are of whole clips), got {self.scale}"
             )
 
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
         if group < 2:
             raise ValueError(
-                f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
-                "against the others of its group, so a group of one learns nothing; raise it, or take "
-                "ddpo, which compares a clip with those of earlier rounds"
+                f"train.group: expected at least 2, got {group}: the advantage of a clip is its "
+                "reward against the others of its group, so a group of one learns nothing; raise "
+                "it, or take ddpo, which compares a clip with those of earlier rounds"
             )
-        held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
-        if self.per_part and held:
+        bounded = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
+        if self.per_part and bounded:
             raise ValueError(
-                "expected algorithm.options.per_part = false, because more is not always better of a part "
-                f"with a band or a gate ({', '.join(held)}): set it to false, or take those away"
+                "expected algorithm.options.per_part = false, because more is not always better "
+                f"of a part with a band or a gate ({', '.join(bounded)}): set it to false, or "
+                "take those away"
             )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
         found = super().unread(reward, pairs)
         if self.segments == 1 or self.credit == "whole":
             found["alpha"] = (
-                'it blends credit of segments, and there is none with segments = 1 or credit = "whole"'
+                "it blends credit of segments, and there is none with segments = 1 or "
+                'credit = "whole"'
             )
         if self.scale == "none":
             found["scale_eps"] = 'with scale = "none" nothing is divided'
         if not getattr(reward, "parts", {}):
             found["per_part"] = "the reward has no parts"
-        mine = (
-            ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage", "influence")
-            if pairs
-            else ()
-        )
-        return found | dict.fromkeys(
-            mine, "data.pairs says which clip is better, and no advantage is computed"
-        )
+        if pairs:
+            names = ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage")
+            why = "data.pairs says which clip is better, and no advantage is computed"
+            found |= dict.fromkeys((*names, "influence"), why)
+        return found
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
+        # Any round's plan has the sampler, eta and times that the influence must be of.
         plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))
-        self.measured_influence = Influence.find(
-            self.influence, self.backbone, plan, self.reads_influence
-        )
-        if self.reads_influence and self.measured_influence:
+        found = Influence.find(self.influence, self.backbone, plan, self.reads_influence)
+        self.measured_influence = found
+        if self.reads_influence and found:
             steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
-            # raises where it lacks one of them
-            self.measured_influence.segment_moments(
-                WHOLE, [plan.times[k] for k in steps], self.segments
-            )
-            self.measured_influence.check(getattr(reward, "parts", {}))
+            # Fail early: both calls raise ValueError if a step or a part was not measured.
+            found.segment_moments(WHOLE, [plan.times[k] for k in steps], self.segments)
+            found.check(getattr(reward, "parts", {}))
 
     @property
     def reads_influence(self) -> bool:
-        """Whether the credit reads a measured influence."""
+        """Return whether the credit needs a measured influence."""
         return self.credit in MEASURED and self.segments > 1 and self.alpha > 0
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         return self.unbounded(score, group, plan).clamp(-self.max_advantage, self.max_advantage)
 
     def unbounded(self, score: Score, group: Tensor, plan: Plan) -> Tensor:
-        """Advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
+        """Return advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
         if self.measured_influence is not None and self.reads_influence:
             moments = self.measured_influence.moments(

@@ -1,7 +1,8 @@
-"""What forward-process algorithms share: clean samples are noised anew, and no trajectory
-is kept.
+"""`Forward` is the base of forward-process algorithms, which add noise to clean samples anew.
 
-Legend: N samples of all processes, M noises of a sample, S segments, n rows of a minibatch.
+No trajectory is kept: the sampler may be deterministic, and the loss compares predictions at
+noise levels that are drawn for it. Legend: N samples of all processes, M noises of a sample,
+S segments, n rows of a minibatch.
 """
 
 from __future__ import annotations
@@ -28,21 +29,28 @@ from .base import Batch, Experience
 
 @dataclass(eq=False, kw_only=True)
 class Forward(Credited, Gated):
-    """Rows are (sample, noise) pairs: clean `x0`, noise `eps`, level `t`, `advantage` (n,
-    S).
+    """An algorithm whose rows are (sample, noise) pairs.
 
-    Options of the rollout: `steps` of the deterministic sampler; `sample_from`, the weights
-    that sample: the "live" ones, the "old" ones, or the "ema" that `train.ema` keeps.
+    A row has the clean latent `x0`, the noise `eps`, the level `t` and the `advantage` (n, S).
 
-    Options of the update: `noises` M of a sample, at levels t from `low` to `high`;
-    `levels` are "uniform", "discrete" (the sampler's own times) or "logit_normal";
-    `same_noise` gives the samples of a group the same noises and levels; `updates`, the
-    optimiser steps a round. At a round's end the weights "old" become decay · old + (1 −
-    decay) · live. `decay_type` 0 is a constant `decay`; decay = 0 makes "old" the weights
-    with which each round begins. 1 and 2 are the schedules of DiffusionNFT (`old_decay`).
+    Options of the rollout:
+    - `steps` of the deterministic sampler.
+    - `sample_from`, the weights that sample: the "live" ones, the "old" ones, or the "ema" that
+      `train.ema` keeps.
+
+    Options of the update:
+    - `noises` M of a sample, at levels t from `low` to `high`.
+    - `levels`: "uniform", "discrete" (the sampler's own times) or "logit_normal".
+    - `same_noise` gives the samples of a group the same noises and levels.
+    - `updates`, the optimiser steps a round.
+    - `decay`: at a round's end the weights "old" become decay · old + (1 − decay) · live. With
+      0, "old" are the weights with which the round began.
+    - `decay_type`: 0 is a constant `decay`; 1 and 2 are the schedules of DiffusionNFT
+      (`old_decay`).
     """
 
-    moving: ClassVar[bool] = True  # whether the loss reads the weights "old"
+    # Whether the loss reads the weights "old"; they are kept only then, because they cost memory.
+    moving: ClassVar[bool] = True
 
     steps: int = 10
     sample_from: Literal["live", "old", "ema"] = "live"
@@ -72,7 +80,7 @@ class Forward(Credited, Gated):
             raise ValueError(
                 'expected credit = "segment" or "whole" of an algorithm that '
                 f'samples without noise, got "{self.credit}": a measured influence '
-                "tells of the noise that the steps of a rollout draw"
+                "is of the noise that the steps of a rollout draw"
             )
         if not self.moving and (self.decay or self.decay_type or self.sample_from == "old"):
             raise ValueError(
@@ -81,9 +89,12 @@ class Forward(Credited, Gated):
             )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        mine = ["sample_from", *(["steps"] if self.levels != "discrete" else [])] if pairs else []
-        none = dict.fromkeys(mine, "the clips are those of data.pairs, and nothing is sampled")
-        return super().unread(reward, pairs) | none
+        found = super().unread(reward, pairs)
+        if pairs:
+            names = ["sample_from"] if self.levels == "discrete" else ["sample_from", "steps"]
+            why = "the clips are those of data.pairs, and nothing is sampled"
+            found |= dict.fromkeys(names, why)
+        return found
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
@@ -93,7 +104,8 @@ class Forward(Credited, Gated):
                 'got 0: set train.ema, as 0.9, or sample from "live" or "old"'
             )
         times = self.backbone.times(self.steps)
-        levels(torch.zeros(1), self.levels, self.low, self.high, times)  # raises if there is none
+        # Fail early: this raises ValueError if the range contains no level.
+        levels(torch.zeros(1), self.levels, self.low, self.high, times)
         if self.moving:
             policy.remember("old")
 
@@ -107,48 +119,54 @@ class Forward(Credited, Gated):
         times = backbone.times(self.steps)
         return Plan(times, "ode", 0.0, self.segments, weights=self.sample_from)
 
-    def noise(self, seen: Experience, items: int) -> tuple[Tensor, list[int]]:
-        """The level and the seed of each noise of each item, (items · M,), for every
-        process."""
-        draw, times = seen.draw("levels"), seen.rollout.plan.times
+    def levels_and_seeds(self, experience: Experience, items: int) -> tuple[Tensor, list[int]]:
+        """Draw the level and the seed of each noise of each item, (items · M,).
+
+        They are the same in every process, which then makes only the noises of its own rows:
+        the result is the same however the rows are divided among processes.
+        """
+        draw, times = experience.draw("levels"), experience.rollout.plan.times
         u = stratified(items, self.noises, draw)
         level = levels(u, self.levels, self.low, self.high, times).flatten()
         return level, torch.randint(2**62, level.shape, generator=draw).tolist()
 
-    def drawn(self, seeds: list[int], noises: Tensor) -> Tensor:
-        """These noises, each drawn from its seed."""
-        made = [torch.Generator().manual_seed(seeds[i]) for i in noises.tolist()]
-        return self.backbone.noise(made)
+    def noise_of(self, seeds: list[int], numbers: Tensor) -> Tensor:
+        """Return the noises of these numbers, each drawn from its own seed."""
+        generators = [torch.Generator().manual_seed(seeds[i]) for i in numbers.tolist()]
+        return self.backbone.noise(generators)
 
-    def minibatches(self, seen: Experience) -> Iterator[Batch]:
-        count, times = len(seen.group), self.noises
-        owner = seen.group if self.same_noise else torch.arange(count)  # whose noises a sample gets
-        level, seeds = self.noise(seen, int(owner.max()) + 1)
-        for row, share in seen.cut(torch.arange(count * times) // times, self.updates):
+    def minibatches(self, experience: Experience) -> Iterator[Batch]:
+        count, times = len(experience.group), self.noises
+        # whose noises a sample gets: its own, or those of its group
+        owner = experience.group if self.same_noise else torch.arange(count)
+        level, seeds = self.levels_and_seeds(experience, int(owner.max()) + 1)
+        for row, share in experience.cut(torch.arange(count * times) // times, self.updates):
             sample = row // times
-            at = owner[sample] * times + row % times
-            x0 = seen.rollout.latents[seen.here[sample]]
-            yield seen.batch(
+            number = owner[sample] * times + row % times
+            x0 = experience.rollout.latents[experience.here[sample]]
+            yield experience.batch(
                 sample,
                 share,
                 x0=x0,
-                eps=self.drawn(seeds, at),
-                t=level[at],
-                advantage=seen.advantage[sample],
-                **self.gated(seen, sample),
+                eps=self.noise_of(seeds, number),
+                t=level[number],
+                advantage=experience.advantage[sample],
+                **self.gated(experience, sample),
             )
 
     def predict(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
-        """x_t, and the prediction there."""
+        """Return x_t of each row, and the live policy's prediction at x_t."""
         x = policy.backbone.path.noise(batch["x0"], batch["eps"], batch["t"])
         return x, policy.predict(x, batch["t"].to(x), batch.cond)
 
-    def other(self, policy: Policy, batch: Batch, name: str, live: Tensor | None = None) -> Tensor:
-        """The prediction of a named set of weights, without gradient.
+    def predict_with(
+        self, policy: Policy, batch: Batch, name: str, live: Tensor | None = None
+    ) -> Tensor:
+        """Return the prediction of a named set of weights, without gradient.
 
-        `live` is the prediction of the live weights, where it is known. If both sets hold
-        the same numbers, the network then does not run again: so it is with "old" at the
-        first update of a round, and with the reference at the first update of a run.
+        `live`, if given, is the prediction of the live weights. It saves a call of the network
+        while both sets hold the same numbers: for "old" at the first update of a round, for the
+        reference at the first update of a run.
         """
         if live is not None and equal(policy, name):
             return live.detach()
@@ -156,39 +174,45 @@ class Forward(Credited, Gated):
             return self.predict(policy, batch)[1]
 
     def error(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
-        """The mean squared error of a prediction over each segment, (n, S)."""
+        """Return the mean squared error of a prediction over each segment, (n, S)."""
         target = policy.backbone.path.target(batch["x0"], batch["eps"], batch["t"])
         return pool((raw - target).square(), batch.plan.segments)
 
     def mean(self, terms: Tensor, plan: Plan) -> Tensor:
-        """The mean of terms (n, S) over rows and segments, which count by their latent
-        frames."""
+        """Return the mean of terms (n, S) over rows and segments.
+
+        A segment counts in proportion to its number of latent frames.
+        """
         return (terms * segment_fractions(self.backbone.shape[1], plan.segments).to(terms)).mean()
 
     def penalty(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
-        """The mean squared distance of the samples that the KL holds, with gradient."""
-        if "held" not in batch.data:
+        """Return the KL of the loss: mean ‖v − v_anchor‖², with gradient through v = `raw`.
+
+        With `gate`, the mean is over the samples that the KL applies to (`Gated`).
+        """
+        if "kl_weight" not in batch.data:
             return self.divergence(policy, batch, raw, self.anchor)
-        away = (raw - self.other(policy, batch, self.anchor, raw)).square().flatten(1).mean(1)
-        return (away * batch["held"].to(away)).mean()
+        other = self.predict_with(policy, batch, self.anchor, raw)
+        distance = (raw - other).square().flatten(1).mean(1)
+        return (distance * batch["kl_weight"].to(distance)).mean()
 
     def divergence(
         self, policy: Policy, batch: Batch, raw: Tensor | None = None, name: str = "reference"
     ) -> Tensor:
-        """The mean squared distance of predictions from those of a named set of weights.
+        """Return the mean squared distance of predictions from those of a named set of weights.
 
-        `raw` is the live prediction, where it is known already.
+        `raw`, if given, is the prediction of the live weights.
         """
         raw = self.predict(policy, batch)[1] if raw is None else raw
-        return (raw - self.other(policy, batch, name, raw)).square().mean()
+        return (raw - self.predict_with(policy, batch, name, raw)).square().mean()
 
 
 def old_decay(step: int, decay_type: int = 0, decay: float = 0.0) -> float:
-    """How much of the old weights stays after `step` optimiser steps (DiffusionNFT's public
-    code).
+    """Return the decay of the old weights after `step` optimiser steps.
 
-    Type 0 is the constant `decay`; type 1 is min(0.001 step, 0.5); type 2 is 0 for 75
-    steps, and then rises by 0.0075 a step to 0.999.
+    Type 0 is the constant `decay`; type 1 is min(0.001 step, 0.5); type 2 is 0 for 75 steps,
+    and then rises by 0.0075 a step to 0.999 (the public code of DiffusionNFT, arXiv
+    2509.16117).
 
     Example:
         >>> [old_decay(step, 1) for step in (0, 100, 900)]
@@ -202,6 +226,6 @@ def old_decay(step: int, decay_type: int = 0, decay: float = 0.0) -> float:
 
 
 def equal(policy: Policy, name: str) -> bool:
-    """Whether a named set of weights holds the numbers of the live ones."""
+    """Return whether a named set of weights holds the same numbers as the live ones."""
     pairs = zip(policy.sets[name], policy.weights.values(), strict=True)
     return all(torch.equal(kept, live) for kept, live in pairs)

@@ -1,10 +1,10 @@
-"""A KL for the samples whose reward is uncertain, to a reference that moves (GARDO, arXiv
-2512.24138).
+"""`Gated` limits the KL to the samples whose reward is uncertain (GARDO, arXiv 2512.24138).
 
-A KL on every sample also holds back the good ones. GARDO holds those alone that the trained
-reward ranks higher than other rewards do; here these others are the parts of the composite,
-among them parts of weight 0, which judge and do not train. Legend: N samples of a round, P
-parts, n rows of a minibatch.
+A KL on every sample also holds back the good ones. GARDO applies it only to the samples that
+the trained reward ranks higher than other rewards do, because there the reward may be wrong.
+Here the other rewards are the parts of the composite, including parts of weight 0, which only
+judge. The reference of this KL may move. Legend: N samples of a round, P parts, n rows of a
+minibatch.
 """
 
 from __future__ import annotations
@@ -23,69 +23,72 @@ from .base import Algorithm, Experience
 
 
 def win_rate(value: Tensor) -> Tensor:
-    """The share of the other scored samples that each of N is better than, a tie counts
-    half; NaN where unscored.
+    """Return the fraction of the other scored samples that each sample beats, (N,).
+
+    A tie counts half; an unscored sample gets NaN.
 
     Example:
         >>> win_rate(torch.tensor([3.0, 1.0, 1.0, float("nan")]))
         tensor([1.0000, 0.2500, 0.2500,    nan])
     """
-    known = ~value.isnan()
-    ahead = (value[:, None] > value).double() + 0.5 * (value[:, None] == value).double()
-    # without the tie with itself
-    others = (ahead[:, known].sum(1) - 0.5) / max(int(known.sum()) - 1, 1)
-    return others.masked_fill(~known, torch.nan).to(value)
+    scored = ~value.isnan()
+    wins = (value[:, None] > value).double() + 0.5 * (value[:, None] == value).double()
+    # every sample ties with itself, which added ½
+    rate = (wins[:, scored].sum(1) - 0.5) / max(int(scored.sum()) - 1, 1)
+    return rate.masked_fill(~scored, torch.nan).to(value)
 
 
 def uncertainty(score: Score) -> Tensor:
-    """U = w(r) − mean over parts p of w(r_p), with w the win rate, (N,): above 0 where the
-    reward alone likes a sample.
+    """Return U = w(r) − mean over parts p of w(r_p), (N,), where w is the `win_rate`.
 
-    Of a part that counts, r_p is what it adds to the composite, so that more is better also
-    under a band; of a part of weight 0, it is its value. A part that leaves a sample
-    unscored has no say in it.
+    U > 0 means that the composite ranks a sample higher than its parts do. For a part that
+    counts, r_p is what it adds to the composite, so that more is better even under a band; for
+    a part of weight 0, r_p is its value. Parts that leave a sample unscored are ignored for it.
 
     Example:
-        >>> parts = {"a": Score(torch.tensor([9.0, 1.0, 2.0])), "b": Score(torch.tensor([0.0, 1.0, 2.0]))}
-        >>> uncertainty(Score(torch.tensor([9.0, 2.0, 4.0]), parts=parts))  # only part a likes the first clip
+        >>> high, low = torch.tensor([9.0, 1.0, 2.0]), torch.tensor([0.0, 1.0, 2.0])
+        >>> parts = {"a": Score(high), "b": Score(low)}
+        >>> uncertainty(Score(high + low, parts=parts))  # only part a prefers the first clip
         tensor([ 0.5000, -0.2500, -0.2500])
     """
-    # it adds nothing, and has no say either
-    said = [
+    values = [
         score.adds[name][:, 0].masked_fill(part.value.isnan(), torch.nan)
         if score.weights.get(name) and name in score.adds
         else part.value
         for name, part in score.parts.items()
     ]
-    return win_rate(score.value) - torch.stack([win_rate(one) for one in said]).nanmean(0)
+    return win_rate(score.value) - torch.stack([win_rate(part) for part in values]).nanmean(0)
 
 
-def held(uncertain: Tensor, share: float) -> Tensor:
-    """Weights (N,) of a KL that is the mean over the held samples: N / their number for
-    these, 0 for the others.
+def kl_weights(uncertain: Tensor, fraction: float) -> Tensor:
+    """Return the weight of each sample in the KL, (N,): 0, or N / (the samples with a KL).
 
-    Held is, of the samples with U > 0, the share with the largest U, at least one of them,
-    and those that tie with it.
+    The mean over all samples of weight · KL is then the mean KL of the chosen ones. Chosen are,
+    of the samples with U > 0, the `fraction` with the largest U, at least one, and those that
+    tie with the last of them.
 
     Example:
-        >>> held(torch.tensor([0.1, 0.4, -0.3, 0.2]), 0.5)  # the upper half of three, rounded up
+        >>> kl_weights(torch.tensor([0.1, 0.4, -0.3, 0.2]), 0.5)  # half of three, rounded up
         tensor([0., 2., 0., 2.])
     """
     above = uncertain[uncertain > 0].sort(descending=True).values
     if not len(above):
         return torch.zeros_like(uncertain)
-    chosen = (uncertain >= above[ceil(share * len(above)) - 1]).to(uncertain)
+    chosen = (uncertain >= above[ceil(fraction * len(above)) - 1]).to(uncertain)
     return chosen * (len(chosen) / chosen.sum())
 
 
 @dataclass(eq=False, kw_only=True)
 class Gated(Algorithm):
-    """Which samples the KL of the loss holds, and to what.
+    """An algorithm whose KL may be limited to uncertain samples, and whose reference may move.
 
-    Options of the KL: `gate`, the share of the uncertain samples that the KL holds (see
-    `held`); 0 holds all samples, and GARDO has about 0.1. After every `reference_every`
-    rounds the weights to which the KL holds the policy become the live ones; with 0 they
-    stay the base model's. The logged `kl` is always of all samples, to the base model.
+    Options of the KL:
+    - `gate`, the fraction of the uncertain samples that the KL applies to (`kl_weights`); 0
+      applies it to all samples, and GARDO has about 0.1.
+    - `reference_every`: after every so many rounds, the weights to which the KL holds the
+      policy become the live ones; with 0 they stay those of the base model.
+
+    The logged `kl` is always of all samples, to the base model.
     """
 
     # the options whose value above 0 puts a KL into the loss
@@ -105,7 +108,8 @@ class Gated(Algorithm):
         ):
             cure = " or ".join(f"algorithm.options.{name}" for name in self.coefficients)
             raise ValueError(
-                "expected a KL in the loss for algorithm.options.gate and reference_every, got none: "
+                "expected a KL in the loss for algorithm.options.gate and reference_every, got "
+                "none: "
                 + (f"set {cure} above 0" if cure else "this algorithm has no KL; set both to 0")
             )
 
@@ -113,9 +117,9 @@ class Gated(Algorithm):
         super().check(reward, group)
         if self.gate and len(getattr(reward, "parts", {})) < 2:
             raise ValueError(
-                "expected a composite of two or more parts for algorithm.options.gate, whose disagreement "
-                "says which rewards are uncertain: name them in [reward.parts] (a part of weight 0 judges "
-                "and does not train), or set gate = 0"
+                "expected a composite of two or more parts for algorithm.options.gate, whose "
+                "disagreement says which rewards are uncertain: name them in [reward.parts] (a "
+                "part of weight 0 judges and does not train), or set gate = 0"
             )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
@@ -130,14 +134,15 @@ class Gated(Algorithm):
 
     @property
     def anchor(self) -> str:
-        """The set of weights to which the KL of the loss holds the policy."""
+        """Return the name of the set of weights to which the KL of the loss holds the policy."""
         return "anchor" if self.reference_every else "reference"
 
-    def gated(self, seen: Experience, sample: Tensor) -> dict[str, Tensor]:
-        """The KL's weights (n,) of rows about these samples, for `Experience.batch`; empty
-        where it holds all alike."""
-        if not self.gate or seen.score is None:
+    def gated(self, experience: Experience, sample: Tensor) -> dict[str, Tensor]:
+        """Return the KL's weights (n,) of rows about these samples, as data for a batch.
+
+        The mapping is empty if all samples have the same weight.
+        """
+        if not self.gate or experience.score is None:
             return {}
-        return {
-            "held": held(uncertainty(seen.score), self.gate)[sample.to(seen.score.value.device)]
-        }
+        weights = kl_weights(uncertainty(experience.score), self.gate)
+        return {"kl_weight": weights[sample.to(weights.device)]}

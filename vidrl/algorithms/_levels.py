@@ -1,5 +1,4 @@
-"""At which noise levels a clean sample is noised: uniform, those of the sampler, or
-logit-normal.
+"""Noise levels of the forward process: at which times a clean sample gets noise.
 
 Legend: I items, M noises of an item; levels t in (0, 1], where t = 1 is pure noise.
 """
@@ -13,8 +12,9 @@ from torch import Tensor
 
 
 def stratified(items: int, noises: int, draw: torch.Generator) -> Tensor:
-    """One number u in each of M equal parts of [0, 1), (I, M), so that an item's levels are
-    spread.
+    """Draw one number u in each of M equal parts of [0, 1), (I, M).
+
+    The levels of an item then cover the whole range, which lowers the variance of the loss.
 
     Example:
         >>> (stratified(1, 4, torch.Generator().manual_seed(0)) * 4).floor()
@@ -25,12 +25,13 @@ def stratified(items: int, noises: int, draw: torch.Generator) -> Tensor:
 
 
 def levels(u: Tensor, how: str, low: float, high: float, times: Sequence[float]) -> Tensor:
-    """The levels t in [low, high] of uniform numbers u in [0, 1), like u.
+    """Map uniform numbers u in [0, 1) to levels t in [low, high], of the shape of u.
 
-    "uniform" is low + u (high − low). "logit_normal" is the quantile u of t = 1/(1 +
-    exp(−z)), z a unit Gaussian, within the range (Stable Diffusion 3, arXiv 2403.03206).
-    "discrete" is one of the sampler's own `times` in the range, each as likely. Raises
-    ValueError where there is none.
+    - "uniform": low + u (high − low).
+    - "logit_normal": the quantile u of t = 1/(1 + exp(−z)), z a unit Gaussian, restricted to
+      the range (Stable Diffusion 3, arXiv 2403.03206).
+    - "discrete": one of the sampler's own `times` in the range, with equal probability. Raises
+      ValueError if the range contains none.
 
     Example:
         >>> u = torch.tensor([0.0, 0.5, 0.9])
@@ -48,5 +49,6 @@ def levels(u: Tensor, how: str, low: float, high: float, times: Sequence[float])
                 "more steps"
             )
         return own[(u * len(own)).long()]
+    # Φ(logit t) is the distribution function of t; low and high may be 0 and 1, where it is exact
     ends = torch.special.ndtr(torch.tensor([low, high], dtype=torch.float64).logit())
     return torch.special.ndtri(ends[0] + (ends[1] - ends[0]) * u).sigmoid()

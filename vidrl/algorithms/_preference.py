@@ -1,5 +1,7 @@
-"""What losses on preferences share: how much better than a reference the policy fits a
-clip."""
+"""`Preference` is the base of losses on preferences: a clip or a segment is better or worse.
+
+Such a loss compares how well the policy and a reference predict a clip.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,15 @@ from .base import Batch, Experience
 
 @dataclass(eq=False, kw_only=True)
 class Preference(Forward):
-    """Learns from what is better and what is worse: of a group's samples, or of files of
-    pairs.
+    """An algorithm that learns from better and worse clips of a group, or from pairs of files.
 
-    Options of the loss: `beta` β, large where the policy is to stay near the reference;
-    `reference`, the weights that the policy is compared with: "reference" (before training)
-    or "old" (at the round's start); `weight` w of a noise level: "one" counts errors of the
-    network's prediction, "noise" errors of the noise that it means. On the flow path the
-    latter are (1 − t)² times the former: Flow-DPO (arXiv 2501.13918) derives them, and
-    found "one" better.
+    Options of the loss:
+    - `beta` β: a large value keeps the policy near the reference.
+    - `reference`, the weights that the policy is compared with: "reference" (those before
+      training) or "old" (those at the round's start).
+    - `weight` w of a noise level: "one" counts errors of the network's prediction, "noise"
+      errors of the noise that the prediction implies. On the flow path the latter are (1 − t)²
+      times the former: Flow-DPO (arXiv 2501.13918) derives them, and found "one" better.
     """
 
     data: ClassVar[str] = "optional pairs"
@@ -41,7 +43,8 @@ class Preference(Forward):
     weight: Literal["one", "noise"] = "one"
 
     @property
-    def moving(self) -> bool:  # type: ignore[override]  # for Forward: whether the weights "old" are kept
+    def moving(self) -> bool:  # type: ignore[override]
+        """Return whether `Forward` must keep the weights "old"."""
         return self.reference == "old"
 
     def __post_init__(self) -> None:
@@ -59,69 +62,77 @@ class Preference(Forward):
             )
 
     @abstractmethod
-    def compared(self, seen: Experience) -> tuple[Tensor, Tensor]:
-        """What a row is about: samples (M,) or pairs of samples (M, 2), and their labels
-        (M, S)."""
+    def labelled_rows(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Return what the rows are about, and which of it is better.
 
-    def minibatches(self, seen: Experience) -> Iterator[Batch]:
-        """Rows are a sample, or a pair, under one noise; where no label says anything there
-        is no batch."""
-        about, label = self.compared(seen)
-        whole = len(about) * self.noises
+        The first value are numbers of samples (M,) or of pairs of samples (M, 2); the second
+        are labels (M, S): 1, −1, or 0 for no preference.
+        """
+
+    def minibatches(self, experience: Experience) -> Iterator[Batch]:
+        """Yield rows of one sample, or one pair, under one noise; no batch if all labels are 0."""
+        about, label = self.labelled_rows(experience)
+        all_rows = len(about) * self.noises
         about, label = about[label.any(1)], label[label.any(1)]
         if not len(about):
             return
         first = about.reshape(len(about), -1)[:, 0]
-        owner = seen.group[first] if self.same_noise else torch.arange(len(about))  # of a noise
-        level, seeds = self.noise(seen, int(owner.max()) + 1)
+        # whose noises an item gets: its own, or those of its group
+        owner = experience.group[first] if self.same_noise else torch.arange(len(about))
+        level, seeds = self.levels_and_seeds(experience, int(owner.max()) + 1)
         items = about.repeat_interleave(self.noises, 0)
-        # ties may leave fewer rows than updates, which is no error
+        # Ties may leave fewer rows than updates, which is no error: then there are fewer updates.
+        # If there were too few rows before ties were left out, `cut` raises ValueError.
         few = min(self.updates, len(items))
-        for row, share in seen.cut(items, self.updates if whole < self.updates else few):
+        updates = self.updates if all_rows < self.updates else few
+        for row, share in experience.cut(items, updates):
             item = row // self.noises
-            at = owner[item] * self.noises + row % self.noises
-            yield seen.batch(
+            number = owner[item] * self.noises + row % self.noises
+            yield experience.batch(
                 first[item],
                 share,
-                x0=seen.rollout.latents[seen.here[about[item]]],
-                eps=self.drawn(seeds, at),
-                t=level[at],
+                x0=experience.rollout.latents[experience.here[about[item]]],
+                eps=self.noise_of(seeds, number),
+                t=level[number],
                 label=label[item],
             )
 
     def gain(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
-        """How far the policy's error lies below the reference's in each segment, w (e_ref −
-        e), (n, S).
+        """Return w (e_ref − e) and w ‖v − v_ref‖² of each segment, both (n, S).
 
-        It stands for the log-ratio log p − log p_ref. The second value, w ‖v − v_ref‖² (n,
-        S) without gradient, is its mean over what the policy itself would draw.
+        e is the mean squared error of the prediction. The first value takes the place of the
+        log-ratio log p − log p_ref. The second has no gradient: it is the mean of the first
+        over clips that the policy itself would draw.
         """
         path, segments = policy.backbone.path, batch.plan.segments
         raw = self.predict(policy, batch)[1]
-        mine, other = exact(raw), exact(self.other(policy, batch, self.reference, raw))
+        mine, other = exact(raw), exact(self.predict_with(policy, batch, self.reference, raw))
         target = path.target(batch["x0"], batch["eps"], batch["t"])
-        # e_ref − e, at first exactly 0
-        below = pool((other - mine) * (other + mine - 2 * target), segments)
-        apart = pool((mine - other).detach().square(), segments)
+        # e_ref − e as a product: exactly 0 where the predictions are equal, and without the
+        # rounding error of a difference of two large squares
+        gain = pool((other - mine) * (other + mine - 2 * target), segments)
+        distance = pool((mine - other).detach().square(), segments)
         w = self.level_weight(path, target, batch["t"])
-        return w * below, w * apart
+        return w * gain, w * distance
 
     def level_weight(self, path: Path, like: Tensor, t: Tensor) -> Tensor:
-        """w of each row's noise level, (n, 1): 1, or the squared derivative of the noise by
-        the prediction."""
+        """Return w of each row's noise level, (n, 1).
+
+        w is 1, or the squared derivative of the implied noise with respect to the prediction.
+        """
+        # ε̂ is linear in the prediction: its derivative is ε̂ at x = 0 and a prediction of 1.
         one = torch.ones_like(like.flatten(1)[:, :1])
         return one if self.weight == "one" else path.split(one, 0 * one, t)[1].square()
 
-    def sizes(self, like: Tensor, plan: Plan) -> Tensor:
-        """The part |S_j|/L of the clip's latent frames that each segment has, (S,)."""
+    def segment_sizes(self, like: Tensor, plan: Plan) -> Tensor:
+        """Return |S_j|/L, the fraction of the clip's latent frames in each segment, (S,)."""
         return segment_fractions(self.backbone.shape[1], plan.segments).to(like) / plan.segments
 
     @staticmethod
-    def labels(seen: Experience, pairs: Tensor) -> Tensor:
-        """The labels of the files' pairs, (P, S): 1 for every segment where the files hold
-        none."""
-        expected = len(pairs), seen.rollout.plan.segments
-        label = torch.ones(expected) if seen.labels is None else seen.labels
+    def labels(experience: Experience, pairs: Tensor) -> Tensor:
+        """Return the labels of the files' pairs, (P, S); 1 everywhere if the files have none."""
+        expected = len(pairs), experience.rollout.plan.segments
+        label = torch.ones(expected) if experience.labels is None else experience.labels
         if label.shape != expected:
             raise ValueError(
                 f"expected labels of shape {expected}, one for each pair and segment, got "

@@ -1,8 +1,7 @@
-"""What algorithms on sampled steps share: the steps, the ratio of their densities, the KL
-to the reference.
+"""`Trajectory` is the base of algorithms on sampled steps: steps, ratios, and the KL.
 
-Legend: N samples, K kept steps, S segments, n (sample, step) rows of a minibatch. A step t
-→ s < t of the policy is the Gaussian N(μ, std²); μ_old is its mean in the rollout.
+Legend: N samples, K kept steps, S segments, n (sample, step) rows of a minibatch. A step
+t → s < t of the policy is the Gaussian N(μ, std²); μ_old is its mean in the rollout.
 """
 
 from __future__ import annotations
@@ -33,36 +32,46 @@ from ._gate import Gated
 from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
-AUTO = "auto"  # as a sampler: that of `vidrl.diffusion.schedule.default_sampler` for the backbone's path
+AUTO = "auto"  # the sampler is `vidrl.diffusion.schedule.default_sampler` of the backbone's path
 
 
 @dataclass(eq=False, kw_only=True)
 class Trajectory(Gated):
-    """Rows are (sample, step) pairs: x at time t went to `after` at time s with old
-    log-densities `old` (n, S).
+    """An algorithm whose rows are (sample, step) pairs of a noisy sampler.
 
-    Options of the rollout: `sampler` and its noise level `eta`, where "auto" is dance_sde
-    on the straight path of flow models and ddim on a variance-preserving one; `steps`;
-    `window` of stochastic steps (0 is all that `vidrl.diffusion.schedule.may_draw` noise),
-    moved by `window_schedule` with `window_stride`; `same_start` for one first noise a
-    group.
+    In a row, x at time `t` went to `after` at time `s`, with the log-densities `old` (n, S).
 
-    Published rollouts: Flow-GRPO (arXiv 2505.05470), a step of std η √(t/(1 − t)) √(t − s),
-    is `sampler = "flow_sde"`, `eta = 0.7`. DanceGRPO (2505.07818), std η √(t − s), is
-    `sampler = "dance_sde"`, `same_start = true`. MixGRPO (2507.21802), noise and ratios in
-    a window of steps and the ODE elsewhere, is `window = 4`. Flash-GRPO (2605.15980), one
-    noisy step a round for all clips, weighted by 1/c with c = (∂μ/∂v)/std = √(t − s)/g + g
-    √(t − s) (1 − t)/(2t) and std = g √(t − s), is `window = 1`, `window_schedule =
-    "random"`, `equalise = true`. TempFlow-GRPO (2508.04324), one noisy step after a start
-    that the group segment_fractions, weighted by std, is `window = 1`, `same_start = true`,
-    `step_weight = "noise"`; the algorithm `branch` forks more often.
+    Options of the rollout:
+    - `sampler` and its noise level `eta`; "auto" is dance_sde on the straight path of flow
+      models and ddim on a variance-preserving one. `steps` of the sampler.
+    - `window` of stochastic steps (0 is all steps that `vidrl.diffusion.schedule.may_draw`
+      noise), which `window_schedule` moves, `window_stride` rounds at a place.
+    - `same_start`: the clips of a group start from one noise.
 
-    Options of the update: `segments` S, each with a ratio of its own; `train_steps` drawn
-    of the stochastic steps (0 is all); `updates`, the optimiser steps a round; `clip_range`
-    ε of the ratio at S = 1, which widens with √S because means over fewer elements do;
-    `step_weight`, how much a step counts (`vidrl.diffusion.schedule.step_weights`), or
-    `equalise` to let every step count alike; `beta` of the KL to the reference, measured as
-    `kl` says (`vidrl.diffusion.schedule.divergence_weight`).
+    Options of the update:
+    - `segments` S, each with a ratio of its own.
+    - `train_steps` drawn of the stochastic steps (0 is all); `updates`, the optimiser steps a
+      round.
+    - `clip_range` ε of the ratio at S = 1. The range of a segment is ε√S: a mean over fewer
+      elements varies more.
+    - `step_weight`, how much a step counts (`vidrl.diffusion.schedule.step_weights`), or
+      `equalise` to let every step count equally.
+    - `beta` of the KL to the reference, measured as `kl` says
+      (`vidrl.diffusion.schedule.divergence_weight`).
+
+    Published rollouts:
+
+    - Flow-GRPO (arXiv 2505.05470), a step of std η √(t/(1 − t)) √(t − s): `sampler =
+      "flow_sde"`, `eta = 0.7`.
+    - DanceGRPO (2505.07818), std η √(t − s): `sampler = "dance_sde"`, `same_start = true`.
+    - MixGRPO (2507.21802), noise and ratios in a window of steps and the ODE elsewhere:
+      `window = 4`.
+    - Flash-GRPO (2605.15980), one noisy step a round for all clips, weighted by 1/c with c =
+      (∂μ/∂v)/std = √(t − s)/g + g √(t − s) (1 − t)/(2t) and std = g √(t − s): `window = 1`,
+      `window_schedule = "random"`, `equalise = true`.
+    - TempFlow-GRPO (2508.04324), one noisy step after a start that the group shares, weighted
+      by std: `window = 1`, `same_start = true`, `step_weight = "noise"`. The algorithm `branch`
+      forks more often.
     """
 
     sampler: str = AUTO
@@ -81,14 +90,14 @@ class Trajectory(Gated):
     beta: float = 0.0
     kl: Literal["step", "time", "velocity", "mean"] = "step"
 
-    coefficients: ClassVar[tuple[str, ...]] = ("beta",)
+    coefficients: ClassVar[tuple[str, ...]] = ("beta",)  # for `Gated`: what puts a KL into the loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sampler not in (AUTO, *NOISY) or self.eta <= 0:
-            known = ", ".join((*NOISY, AUTO))
+            names = ", ".join((*NOISY, AUTO))
             raise ValueError(
-                f"expected a stochastic sampler, out of {known}, and eta > 0, "
+                f"expected a stochastic sampler, out of {names}, and eta > 0, "
                 f"got {self.sampler!r} and {self.eta}: a step that draws no noise has no "
                 "density, so nothing to take the ratio of"
             )
@@ -126,130 +135,138 @@ class Trajectory(Gated):
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
         sampler = default_sampler(backbone.path) if self.sampler == AUTO else self.sampler
-        wide = stochastic_steps(backbone.path, sampler, times, self.eta)
-        _fits("window", self.window, len(wide), f"of {self.steps} steps may draw noise")
-        places, stride = len(wide) - self.window + 1, self.window_stride
-        start = (
-            window_start(round, places, stride, self.window_schedule, draw) if self.window else 0
-        )
-        noisy = wide[start : start + self.window] if self.window else wide
+        may = stochastic_steps(backbone.path, sampler, times, self.eta)
+        _fits("window", self.window, len(may), f"of {self.steps} steps may draw noise")
+        noisy = may
+        if self.window:
+            places = len(may) - self.window + 1
+            start = window_start(round, places, self.window_stride, self.window_schedule, draw)
+            noisy = may[start : start + self.window]
         forks = self.forks(noisy)
-        # what a step before the first fork draws is alike for the whole group, so it draws
-        # nothing
+        # Before the first fork all clips of a group are one clip. Noise drawn there would be the
+        # same for the whole group, and its ratio could not say which clip was better.
         if forks:
             noisy = tuple(k for k in noisy if k >= forks[0][0])
         _fits("train_steps", self.train_steps, len(noisy), "draw noise")
-        chosen = (
-            torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)]
-            .sort()
-            .values
-        )
+        count = self.train_steps or len(noisy)
+        chosen = torch.randperm(len(noisy), generator=draw)[:count].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
         return Plan(times, sampler, self.eta, self.segments, noisy, keep, forks)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """The forks of a group's tree: `same_start` is one, into the whole group, where the
-        noise begins."""
+        """Return the forks of a group's tree, (step, children); 0 children are the whole group.
+
+        Here, `same_start` is one fork into the whole group, at the first noisy step.
+        """
         return ((noisy[0], 0),) if self.same_start else ()
 
     def step_weights(self, plan: Plan) -> Tensor:
-        """How much each kept step counts in the loss, (K,); the mean over all steps that
-        may be drawn is 1."""
+        """Return how much each kept step counts in the loss, (K,).
+
+        The mean over all steps that may be drawn in some round is 1.
+        """
         path, kind = self.backbone.path, "rectified" if self.equalise else self.step_weight
-        wide = stochastic_steps(path, plan.sampler, plan.times, plan.eta)
-        made = step_weights(path, plan.sampler, plan.times, wide, plan.eta, kind)
-        return made[[wide.index(k) for k in plan.keep]]
+        may = stochastic_steps(path, plan.sampler, plan.times, plan.eta)
+        weights = step_weights(path, plan.sampler, plan.times, may, plan.eta, kind)
+        return weights[[may.index(k) for k in plan.keep]]
 
-    def merged(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Advantages (N, K, S), and which (sample, step) rows are trained, (N, K): here,
-        all of them.
+    def merge_rows(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Return advantages (N, K, S), and which (sample, step) rows are trained, (N, K).
 
-        Where a row stands for several equal ones, its advantage is their sum.
+        Here, all rows are trained. A subclass may train one row in place of several equal
+        ones; its advantage is then their sum.
         """
         return advantage, torch.ones(advantage.shape[:2], dtype=torch.bool)
 
-    def minibatches(self, seen: Experience) -> Iterator[Batch]:
-        rollout, plan, kept = seen.rollout, seen.rollout.plan, len(seen.rollout.plan.keep)
-        times, at = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.keep)
-        axes = seen.advantage if seen.advantage.dim() == 3 else seen.advantage[:, None]
-        merged, trained = self.merged(axes.expand(-1, kept, -1), plan)
+    def minibatches(self, experience: Experience) -> Iterator[Batch]:
+        rollout, plan = experience.rollout, experience.rollout.plan
+        kept, step = len(plan.keep), torch.tensor(plan.keep)
+        times = torch.tensor(plan.times, dtype=torch.float64)
+        advantage = experience.advantage
+        advantage = advantage if advantage.dim() == 3 else advantage[:, None]  # (N, K or 1, S)
+        merged, trained = self.merge_rows(advantage.expand(-1, kept, -1), plan)
         rows = trained.flatten().nonzero().flatten()
-        counts = self.step_weights(plan)[:, None] * segment_fractions(
-            self.backbone.shape[1], plan.segments
-        )
-        counted = merged * (counts * len(rows) / trained.numel()).to(merged)  # (N, K, S)
-        owned = None if bool(trained.all()) else self.owned(seen, trained)
-        for item, share in seen.cut(rows // kept, self.updates):
+        fractions = segment_fractions(self.backbone.shape[1], plan.segments)
+        weights = self.step_weights(plan)[:, None] * fractions  # (K, S)
+        # The loss is a mean over trained rows. The factor makes it the mean over all N · K rows,
+        # of which a trained one may stand for several.
+        weighted = merged * (weights * len(rows) / trained.numel()).to(merged)  # (N, K, S)
+        kl_weight = None if bool(trained.all()) else self.merged_kl_weights(experience, trained)
+        for item, share in experience.cut(rows // kept, self.updates):
             sample, k = rows[item] // kept, rows[item] % kept
-            row = seen.here[sample]
+            row = experience.here[sample]
             means = {} if rollout.mean is None else {"mean": rollout.mean[row, k]}
-            gated = self.gated(seen, sample) | ({} if owned is None else {"held": owned[sample, k]})
-            yield seen.batch(
+            gated = self.gated(experience, sample)
+            if kl_weight is not None:
+                gated["kl_weight"] = kl_weight[sample, k]
+            yield experience.batch(
                 sample,
                 share,
                 x=rollout.before[row, k],
                 after=rollout.after[row, k],
-                t=times[at[k]],
-                s=times[at[k] + 1],
+                t=times[step[k]],
+                s=times[step[k] + 1],
                 old=rollout.log_density[row, k],
-                advantage=counted[sample, k],
+                advantage=weighted[sample, k],
                 **means,
                 **gated,
             )
 
-    def owned(self, seen: Experience, trained: Tensor) -> Tensor:
-        """The KL's weights (N, K) of rows that stand for several: those of all the samples
-        whose row it is.
+    def merged_kl_weights(self, experience: Experience, trained: Tensor) -> Tensor:
+        """Return the KL's weights (N, K) of merged rows: the sum over the rows that they replace.
 
-        The KL of the loss is the mean over samples and steps, whether their rows are merged
-        or not.
+        The KL of the loss is the mean over samples and steps, whether rows are merged or not.
         """
-        each = self.gated(seen, torch.arange(len(trained))).get("held", torch.ones(len(trained)))
-        mine = each.cpu().double()[:, None, None].expand(*trained.shape, 1)
-        return self.merged(mine, seen.rollout.plan)[0][..., 0] * (
-            int(trained.sum()) / trained.numel()
-        )
+        everyone = torch.arange(len(trained))
+        each = self.gated(experience, everyone).get("kl_weight", torch.ones(len(trained)))
+        rows = each.cpu().double()[:, None, None].expand(*trained.shape, 1)
+        merged = self.merge_rows(rows, experience.rollout.plan)[0][..., 0]
+        return merged * (int(trained.sum()) / trained.numel())
 
     def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
-        """log p_j of each row's end, (n, S): the mean over the elements of segment j."""
+        """Return log p_j of each row's end, (n, S), the mean over the elements of segment j."""
         return pool(transition.log_density(step, batch["after"]), batch.plan.segments)
 
     def ratio(self, step: transition.Step, batch: Batch) -> Tensor:
-        """ρ_j = exp(log p_j − log p_j,old), (n, S)."""
+        """Return the ratio ρ_j = exp(log p_j − log p_j,old) of each segment, (n, S)."""
         return (self.log_density(step, batch) - batch["old"]).exp()
 
-    def normalised(self, step: transition.Step, batch: Batch) -> Tensor:
-        """GRPO-Guard's ratio exp((log p_j − log p_j,old + D_j) std), (n, S) (arXiv
-        2510.22319).
+    def normalised_ratio(self, step: transition.Step, batch: Batch) -> Tensor:
+        """Return GRPO-Guard's ratio exp((log p_j − log p_j,old + D_j) std), (n, S).
 
-        Its logarithm is the mean of (μ − μ_old) ε over segment j, with ε the noise that was
-        drawn: of mean 0 under the old policy, where log p − log p_old has mean −D.
+        Its logarithm is the mean of (μ − μ_old) ε over segment j, where ε is the noise that was
+        drawn. It has mean 0 under the old policy, while log p − log p_old has mean −D, so that
+        the clip range is centred (arXiv 2510.22319).
         """
-        change = self.log_density(step, batch) - batch["old"] + self.away(step, batch)
+        change = self.log_density(step, batch) - batch["old"] + self.old_divergence(step, batch)
         return (change * step.std.reshape(-1, 1)).exp()
 
     @staticmethod
-    def away(step: transition.Step, batch: Batch) -> Tensor:
-        """D_j = (μ − μ_old)²/(2 std²), (n, S), the mean over segment j; needs a plan that
-        keeps means."""
+    def old_divergence(step: transition.Step, batch: Batch) -> Tensor:
+        """Return D_j = (μ − μ_old)²/(2 std²), (n, S), the mean over segment j.
+
+        The plan must keep the means of the rollout (`means`).
+        """
         old = transition.Step(batch["mean"], step.std)
         return pool(transition.divergence(step, old), batch.plan.segments)
 
     @property
     def clip(self) -> float:
-        """The clip range of a segment's ratio, ε √S."""
+        """Return the clip range of a segment's ratio, ε √S."""
         return self.clip_range * sqrt(self.segments)
 
     def penalty(self, policy: Policy, batch: Batch, step: transition.Step) -> Tensor | float:
-        """β KL to the reference, of the samples that it holds, a scalar with gradient; 0
-        where β is."""
-        if not self.beta:
+        """Return β times the KL to the reference, a scalar with gradient; 0.0 if β is 0.
+
+        With `gate`, the KL is of the samples that it applies to (`Gated`).
+        """
+        if not self.beta:  # saves a call of the network
             return 0.0
-        plan, t, s = batch.plan, batch["t"], batch["s"]
+        plan, path = batch.plan, policy.backbone.path
         scale = divergence_weight(
-            policy.backbone.path, plan.sampler, t, s, plan.eta, plan.times[1], self.kl
+            path, plan.sampler, batch["t"], batch["s"], plan.eta, plan.times[1], self.kl
         )
-        weight = scale * batch.data.get("held", torch.ones_like(scale)).to(scale)
+        weight = scale * batch.data.get("kl_weight", torch.ones_like(scale)).to(scale)
         return self.beta * self.divergence(policy, batch, step, weight, self.anchor)
 
     def divergence(
@@ -260,29 +277,29 @@ class Trajectory(Gated):
         weight: Tensor | None = None,
         name: str = "reference",
     ) -> Tensor:
-        """Mean KL of the batch's steps to those of a named set of weights, each times its
-        `weight` (n,).
+        """Return the mean KL of the batch's steps to those of a named set of weights.
 
-        `step` where the live policy's is known already.
+        Each row's KL is multiplied by its `weight` (n,), if given. `step`, if given, is the
+        live policy's, which saves a call of the network.
         """
         with torch.no_grad(), policy.using(name):
             other = self.step(policy, batch)
-        each = transition.divergence(step or self.step(policy, batch), other)
-        return (
-            each if weight is None else each * weight.to(each).reshape(-1, *[1] * (each.dim() - 1))
-        ).mean()
+        kl = transition.divergence(step or self.step(policy, batch), other)
+        if weight is not None:
+            kl = kl * weight.to(kl).reshape(-1, *[1] * (kl.dim() - 1))
+        return kl.mean()
 
     @staticmethod
     def step(policy: Policy, batch: Batch) -> transition.Step:
-        """The Gaussian that the policy gives each row."""
+        """Return the Gaussian of each row's step under the policy's current weights."""
         raw = policy.predict(batch["x"], batch["t"].to(batch["x"]), batch.cond)
         return batch.plan.gaussian(policy.backbone, raw, batch["x"], batch["t"], batch["s"])
 
 
-def _fits(name: str, asked: int, there: int, which: str) -> None:
-    """Raise ValueError where an option asks for more steps than there are."""
-    if asked > there:
+def _fits(name: str, asked: int, available: int, which: str) -> None:
+    """Raise ValueError if an option asks for more steps than there are."""
+    if asked > available:
         raise ValueError(
-            f"expected algorithm.options.{name} of at most {there}, because {there} {which}, got {asked}: "
-            f"lower it (0 is all of them), or raise steps"
+            f"expected algorithm.options.{name} of at most {available}, because {available} "
+            f"{which}, got {asked}: lower it (0 is all of them), or raise steps"
         )

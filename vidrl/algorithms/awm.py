@@ -1,5 +1,7 @@
-"""Advantage-weighted matching (arXiv 2509.25050): matching errors stand for −log p in a
-ratio."""
+"""AWM is advantage-weighted matching (arXiv 2509.25050): matching errors replace −log p.
+
+A forward process has no cheap log-density. AWM uses minus the matching error in its place.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,22 @@ from vidrl.training.policy import Policy
 from ._forward import Forward
 from .base import Batch, Loss, clipped
 
-LEAST = 1e-10  # keeps the slope of a root finite at e = 0
+LEAST = 1e-10  # added under a root, whose slope would be infinite at e = 0
 
 
 @dataclass(eq=False, kw_only=True)
 class AWM(Forward):
-    """PPO's clipped objective of each segment, in which minus the matching error stands for
-    the log-density.
+    """AWM clips, as PPO does, a ratio of densities whose logarithm is minus the matching error.
 
-    With log p_j = −w(e_j, t) and e_j = ‖v − target‖²_j of segment j,
+    With log p_j = −w(e_j, t) and e_j = ‖v − target‖²_j, the mean over segment j,
 
         L = mean of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j)
             + kl_beta ‖v − v_ref‖² + ema_kl_beta ‖v − v_old‖²
 
-    with ρ_j = exp(log p_j − log p_j of the weights that sampled, at the same noise). The
-    error of a bad clip can grow without bound. So one of the two distances must hold the
-    policy: that to the reference, or that to the moving weights "old" (see `Forward`),
-    which `updates` ≥ 2, `decay` > 0 or a `decay_type` keep apart from the live ones.
+    with ρ_j = exp(log p_j − log p_j of the weights that sampled, at the same noise). The error
+    of a bad clip can grow without bound. One of the two distances must therefore limit the
+    policy: that to the reference, or that to the moving weights "old" (see `Forward`), which
+    differ from the live ones if `updates` ≥ 2, `decay` > 0 or `decay_type` > 0.
 
     Options of the loss: `weighting` w of an error e at level t, "uniform" e, "t" t e,
     "t**2" t² e, "huber" t √e or "ghuber" t eᵖ/p with p = `ghuber_power`; `clip_range` ε at
@@ -60,10 +61,10 @@ class AWM(Forward):
                 'expected weighting = "ghuber" with a ghuber_power, which no other '
                 f'weighting reads, got "{self.weighting}": set it, or leave the power out'
             )
-        self._held()
+        self._check_distances()
 
-    def _held(self) -> None:
-        """Refuse a policy that nothing holds, and a moving average that nothing reads."""
+    def _check_distances(self) -> None:
+        """Raise ValueError if no distance limits the policy, or nothing reads the old weights."""
         moves = bool(self.decay or self.decay_type)
         if moves and not self.ema_kl_beta and self.sample_from == "live":
             raise ValueError(
@@ -91,15 +92,18 @@ class AWM(Forward):
 
     @property
     def _sampler(self) -> str:
-        """The name of the weights that sampled; live ones need a name of their own if old
-        decays."""
+        """Return the name of the set of weights that sampled the round.
+
+        If the live weights sample and "old" is a moving average, a third set is needed. If
+        "old" is renewed after every round, it equals the live weights that sampled.
+        """
         lags = self.decay or self.decay_type
         return "sampler" if self.sample_from == "live" and lags else "old"
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         raw = self.predict(policy, batch)[1]
-        before = self.other(policy, batch, self._sampler, raw)
-        now, then = (self.log_density(policy, batch, v) for v in (raw, before))
+        sampled = self.predict_with(policy, batch, self._sampler, raw)
+        now, then = (self.log_density(policy, batch, v) for v in (raw, sampled))
         ratio, clip_range = (now - then).exp(), self.clip_range * sqrt(batch.plan.segments)
         terms = clipped(ratio, batch["advantage"].to(ratio), clip_range)
         value = self.mean(terms, batch.plan)
@@ -107,27 +111,32 @@ class AWM(Forward):
             value = value + self.kl_beta * self.penalty(policy, batch, raw)
         if self.ema_kl_beta:
             same = self._sampler == "old"
-            old = before if same else self.other(policy, batch, "old", raw)
+            old = sampled if same else self.predict_with(policy, batch, "old", raw)
             value = value + self.ema_kl_beta * (raw - old).square().mean()
-        seen, name = ratio.detach(), "ratio" if self.sample_from == "live" else "off_policy_ratio"
-        return Loss(value, {name: seen, "clip_share": ((seen - 1).abs() > clip_range).float()})
+        detached = ratio.detach()
+        # The loop checks that a metric called "ratio" is 1 before the first update, which does
+        # not hold if other weights than the live ones sampled.
+        name = "ratio" if self.sample_from == "live" else "off_policy_ratio"
+        clip_share = ((detached - 1).abs() > clip_range).float()
+        return Loss(value, {name: detached, "clip_share": clip_share})
 
     def log_density(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
-        """−w(e_j, t), (n, S), which stands for log p of each segment."""
+        """Return −w(e_j, t), (n, S), which replaces log p of each segment."""
         error = self.error(policy, batch, raw)
         return -weighted(error, batch["t"][:, None], self.weighting, self.ghuber_power)
 
 
 def weighted(error: Tensor, t: Tensor, how: str, power: float = 0.25) -> Tensor:
-    """w(e, t) of errors (n, S) at levels t (n, 1), as the authors' code has it.
+    """Return w(e, t) of errors e (n, S) at levels t (n, 1), as in the authors' code.
 
-    A root is that of e + 1e-10, less its value at e = 0.
+    `how` is the option `weighting` of `AWM`. A root is that of e + 1e-10, less its value at
+    e = 0.
 
     Example:
         >>> import torch
         >>> e, t = torch.tensor([[4.0]]), torch.tensor([[0.5]])
-        >>> ways = ("uniform", "t", "t**2", "huber", "ghuber")
-        >>> [round(float(weighted(e, t, how)), 4) for how in ways]
+        >>> kinds = ("uniform", "t", "t**2", "huber", "ghuber")
+        >>> [round(float(weighted(e, t, how)), 4) for how in kinds]
         [4.0, 2.0, 1.0, 1.0, 2.8221]
     """
     t = t.to(error)

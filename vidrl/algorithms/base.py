@@ -1,7 +1,8 @@
-"""What an algorithm is: how to sample, who gets the credit, and the loss of a minibatch.
+"""The base of every algorithm: how to sample, which clip gets the credit, and the loss.
 
-Legend: B samples of this process, N of all processes, K kept steps, S segments, n rows of a
-minibatch.
+`Algorithm` is the interface that the training loop calls; `Experience` is what a round brought;
+`Batch` holds the rows of one optimiser step. Legend: B samples of this process, N of all
+processes, K kept steps, S segments, n rows of a minibatch.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from vidrl.training.rollout import Plan, Rollout, draws
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one optimiser step: tensors by name, each (n, ...).
+    """A batch holds the rows of one optimiser step: tensors by name, each (n, ...).
 
     A row is what one term of the loss needs: a (sample, step), a (sample, noise level), a
-    pair of samples, a clip.
+    pair of samples, or a clip. `share` is 1 / (the rows of this optimiser step in all
+    processes): summed over the rows of all processes, loss · share is the mean loss.
     """
 
     data: Mapping[str, Tensor]
     cond: Cond
     prompts: Sequence[str]
-    share: float  # of one row among all processes' rows of this optimiser step
+    share: float
     plan: Plan
 
     def __len__(self) -> int:
@@ -43,22 +45,23 @@ class Batch:
         return self.data[name]
 
     def split(self, size: int) -> list[Batch]:
-        """Micro-batches of at most `size` rows."""
+        """Split the rows into micro-batches of at most `size` rows."""
         return [self._part(slice(a, a + size)) for a in range(0, len(self), size)]
 
     def by_time(self) -> Batch:
-        """The same rows by falling time t, where they have one, so that most micro-batches
-        are of one time.
+        """Return the same rows sorted by falling time t, if they have a time.
 
-        A backbone that runs the rows of each time apart then runs less often. For the
-        gradient the order is nothing; what is measured on a part of the batch must take it
-        from the batch as it was drawn.
+        Most micro-batches then have one time only. Some backbones call the network once for
+        each time in a micro-batch, and so call it less often. The gradient of the whole batch
+        does not depend on the order; a measure on some of the rows does, and must take them
+        from the unsorted batch.
         """
         if "t" not in self.data:
             return self
         return self._part(self["t"].argsort(descending=True, stable=True))
 
     def _part(self, part: slice | Tensor) -> Batch:
+        """Return the batch of some of the rows."""
         numbers = torch.arange(len(self))[part.cpu() if isinstance(part, Tensor) else part].tolist()
         prompts = [self.prompts[i] for i in numbers]
         data = {name: value[part] for name, value in self.data.items()}
@@ -67,7 +70,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise, the mean over the batch's rows, and detached means to log."""
+    """A loss is a scalar to minimise, the mean over the batch's rows, and metrics to log.
+
+    The metrics are detached tensors, whose means over all rows and processes are logged.
+    """
 
     value: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -75,13 +81,17 @@ class Loss:
 
 @dataclass(frozen=True)
 class Experience:
-    """What a round brought: this process's rollout (B), and the credit, prompts and groups
-    of all N samples.
+    """An experience is what a round brought: rollout, advantages, prompts and groups.
 
-    `advantage` (N, S) or (N, K, S); `group` (N,) numbers the `prompts` (N,); `index` (B,)
-    says which of the N samples this process holds. Where the samples are pairs read from
-    files, `pairs` (P, 2) are the numbers of the chosen and the rejected samples and
-    `labels` (P, S) is 1 where the chosen one is better in a segment, −1 where it is worse.
+    The rollout holds the B samples of this process; everything else is of all N samples.
+
+    - `advantage` (N, S) or (N, K, S).
+    - `group` (N,) numbers the `prompts` (N,): samples of one prompt have one number.
+    - `index` (B,): which of the N samples this process holds.
+    - `pairs` (P, 2), if the samples are pairs that were read from files: the numbers of the
+      chosen and of the rejected sample.
+    - `labels` (P, S): 1 where the chosen sample is better in a segment, −1 where it is worse.
+    - `score`: of all N samples, if the loop scored them.
     """
 
     rollout: Rollout
@@ -93,26 +103,28 @@ class Experience:
     round: int
     pairs: Tensor | None = None
     labels: Tensor | None = None
-    score: Score | None = None  # of all N samples, where the loop scored them
+    score: Score | None = None
 
     @cached_property
     def here(self) -> Tensor:
-        """Of each of the N samples its row in this process's rollout, or −1."""
-        mine = torch.full((len(self.group),), -1)
-        return mine.index_put((self.index,), torch.arange(len(self.index)))
+        """Return the row of each of the N samples in this process's rollout, (N,).
+
+        The row of a sample of another process is −1.
+        """
+        rows = torch.full((len(self.group),), -1)
+        return rows.index_put((self.index,), torch.arange(len(self.index)))
 
     def draw(self, *name: object) -> torch.Generator:
-        """A generator of this name, round and seed: it draws the same in every process."""
+        """Return a generator of this name, round and seed, which is the same in every process."""
         return draws(self.seed, [(*name, self.round)])[0]
 
     def cut(self, samples: Tensor, updates: int) -> Iterator[tuple[Tensor, float]]:
-        """Divide I items among `updates` optimiser steps, in a random order that is the
-        same in every process.
+        """Divide I items among `updates` optimiser steps, in a random order.
 
-        Yields for each step the numbers of the items that this process trains, and 1 / (the
-        step's items in all processes). `samples` (I,) or (I, m) are the samples (of N) that
-        each item reads. Raises ValueError for fewer items than updates, and for an item
-        whose samples lie in several processes.
+        The order is the same in every process. `samples` (I,) or (I, m) are the samples (of N)
+        that each item reads. For each step, yields the numbers of the items that this process
+        trains, and 1 / (the items of the step in all processes). Raises ValueError for fewer
+        items than updates, and for an item whose samples lie in several processes.
         """
         order = torch.randperm(len(samples), generator=self.draw("minibatches"))
         if len(order) < updates:
@@ -120,18 +132,20 @@ class Experience:
                 f"expected at least {updates} rows, one an update, got {len(order)}: lower "
                 "algorithm.options.updates, or take more samples a round"
             )
-        at = self.here[samples.reshape(len(samples), -1)] >= 0
-        if bool((at.any(1) != at.all(1)).any()):
+        local = self.here[samples.reshape(len(samples), -1)] >= 0  # (I, m)
+        if bool((local.any(1) != local.all(1)).any()):
             raise ValueError(
                 "expected the samples of a group in one process, got a group cut in two: make "
                 "train.prompts_per_round a multiple of the number of processes"
             )
-        for every in order.tensor_split(updates):
-            yield every[at.all(1)[every]], 1 / len(every)
+        for items in order.tensor_split(updates):
+            yield items[local.all(1)[items]], 1 / len(items)
 
     def batch(self, sample: Tensor, share: float, **data: Tensor) -> Batch:
-        """A batch of rows about samples (of N), with their conditions and prompts, on the
-        rollout's device."""
+        """Return a batch whose rows are about these samples (of N), on the rollout's device.
+
+        `data` are the rows' tensors by name; the samples' conditions and prompts are added.
+        """
         device = self.rollout.latents.device
         moved = {name: value.to(device) for name, value in data.items()}
         cond = rows(self.rollout.cond, self.here[sample].to(device))
@@ -141,8 +155,10 @@ class Experience:
 
 
 def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """PPO's pessimistic objective, negated: −min(ρA, clip(ρ, 1 ± ε) A), elementwise (arXiv
-    1707.06347).
+    """Return PPO's clipped loss −min(ρA, clip(ρ, 1 ± ε) A), elementwise (arXiv 1707.06347).
+
+    `ratio` ρ and `advantage` A have one shape, `clip_range` is ε. Raises ValueError for
+    advantages of another shape, which would broadcast silently.
 
     Example:
         >>> clipped(torch.tensor([1.5, 0.5]), torch.tensor([1.0, 1.0]), 0.2)
@@ -151,8 +167,8 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     if advantage.dim() and ratio.shape != advantage.shape:
         raise ValueError(
             f"expected advantages of the ratios' shape {tuple(ratio.shape)}, got "
-            f"{tuple(advantage.shape)}: one a segment; advantage[:, None].expand_as(ratio) for whole-clip "
-            "credit"
+            f"{tuple(advantage.shape)}: one a segment; advantage[:, None].expand_as(ratio) for "
+            "whole-clip credit"
         )
     return -torch.minimum(
         ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage
@@ -161,74 +177,97 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
 
 @dataclass(eq=False, kw_only=True)
 class Algorithm(ABC):
-    """Base of every algorithm; its dataclass fields, and those that it inherits, are its
-    options.
+    """An algorithm decides how clips are sampled, who gets the credit, and what the loss is.
 
-    The loop calls `setup` once, and in each round `plan`, `advantages`, `minibatches`,
-    `loss` and `after`. `plan` changes nothing: what the later calls need, they compute from
-    the plan that the rollout or the batch carries.
+    The dataclass fields of a subclass, and those that it inherits, are its options. The loop
+    calls `setup` once, and in each round `plan`, `advantages`, `minibatches`, `loss` and
+    `after`, in this order.
+
+    `setup` is the only method that may store what other methods read (backbone, reward, group
+    size, measured influence). `plan` changes nothing: later methods compute what they need
+    from the plan that the rollout or the batch carries. Statistics that run over rounds belong
+    into `state` and `load_state`.
     """
 
-    # Where the samples come from: "none" is the policy, "clips" data.clips, and "optional
-    # pairs" data.pairs where a recipe names that file, else the policy.
+    # Where the samples come from: "none" is the policy, "clips" is data.clips, and "optional
+    # pairs" is data.pairs if a recipe names that file, else the policy.
     data: ClassVar[str] = "none"
 
-    # how far noise moves the reward
+    # how far noise moves the reward, which `setup` reads from a file; not an option
     measured_influence: Influence | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:  # noqa: B027  each class checks its own options, then calls the next
-        """Raise ValueError for options that cannot be."""
+    # B027: these methods do nothing here on purpose; a subclass overrides those it needs.
 
-    def check(self, reward: Reward, group: int) -> None:  # noqa: B027  most can train on any reward
-        """Raise ValueError for a reward or a number of samples a prompt that it cannot
-        train on. Needs no model."""
+    def __post_init__(self) -> None:  # noqa: B027
+        """Raise ValueError for options that contradict each other or are out of range.
+
+        A subclass checks its own options and calls `super().__post_init__()`.
+        """
+
+    def check(self, reward: Reward, group: int) -> None:  # noqa: B027
+        """Raise ValueError for a reward or a group size that the algorithm cannot train on.
+
+        No model is needed, so that a wrong recipe stops before anything is loaded.
+        """
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        """Options that have no effect beside the others, each with the reason; `pairs`: the
-        samples are data.pairs."""
+        """Return the options that have no effect beside the others, each with the reason.
+
+        `pairs` says whether the samples are those of data.pairs.
+        """
         return {}
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
-        """Take the policy and the reward, once, before the first `plan`; raise ValueError
-        for what cannot be trained.
+        """Keep the backbone and the reward; raise ValueError for what cannot be trained.
 
-        An algorithm that needs another set of weights names it here:
-        `policy.remember("old")`.
+        The loop calls it once, before the first `plan`. An algorithm that needs another set of
+        weights creates it here: `policy.remember("old")`.
         """
         self.check(reward, group)
         self.backbone, self.reward = policy.backbone, reward
 
     @abstractmethod
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
-        """How to sample this round; `draw` is seeded by the run's seed and the round."""
+        """Return how to sample this round, and change nothing.
+
+        `draw` is a generator seeded by the run's seed and the round: the same arguments give
+        the same plan.
+        """
 
     @abstractmethod
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
-        """Advantages (N, S) or (N, K, S) of all processes' samples; `group` (N,) numbers
-        the `prompts` (N,)."""
+        """Return the advantages (N, S) or (N, K, S) of all processes' samples.
+
+        `group` (N,) numbers the `prompts` (N,). The loop calls it once a round.
+        """
 
     @abstractmethod
-    def minibatches(self, seen: Experience) -> Iterator[Batch]:
-        """One batch an optimiser step; the rows' samples are this process's."""
+    def minibatches(self, experience: Experience) -> Iterator[Batch]:
+        """Yield one batch for each optimiser step, of rows about this process's samples."""
 
     @abstractmethod
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """The loss of a micro-batch; where it reports a `ratio`, that is 1 before the first
-        update."""
+        """Return the loss of a micro-batch.
+
+        A metric called `ratio` must be 1 before the first update; the loop checks it.
+        """
 
     @abstractmethod
     def divergence(self, policy: Policy, batch: Batch) -> Tensor:
-        """How far the policy's predictions are from the reference's on a micro-batch, 0 at
-        first; logged as `kl`."""
+        """Return how far the policy's predictions are from the reference's on a micro-batch.
 
-    def after(self, policy: Policy, round: int) -> None:  # noqa: B027  most move no other weights
+        It is 0 before the first update, and is logged as `kl`.
+        """
+
+    def after(self, policy: Policy, round: int) -> None:  # noqa: B027
         """Move named sets of weights after a round's updates."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs beside weights, such as running statistics: numbers,
-        text, lists, dicts, tensors."""
+        """Return what a resumed run needs beside weights, such as statistics over rounds.
+
+        The values are numbers, text, lists, dicts and tensors.
+        """
         return {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  most have none
-        """Put back what `state` returned; an empty mapping is the state before the first
-        round."""
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state` returned; an empty mapping is the state before the first round."""

@@ -1,5 +1,4 @@
-"""Branching rollouts (BranchGRPO, arXiv 2509.06040): a step is credited by the clips that
-share it.
+"""Branching rollouts (BranchGRPO, arXiv 2509.06040) credit a step by the clips that share it.
 
 Legend: the clips of a group are the leaves of a tree; the d-th fork makes nodes of depth d;
 K kept steps, S segments.
@@ -26,20 +25,24 @@ from .base import Batch, Loss, clipped
 
 @dataclass(eq=False, kw_only=True)
 class Branch(Credited, Trajectory):
-    """GRPO on a tree: the clips of a prompt begin as one and divide at forks.
+    """Branch is GRPO on a tree: the clips of a prompt begin as one and divide at forks.
 
-    V of a node is the mean credit of its leaves. The steps from a node's fork to the next
-    have the advantage A = (V − mean V)/(std V + eps) over the nodes of this depth in the
-    tree (`baseline` "depth", BranchGRPO), or V less the mean of the siblings in place of V
-    − mean V ("siblings"), in which the luck of the steps before does not count. L =
-    −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL. What clips share is sampled and trained
-    once, and counts for all of them, in the KL too: its mean is over clips and steps. One
-    fork into the whole group is TempFlow-GRPO (2508.04324): `at = [0]`, `factors = [8]` in
-    a group of 8, `window = 1`, `step_weight = "noise"`.
+    V of a node is the mean credit of its leaves. The steps from a node's fork to the next have
+    the advantage
 
-    Options of the tree: it forks at the stochastic steps numbered `at` (0 is the round's
-    first) into `factors` children each, whose product is train.group. Both empty stand for
-    the prime factors of train.group, evenly over the steps. Steps before the first fork
+    - A = (V − mean V)/(std V + eps) over the nodes of this depth in the tree, with `baseline`
+      "depth" (BranchGRPO), or
+    - the same with the mean over the siblings, with `baseline` "siblings": then the outcome of
+      earlier steps, which siblings share, does not count.
+
+    L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL. Steps that clips share are sampled and
+    trained once, and count for each of these clips, in the KL too: both are means over clips
+    and steps. One fork into the whole group is TempFlow-GRPO (2508.04324): `at = [0]`,
+    `factors = [8]` in a group of 8, `window = 1`, `step_weight = "noise"`.
+
+    Options of the tree: it forks at the stochastic steps numbered `at` (0 is the round's first)
+    into `factors` children each, whose product is train.group. If both are empty, the factors
+    are the prime factors of train.group, evenly over the steps. Steps before the first fork
     draw no noise.
 
     Example:
@@ -52,7 +55,7 @@ class Branch(Credited, Trajectory):
     baseline: Literal["depth", "siblings"] = "depth"
     scale: Literal["group", "batch", "none", "unbiased"] = "group"  # type: ignore[assignment]
     same_start: bool = field(default=True, init=False)  # no option: a tree has one root
-    group: int = field(default=0, init=False, repr=False)
+    group: int = field(default=0, init=False, repr=False)  # set by `setup`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,11 +79,12 @@ class Branch(Credited, Trajectory):
             )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
-        self.group = group
+        self.group = group  # before super(), which makes a plan
         super().setup(policy, reward, group)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         if not self.factors:
+            # Before `setup` the group size is not known: one fork into the whole group.
             children = factored(self.group, len(noisy)) if self.group else [0]
             return tuple(
                 (noisy[i * len(noisy) // len(children)], n) for i, n in enumerate(children)
@@ -93,56 +97,64 @@ class Branch(Credited, Trajectory):
         return tuple((noisy[i], n) for i, n in zip(self.at, self.factors, strict=True))
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
-        leaf = self.unbounded(score, group, plan)
-        leaf = leaf if leaf.dim() == 3 else leaf[:, None].expand(-1, len(plan.keep), -1)
+        credit = self.unbounded(score, group, plan)
+        credit = credit if credit.dim() == 3 else credit[:, None].expand(-1, len(plan.keep), -1)
         lost = score.value.isnan()[:, None, None]
-        leaf = leaf.masked_fill(lost, torch.nan)
+        # NaN, not 0: the mean of a node is then over its scored leaves
+        credit = credit.masked_fill(lost, torch.nan)
         children = [n or int(group.bincount()[0]) for _, n in plan.forks]
-        trees = leaf.unflatten(0, (-1, *children))  # (trees, n_1, ..., n_D, K, S)
-        made = [self.of_nodes(trees.select(-2, i), plan.depth(k)) for i, k in enumerate(plan.keep)]
-        like = trees.select(-2, 0).shape
-        found = torch.stack([one.expand(like).reshape(len(leaf), -1) for one in made], 1)
+        trees = credit.unflatten(0, (-1, *children))  # (trees, n_1, ..., n_D, K, S)
+        shape = trees.select(-2, 0).shape
+        advantages = [
+            self.node_advantages(trees.select(-2, i), plan.depth(k)).expand(shape)
+            for i, k in enumerate(plan.keep)
+        ]
+        found = torch.stack([each.reshape(len(credit), -1) for each in advantages], 1)
         found = found.masked_fill(lost, 0.0).nan_to_num(0.0)
         return found.clamp(-self.max_advantage, self.max_advantage)
 
-    def of_nodes(self, trees: Tensor, depth: int) -> Tensor:
-        """Advantages of the nodes of a depth, (trees, n_1, ..., n_depth, 1, ..., S), from
-        leaves' credit."""
-        later, nodes = list(range(depth + 1, trees.dim() - 1)), list(range(1, depth + 1))
-        value = trees.nanmean(later, keepdim=True) if later else trees
-        away = value - value.nanmean(nodes if self.baseline == "depth" else depth, keepdim=True)
+    def node_advantages(self, trees: Tensor, depth: int) -> Tensor:
+        """Return the advantages of the nodes of a depth from the credit of the leaves.
+
+        `trees` is (trees, n_1, ..., n_D, S), the result (trees, n_1, ..., n_depth, 1, ..., S).
+        """
+        deeper, nodes = list(range(depth + 1, trees.dim() - 1)), list(range(1, depth + 1))
+        value = trees.nanmean(deeper, keepdim=True) if deeper else trees
+        siblings = depth  # the last axis of the nodes
+        baseline = value.nanmean(nodes if self.baseline == "depth" else siblings, keepdim=True)
+        deviation = value - baseline
         if self.scale == "none":
-            return away
-        among = [0, *nodes] if self.scale == "batch" else nodes
-        size = away.square().nanmean([*among, -1], keepdim=True).sqrt()
+            return deviation
+        pool = [0, *nodes] if self.scale == "batch" else nodes
+        size = deviation.square().nanmean([*pool, -1], keepdim=True).sqrt()
         count = prod(trees.shape[n] for n in nodes)
         wider = (count / (count - 1)) ** 0.5 if self.scale == "unbiased" else 1.0
-        return away / (size * wider + self.scale_eps)
+        return deviation / (size * wider + self.scale_eps)
 
-    def merged(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The first leaf of a node stands for all, whose rows of a step are equal but for
-        unscored ones."""
-        # leaves of a node
-        widths = [prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep]
+    def merge_rows(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Return the sum of advantages of the leaves of each node, and the rows of first leaves.
+
+        The leaves of a node share their steps, so that their rows are equal; one is trained.
+        """
+        leaves = [prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep]
         sums = [
-            advantage[:, i].unflatten(0, (-1, w)).sum(1).repeat_interleave(w, 0)
-            for i, w in enumerate(widths)
+            advantage[:, i].unflatten(0, (-1, count)).sum(1).repeat_interleave(count, 0)
+            for i, count in enumerate(leaves)
         ]
-        first = torch.arange(len(advantage))[:, None] % torch.tensor(widths) == 0
+        first = torch.arange(len(advantage))[:, None] % torch.tensor(leaves) == 0
         return torch.stack(sums, 1), first
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step = self.step(policy, batch)
         ratio = self.ratio(step, batch)
         value = clipped(ratio, batch["advantage"], self.clip).mean()
-        seen = ratio.detach()
-        metrics = {"ratio": seen, "clip_share": ((seen - 1).abs() > self.clip).float()}
+        detached = ratio.detach()
+        metrics = {"ratio": detached, "clip_share": ((detached - 1).abs() > self.clip).float()}
         return Loss(value + self.penalty(policy, batch, step), metrics)
 
 
 def factored(number: int, most: int) -> list[int]:
-    """The prime factors of a number, rising; the last ones are multiplied where there are
-    over `most`.
+    """Return the prime factors of a number, rising; at most `most`, the last ones multiplied.
 
     Example:
         >>> factored(12, 3), factored(16, 3), factored(7, 3)

@@ -1,10 +1,10 @@
-"""DDPO (arXiv 2305.13301): each clip against the rewards that its own prompt had in earlier
-rounds."""
+"""DDPO (arXiv 2305.13301) compares a clip with the earlier rewards of its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 import torch
@@ -23,16 +23,18 @@ from .base import Batch, Loss, clipped
 
 @dataclass(eq=False, kw_only=True)
 class DDPO(Trajectory):
-    """Denoising diffusion policy optimisation, by the score function or by importance
-    sampling.
+    """DDPO trains by the score function, or by importance sampling with a clipped ratio.
 
-    `estimator` "sf", the score function, is L = −A_j log p_j, of one update a round; "is",
-    importance sampling, is L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j), ρ_j = exp(log p_j −
-    log p_j,old); both + β KL. A = (r − mean)/(std + 1e-6), bounded by `max_advantage`, with
-    the mean and std of the last `buffer` rewards of the clip's prompt, or of the round's
-    while the prompt has fewer than `least`. With segments, r_j is what the frames of
-    segment j give of the reward (`vidrl.credit.segment_sums`); each segment has its own
-    mean, and all have one std. The rewards of the prompts are part of a checkpoint.
+    With `estimator` "sf", the score function, L = −A_j log p_j, and there is one update a
+    round. With "is", importance sampling, L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j), where
+    ρ_j = exp(log p_j − log p_j,old). Both add β KL.
+
+    A = (r − mean)/(std + 1e-6), bounded by `max_advantage`, with the mean and std of the last
+    `buffer` rewards of the clip's prompt, or of the round's rewards while the prompt has fewer
+    than `least`. With segments, r_j is the contribution of the frames of segment j to the
+    reward (`vidrl.credit.segment_sums`); each segment has its own mean, and all have one std.
+    The rewards of the prompts are kept in `past` and are part of a checkpoint; `advantages`
+    adds those of its round.
 
     Example:
         >>> DDPO().sampler, DDPO(estimator="sf").updates
@@ -47,7 +49,7 @@ class DDPO(Trajectory):
     buffer: int = 32
     least: int = 16
     max_advantage: float = 5.0
-    # (n, S)
+    # up to `buffer` rewards of each prompt, each a list of S numbers; not an option
     past: dict[str, list[list[float]]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,50 +71,49 @@ class DDPO(Trajectory):
         super().check(reward, group)
         if self.same_start and group < 2:
             raise ValueError(
-                "train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
-                "one has no other clip to start with; raise it, or leave same_start out"
+                "train.group: expected at least 2 with algorithm.options.same_start, got 1: a "
+                "group of one has no other clip to start with; raise it, or leave same_start out"
             )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        mine = (
-            {"clip_range": 'no ratio is clipped with estimator = "sf"'}
-            if self.estimator == "sf"
-            else {}
-        )
-        return super().unread(reward, pairs) | mine
+        found = super().unread(reward, pairs)
+        if self.estimator == "sf":
+            found["clip_range"] = 'no ratio is clipped with estimator = "sf"'
+        return found
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)
-        # images of one text have each their own past
+        # The key has the references too: images of one text each have their own past.
         prompts = [references.key(prompt) for prompt in prompts]
-        earned = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
-        earned = earned.double().masked_fill(lost[:, None], torch.nan)
-        for prompt, rewards in zip(prompts, earned.tolist(), strict=True):
-            if rewards[0] == rewards[0]:  # no NaN
-                self.past[prompt] = [*self.past.get(prompt, []), rewards][-self.buffer :]
-        everyone, made = earned[~lost], torch.zeros_like(earned)
+        rewards = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
+        rewards = rewards.double().masked_fill(lost[:, None], torch.nan)  # (N, S)
+        self._remember(prompts, rewards)
+        scored, found = rewards[~lost], torch.zeros_like(rewards)
         for prompt in dict.fromkeys(prompts):
             mine = torch.tensor([one == prompt for one in prompts])
-            own = torch.tensor(self.past.get(prompt, []), dtype=earned.dtype)
-            among = own if len(own) >= self.least else everyone
-            made[mine] = (earned[mine] - among.mean(0)) / (
-                among.var(0, correction=0).mean().sqrt() + 1e-6
-            )
-        return (
-            made.nan_to_num(0.0)
-            .clamp(-self.max_advantage, self.max_advantage)
-            .to(score.value.dtype)
-        )
+            past = torch.tensor(self.past.get(prompt, []), dtype=rewards.dtype)
+            baseline = past if len(past) >= self.least else scored
+            std = baseline.var(0, correction=0).mean().sqrt()  # one for all segments
+            found[mine] = (rewards[mine] - baseline.mean(0)) / (std + 1e-6)
+        bounded = found.nan_to_num(0.0).clamp(-self.max_advantage, self.max_advantage)
+        return bounded.to(score.value.dtype)
+
+    def _remember(self, prompts: Sequence[str], rewards: Tensor) -> None:
+        """Add the scored rewards (N, S) to the past of their prompts."""
+        for prompt, values in zip(prompts, rewards.tolist(), strict=True):
+            if not isnan(values[0]):
+                self.past[prompt] = [*self.past.get(prompt, []), values][-self.buffer :]
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step = self.step(policy, batch)
         ratio = self.ratio(step, batch)
-        each = clipped(ratio, batch["advantage"], self.clip)
         if self.estimator == "sf":
-            each = -batch["advantage"] * self.log_density(step, batch)
-        seen = ratio.detach()
-        metrics = {"ratio": seen, "clip_share": ((seen - 1).abs() > self.clip).float()}
-        return Loss(each.mean() + self.penalty(policy, batch, step), metrics)
+            terms = -batch["advantage"] * self.log_density(step, batch)
+        else:
+            terms = clipped(ratio, batch["advantage"], self.clip)
+        detached = ratio.detach()
+        metrics = {"ratio": detached, "clip_share": ((detached - 1).abs() > self.clip).float()}
+        return Loss(terms.mean() + self.penalty(policy, batch, step), metrics)
 
     def state(self) -> dict[str, Any]:
         return {"past": self.past}

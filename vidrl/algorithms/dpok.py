@@ -1,4 +1,4 @@
-"""DPOK (arXiv 2305.16381): a policy gradient that the KL to the base model holds back."""
+"""DPOK (arXiv 2305.16381) is a policy gradient that a KL to the base model holds back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class DPOK(Credited, Trajectory):
-    """Policy gradient with a KL to the reference, one ratio a segment.
+    """DPOK follows the policy gradient with a KL to the reference, with one ratio a segment.
 
     L = mean of −clip(ρ_j, 1 ± ε√S) A_j + β KL(p, p_ref).
 
-    The clip range binds on both sides, as in the published code: a ratio out of it has no
-    gradient, where PPO's minimum keeps the gradient of a ratio that went the wrong way. A =
+    The clip range binds on both sides, as in the published code: a ratio outside it has no
+    gradient, whereas PPO's minimum keeps the gradient of a ratio that went the wrong way. A =
     r − mean of the group is in the reward's own unit, so that the best policy is p_ref
     exp(r/β) up to a constant. The group's mean takes the place of the value network V(x_t,
     t) of the published code. The default `beta` is the published weight of the KL over that
@@ -49,6 +49,6 @@ class DPOK(Credited, Trajectory):
         step = self.step(policy, batch)
         ratio = self.ratio(step, batch)
         value = -(ratio.clamp(1 - self.clip, 1 + self.clip) * batch["advantage"]).mean()
-        seen = ratio.detach()
-        metrics = {"ratio": seen, "clip_share": ((seen - 1).abs() > self.clip).float()}
+        detached = ratio.detach()
+        metrics = {"ratio": detached, "clip_share": ((detached - 1).abs() > self.clip).float()}
         return Loss(value + self.penalty(policy, batch, step), metrics)

@@ -1,5 +1,4 @@
-"""Group-relative policy optimisation, one clipped ratio a segment of the clip, and its
-variants."""
+"""GRPO is group-relative policy optimisation, here with one clipped ratio for each segment."""
 
 from __future__ import annotations
 
@@ -19,17 +18,21 @@ from .base import Batch, Loss, clipped
 
 @dataclass(eq=False, kw_only=True)
 class GRPO(Credited, Trajectory):
-    """Group-relative advantages and clipped ratios, one a segment.
+    """GRPO takes the group's mean off each reward and clips one ratio for each segment.
 
     L = mean over rows and segments of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL, with
     ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783); the
     options of `Trajectory` have Flow-, Dance-, Mix-, Flash- and TempFlow-GRPO.
     docs/guides/coming_from.md has the settings of other trainers.
 
-    Options of the loss: `ratio_norm`, with `step_weight = "inverse_length"`, is GRPO-Guard
-    (2510.22319): ρ = exp((log p − log p_old + D) std). `max_divergence` δ > 0 is Flow-DPPO
-    (2606.11025): −ρA without a clip, and 0 where D > δ and (ρ − 1) A > 0. D is the mean of
-    (μ − μ_old)²/(2 std²), with μ and std those of the step.
+    Options of the loss:
+
+    - `ratio_norm`, with `step_weight = "inverse_length"`, is GRPO-Guard (2510.22319): ρ =
+      exp((log p − log p_old + D) std).
+    - `max_divergence` δ > 0 is Flow-DPPO (2606.11025): −ρA without a clip, and 0 where D > δ
+      and (ρ − 1) A > 0.
+
+    D is the mean of (μ − μ_old)²/(2 std²), where μ and std are those of the step.
 
     Example:
         >>> GRPO(sampler="flow_sde", eta=0.7, window=4).window_schedule
@@ -48,24 +51,24 @@ class GRPO(Credited, Trajectory):
             )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        mine = (
-            {"clip_range": "max_divergence stops a step, and no ratio is clipped"}
-            if self.max_divergence
-            else {}
-        )
-        return super().unread(reward, pairs) | mine
+        found = super().unread(reward, pairs)
+        if self.max_divergence:
+            found["clip_range"] = "max_divergence stops a step, and no ratio is clipped"
+        return found
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
-        return replace(
-            super().plan(backbone, round, draw), means=self.ratio_norm or self.max_divergence > 0
-        )
+        plan = super().plan(backbone, round, draw)
+        return replace(plan, means=self.ratio_norm or self.max_divergence > 0)  # both need μ_old
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        step, a = self.step(policy, batch), batch["advantage"]
-        ratio = self.normalised(step, batch) if self.ratio_norm else self.ratio(step, batch)
-        each, stopped = clipped(ratio, a, self.clip), (ratio.detach() - 1).abs() > self.clip
+        step, advantage = self.step(policy, batch), batch["advantage"]
+        ratio = self.normalised_ratio(step, batch) if self.ratio_norm else self.ratio(step, batch)
         if self.max_divergence:
-            stopped = (self.away(step, batch) > self.max_divergence) & ((ratio - 1) * a > 0)
-            each = -(ratio * a).masked_fill(stopped, 0.0)
-        value = each.mean() + self.penalty(policy, batch, step)
+            too_far = self.old_divergence(step, batch) > self.max_divergence
+            stopped = too_far & ((ratio - 1) * advantage > 0)  # would move the policy further away
+            terms = -(ratio * advantage).masked_fill(stopped, 0.0)
+        else:
+            stopped = (ratio.detach() - 1).abs() > self.clip
+            terms = clipped(ratio, advantage, self.clip)
+        value = terms.mean() + self.penalty(policy, batch, step)
         return Loss(value, {"ratio": ratio.detach(), "clip_share": stopped.float()})

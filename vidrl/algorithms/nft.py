@@ -1,4 +1,4 @@
-"""DiffusionNFT (arXiv 2509.16117): towards what was good and away from what was bad."""
+"""DiffusionNFT (arXiv 2509.16117) moves predictions towards good clips and away from bad ones."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from vidrl.training.policy import Policy
 from ._forward import Forward
 from .base import Batch, Loss
 
-LEAST = 1e-5  # of an adaptive weight
+LEAST = 1e-5  # the least adaptive weight w, which is a divisor
 
 
 @dataclass(eq=False, kw_only=True)
 class NFT(Forward):
-    """Negative-aware fine-tuning on the forward process, of each segment j of a clip.
+    """NFT, negative-aware fine-tuning, trains the forward process of each segment of a clip.
 
-    v± = v_old ± β (v − v_old), x̂0± is what v± predicts at x_t, r_j = A_j/(2 A_max) + ½,
-    and
+    v± = v_old ± β (v − v_old), x̂0± is the clean clip that v± predicts at x_t, r_j = A_j/(2
+    A_max) + ½, and
 
         L = A_max/β · mean of r_j ‖x̂0⁺ − x0‖²_j/w⁺_j + (1 − r_j) ‖x̂0⁻ − x0‖²_j/w⁻_j
             + kl_beta ‖v − v_ref‖²
 
-    where ‖·‖² are means over elements and w±_j = mean |x̂0± − x0|_j, held fixed. While the
-    live weights equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j/w_j, whatever
-    β is. At the later updates of a round a smaller β lets the policy go further away from
-    the old one.
+    where ‖·‖² are means over elements and w±_j = mean |x̂0± − x0|_j, without gradient. While the
+    live weights equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j/w_j for every β.
+    At the later updates of a round a smaller β lets the policy go further away from the old
+    weights.
 
     Options of the loss: `beta` β, `kl_beta`, and `max_advantage` A_max.
     """
@@ -47,35 +47,43 @@ class NFT(Forward):
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         x, raw = self.predict(policy, batch)
-        old = self.other(policy, batch, "old", raw)
+        old = self.predict_with(policy, batch, "old", raw)
         good, bad = self.errors(policy, batch, x, raw, old)
         r = batch["advantage"].to(good) / (2 * self.max_advantage) + 0.5
         value = self.mean(r * good + (1 - r) * bad, batch.plan) * self.max_advantage / self.beta
         if self.kl_beta:
             value = value + self.kl_beta * self.penalty(policy, batch, raw)
         moved = (raw.detach() - old).square().flatten(1).mean(1)
-        seen = {"positive": good.detach().mean(1), "negative": bad.detach().mean(1)}
-        return Loss(value, seen | {"old_deviate": moved})
+        metrics = {"positive": good.detach().mean(1), "negative": bad.detach().mean(1)}
+        return Loss(value, metrics | {"old_deviate": moved})
 
     def errors(
         self, policy: Policy, batch: Batch, x: Tensor, raw: Tensor, old: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """‖x̂0⁺ − x0‖²_j/w⁺_j and ‖x̂0⁻ − x0‖²_j/w⁻_j, (n, S), of v = `raw` and v_old =
-        `old` at x."""
+        """Return ‖x̂0⁺ − x0‖²_j/w⁺_j and ‖x̂0⁻ − x0‖²_j/w⁻_j, both (n, S).
+
+        `raw` is v and `old` is v_old, both at `x`.
+        """
         clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
-        off, step = before - batch["x0"], self.beta * (clean - before)  # x̂0 is linear in v
-        good, bad = (weighed(away, batch.plan.segments) for away in (off + step, off - step))
+        # x̂0 is linear in v, so that x̂0± = x̂0_old ± β (x̂0 − x̂0_old)
+        error, step = before - batch["x0"], self.beta * (clean - before)
+        good, bad = (
+            normalised_error(each, batch.plan.segments) for each in (error + step, error - step)
+        )
         return good, bad
 
 
-def weighed(away: Tensor, segments: int) -> Tensor:
-    """‖a‖²_j/w_j of each segment, (n, S): mean square over mean size, this held fixed, in
-    float64.
+def normalised_error(error: Tensor, segments: int) -> Tensor:
+    """Return mean a² / mean |a| of an error a over each segment, (n, S).
+
+    The denominator is the adaptive weight w: it has no gradient, and is computed in float64 as
+    in the public code.
 
     Example:
         >>> import torch
-        >>> weighed(torch.tensor([1.0, 3.0]).view(1, 1, 2, 1, 1), 1)  # (1 + 9)/2 over (1 + 3)/2
+        >>> error = torch.tensor([1.0, 3.0]).view(1, 1, 2, 1, 1)
+        >>> normalised_error(error, 1)  # (1 + 9)/2 over (1 + 3)/2
         tensor([[2.5000]])
     """
-    size = pool(away.detach().double().abs(), segments).clamp(min=LEAST)
-    return pool(away.square(), segments) / size.to(away)
+    size = pool(error.detach().double().abs(), segments).clamp(min=LEAST)
+    return pool(error.square(), segments) / size.to(error)

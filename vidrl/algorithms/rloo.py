@@ -1,5 +1,4 @@
-"""RLOO (arXiv 2402.14740): the plain policy gradient, against the mean of the prompt's
-other clips."""
+"""RLOO (arXiv 2402.14740) is the plain policy gradient, against the mean of the other clips."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class RLOO(Credited, Trajectory):
-    """REINFORCE with a leave-one-out baseline.
+    """RLOO is REINFORCE with a leave-one-out baseline.
 
-    A_i = r_i − 1/(k − 1) Σ_{l ≠ i} r_l of the k clips of a prompt; L = −mean ρ_j A_j + β
-    KL, ρ_j = p_j/p_j,old of segment j. Where the ratio is 1, as in a round of one update,
-    the gradient is that of −A_j log p_j; in later updates the ratio corrects for the policy
-    that sampled. Nothing is clipped and nothing divided by a std.
+    A_i = r_i − 1/(k − 1) Σ_{l ≠ i} r_l of the k clips of a prompt; L = −mean ρ_j A_j + β KL,
+    with ρ_j = p_j/p_j,old of segment j. Where the ratio is 1, as in a round of one update, the
+    gradient is that of −A_j log p_j; in later updates the ratio corrects for the policy that
+    sampled. No ratio is clipped, and no advantage is divided by a std.
 
-    The paper takes β log(p/p_ref) off the reward; here the KL, which is known exactly, is
+    The paper subtracts β log(p/p_ref) from the reward; here the KL, which is known exactly, is
     in the loss.
 
     Example:
@@ -30,8 +29,9 @@ class RLOO(Credited, Trajectory):
     """
 
     updates: int = 1
-    clip_range: float = field(default=1.0, init=False)  # nothing is clipped
-    scale: str = field(default="leave_one_out", init=False)  # type: ignore[assignment]  # no option: it is the method
+    # init=False: these are no options, because they define the method
+    clip_range: float = field(default=1.0, init=False)  # no ratio is clipped
+    scale: str = field(default="leave_one_out", init=False)  # type: ignore[assignment]
     scale_eps: float = field(default=0.0, init=False)
     max_advantage: float = float("inf")
 

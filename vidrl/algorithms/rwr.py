@@ -1,5 +1,4 @@
-"""Reward-weighted regression: imitate one's own clips, good ones more (2302.12192,
-2305.13301)."""
+"""RWR imitates the policy's own clips, good ones more (arXiv 2302.12192, 2305.13301)."""
 
 from __future__ import annotations
 
@@ -20,15 +19,13 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class RWR(Forward):
-    """The matching error of each segment of the policy's own clips, weighted by the
-    exponential of its advantage.
+    """RWR (reward-weighted regression) weighs matching errors by the exponential of advantages.
 
         L = mean of w_j ‖v − target‖²_j + kl_beta ‖v − v_ref‖²
         w_j = exp(β A_j) over its mean in the group
 
-    No weight is negative: a bad clip is imitated less, and never pushed away. A clip that
-    could not be scored has weight 0, and so have the clips of a group in which fewer than
-    two were scored.
+    No weight is negative: a bad clip is imitated less, and never pushed away. A clip that could
+    not be scored has weight 0, and so have the clips of a group with fewer than two scored ones.
 
     Options of the loss: `beta` β, the inverse temperature; `kl_beta`.
     """
@@ -49,9 +46,9 @@ class RWR(Forward):
             )
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
-        """Weights (N, S), of mean 1 in each group."""
-        made = super().advantages(score, group, prompts, plan)
-        return weights(made, group, score.value.isnan(), self.beta)
+        """Return weights (N, S) in place of advantages, of mean 1 in each group."""
+        advantage = super().advantages(score, group, prompts, plan)
+        return weights(advantage, group, score.value.isnan(), self.beta)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         raw = self.predict(policy, batch)[1]
@@ -63,18 +60,20 @@ class RWR(Forward):
 
 
 def weights(advantage: Tensor, group: Tensor, lost: Tensor, beta: float) -> Tensor:
-    """exp(β A) over its mean in the group, (N, S); 0 for samples that are `lost` (N,) or
-    alone.
+    """Return exp(β A) over its mean in the group, (N, S).
+
+    Samples that are `lost` (N,), and the only scored sample of a group, get 0.
 
     Example:
         >>> a, lost = torch.tensor([[0.0], [0.6931], [9.0]]), torch.tensor([False, False, True])
-        >>> made = weights(a, torch.zeros(3, dtype=torch.long), lost, 1.0)
-        >>> made.round(decimals=3).flatten()
+        >>> weight = weights(a, torch.zeros(3, dtype=torch.long), lost, 1.0)
+        >>> weight.round(decimals=3).flatten()
         tensor([0.6670, 1.3330, 0.0000])
     """
-    made = torch.zeros_like(advantage)
-    for one in group.unique():
-        scored = (group == one) & ~lost
+    weight = torch.zeros_like(advantage)
+    for number in group.unique():
+        scored = (group == number) & ~lost
         if int(scored.sum()) > 1:
-            made[scored] = (beta * advantage[scored]).softmax(0) * scored.sum()
-    return made
+            # n · softmax is exp over its mean, without overflow of the exponential
+            weight[scored] = (beta * advantage[scored]).softmax(0) * scored.sum()
+    return weight
