@@ -1,7 +1,7 @@
-"""Video files in and out: PyAV reads and writes, decord reads where PyAV is not installed,
-OpenCV films of pictures.
+"""Reading and writing of video files: PyAV reads and writes them.
 
-Shapes: F frames, H W pixels; frames are uint8 RGB, (F, 3, H, W).
+decord reads video files where PyAV is not installed, and OpenCV reads folders of pictures
+as films. Shapes: F frames, H W pixels; frames are uint8 RGB, (F, 3, H, W).
 """
 
 from __future__ import annotations
@@ -34,36 +34,41 @@ from ._files.reading import PyAV, import_av
 from ._files.writing import suffix, write
 
 __all__ = ["SUFFIXES", "Film", "Unreadable", "Video", "find", "rate", "read", "suffix", "write"]
-PIECE = 32  # frames, at most
-BUDGET = 2**28  # bytes of a piece: large frames come in shorter pieces
-LARGEST = 2**25  # pixels of a frame: 8K, 7680 x 4320, has a little less
-STILL = 2.0  # levels of 255: pictures that differ by less on the mean stand still
+PIECE = 32  # the most frames of a piece
+BUDGET = 2**28  # the most bytes of a piece: large frames come in shorter pieces
+LARGEST = 2**25  # the most pixels of a frame; 8K, 7680 x 4320, has a little less
+STILL = 2.0  # grey levels of 255: pictures whose mean difference is smaller count as equal
 
 
 class Source(Protocol):
-    """What a reader makes of a file."""
+    """The interface of the readers, which each open one file."""
 
     name: str
     size: tuple[int, int]
     times: list[float]
-    tick: float  # seconds to which the container rounds times
-    stated: float  # frames a second, as the file says; 0 for nothing
+    tick: float  # the seconds to which the container rounds times
+    stated: float  # the frames a second that the file states; 0 if it states none
     notes: list[str]
 
     def pieces(self, length: int) -> Iterator[Tensor]: ...
 
 
 class Video:
-    """An open video file: `size` (width, height), `frames`, `times` (seconds, one a frame),
-    `fps`, `reader`, `notes`.
+    """An open video file, whose frames can be read whole or in pieces.
 
-    Its frames are those that ffmpeg shows of its first video stream, in number, order, time
-    and orientation. PyAV opens it; decord does where PyAV is not installed, and refuses the
-    files that it does not read exactly. A folder of numbered pictures is a film of `fps`
-    frames a second, 8 where none is given; a single picture is a film of one frame. `notes`
-    say what to know of the file, as that it was cut off. Raises FileNotFoundError, or
-    Unreadable with the reason; nothing is decoded of a file whose frames are larger than
-    8K.
+    `size` is (width, height), `frames` the number of frames, `times` their times in
+    seconds, `fps` the frames a second, `reader` the name of the library that reads the
+    file, and `notes` what a user should know about the file, for example that it is cut
+    off.
+
+    The frames are those that ffmpeg shows of the first video stream: the same number,
+    order, times and orientation. PyAV opens the file; where PyAV is not installed, decord
+    does, and refuses files that it does not read exactly. A folder of numbered pictures is
+    a film of `fps` frames a second (8 if not given), and a single picture is a film of one
+    frame.
+
+    Raises FileNotFoundError, or Unreadable with the reason. A file whose frames are larger
+    than 8K is refused before decoding.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float | None = None) -> None:
@@ -81,35 +86,36 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """Frames a second: what the file states if its time stamps agree, else by these; of
-        one frame, as stated."""
+        """Return the frames a second that the file states, if its time stamps agree.
+
+        If the time stamps disagree, they decide. A file of one frame has the stated rate.
+        """
         return _rate(self.times, self._source.stated, self._source.tick)
 
     def pieces(self, length: int = 0) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time, so that memory is that of a piece.
-        Raises Unreadable midway.
+        """Yield the frames in order, `length` at a time, so that memory is that of a piece.
 
-        0: 32, and fewer of large ones.
+        Length 0 means 32 frames, and fewer if they are large. Raises Unreadable in the
+        middle of a broken file.
         """
         length = length or max(1, min(PIECE, BUDGET // (3 * self.size[0] * self.size[1])))
         try:
             yield from self._source.pieces(length)
-        except Exception as error:  # each reader has errors of its own
+        except Exception as error:  # PyAV, decord and OpenCV each raise different classes
             _raise_if_out_of_memory(error)
             raise Unreadable(f"{self.path} breaks off: {_brief(error)}") from error
 
     def read(self) -> Tensor:
-        """All frames, uint8 (F, 3, H, W). Raises MemoryError where the machine cannot hold
-        them."""
+        """Return all frames, uint8 (F, 3, H, W); raise MemoryError if they do not fit."""
         _check_room(3 * self.frames * self.size[0] * self.size[1], self.path)
         return torch.cat(list(self.pieces()))
 
     def even(self) -> Film:
-        """The film as it is measured, its frames equally far apart in time.
+        """Return the film as rewards measure it, with frames at equal distances in time.
 
-        Where the file's are, they are these. A variable frame rate is brought to an even
-        one by true times, see `_resample`; what is done is a note of the film. A film with
-        a gap is measured on its longest stretch.
+        A file with a constant frame rate is returned as it is. A variable frame rate is
+        resampled by the true times, see `_files.resampling`, and a note of the film says
+        so. Of a film with a gap, the longest stretch is measured.
         """
         from ._files import resampling
 
@@ -132,8 +138,10 @@ class Video:
         )
 
     def _stays(self, number: int) -> bool:
-        """Whether the picture after a gap looks as the one before; `number` counts
-        different times."""
+        """Return whether a gap is a held picture: the pictures around it are equal.
+
+        `number` counts the distinct times.
+        """
         at = self.times.index(sorted(set(self.times))[number])
         first, second = islice((frame for piece in self.pieces(1) for frame in piece), at, at + 2)
         return bool((first.float() - second.float()).abs().mean() < STILL)
@@ -141,8 +149,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Film:
-    """Frames equally far apart in time: what rewards measure of a file. Its fields are
-    those of Video."""
+    """A film whose frames are at equal distances in time; rewards measure films.
+
+    The fields are those of `Video`.
+    """
 
     path: Path
     size: tuple[int, int]
@@ -154,24 +164,23 @@ class Film:
 
     @property
     def frames(self) -> int:
-        """How many."""
+        """Return the number of frames."""
         return len(self.times)
 
     def read(self) -> Tensor:
-        """All frames, uint8 (F, 3, H, W). Raises MemoryError where the machine cannot hold
-        them."""
+        """Return all frames, uint8 (F, 3, H, W); raise MemoryError if they do not fit."""
         _check_room(3 * self.frames * self.size[0] * self.size[1], self.path)
         return torch.cat(list(self.pieces()))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Tensor, float]:
-    """All frames of a file, uint8 (F, 3, H, W), and its frames a second."""
+    """Return all frames of a file, uint8 (F, 3, H, W), and its frames a second."""
     video = Video(path)
     return video.read(), video.fps
 
 
 def rate(times: list[float]) -> float | None:
-    """Frames a second by their time stamps; None where they do not tell.
+    """Return the frames a second by time stamps, or None if these determine no rate.
 
     >>> rate([0.0, 0.125, 0.25]), rate([0.0])
     (8.0, None)
@@ -179,12 +188,15 @@ def rate(times: list[float]) -> float | None:
     span = times[-1] - times[0] if times else 0.0
     if len(times) < 2 or not span > 0:
         return None
+    # rates are fractions such as 30000 / 1001: this removes the rounding of time stamps
     return float(Fraction((len(times) - 1) / span).limit_denominator(1001))
 
 
 def _rate(times: list[float], stated: float, tick: float) -> float:
-    """Frames a second: as stated where all frames but for the rounding of times last so
-    long, else by the times.
+    """Return the stated frames a second if the time stamps agree, else the rate by these.
+
+    Time stamps agree if the length of the film differs by no more than their rounding,
+    `tick`.
 
     >>> _rate([0.0, 0.063, 0.125, 0.188], stated=16.0, tick=0.001)
     16.0
@@ -197,13 +209,11 @@ def _rate(times: list[float], stated: float, tick: float) -> float:
     return stated if agrees else found
 
 
-# --- opening
-# ---------------------------------------------------------------------------------------------------------
+# Opening
 
 
 def _open(path: Path, fps: float | None) -> Source:
-    """The reader of a file. What is wrong with the file becomes Unreadable, with a reason
-    in words."""
+    """Return the reader of a file; raise Unreadable if the file is at fault."""
     try:
         if path.is_dir():
             return Pictures(path, _check_size, fps)
@@ -213,11 +223,13 @@ def _open(path: Path, fps: float | None) -> Source:
     except Exception as error:
         _raise_if_out_of_memory(error)
         if not type(error).__module__.startswith("av."):
-            raise  # of the operating system or the installation, which say what is wrong
+            # errors of the operating system or of the installation explain themselves
+            raise
         raise Unreadable(f"expected a video, could not read {path}: {_why(path)}") from error
 
 
 def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], Source]:
+    """Return the reader for the kind of file."""
     if is_still(path):
         return Picture
     if container_of(path) == "webp" and is_animated(path):
@@ -230,8 +242,10 @@ def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], S
 
 
 def _why(path: Path) -> str:
-    """What FFmpeg could not open is something else, or was cut off, or is of no known
-    format."""
+    """Return why FFmpeg could not open a file.
+
+    The file is of another kind, cut off, or of an unknown format.
+    """
     cut = why_cut_off(path)
     return describe_other_file(path) or (
         f"it is cut off: {cut}" if cut else "it is of no known video format"
@@ -239,7 +253,7 @@ def _why(path: Path) -> str:
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
-    """Raise MemoryError for an error from lack of memory, which is no fault of the file."""
+    """Raise MemoryError for an error that lack of memory caused, not the file."""
     if isinstance(error, MemoryError):
         raise error
     if is_out_of_memory(error):
@@ -247,40 +261,45 @@ def _raise_if_out_of_memory(error: Exception) -> None:
 
 
 def _check_size(size: tuple[int, int]) -> None:
+    """Raise Unreadable for frames that are empty or larger than 8K."""
     if not 0 < size[0] * size[1] <= LARGEST:
         raise Unreadable(
-            f"expected frames of up to {LARGEST} pixels, got {size[0]} x {size[1]}: shrink them, or mend "
-            "a broken header"
+            f"expected frames of up to {LARGEST} pixels, got {size[0]} x {size[1]}: "
+            "shrink them, or mend a broken header"
         )
 
 
 def _check_room(needed: int, path: Path) -> None:
-    """Refuse what does not fit, before it is decoded; rewards hold the bytes, and the same
-    as floats of four bytes."""
+    """Raise TooLarge for a film that does not fit the memory, before it is decoded.
+
+    Rewards hold the bytes and a copy in floats of four bytes: five times the bytes in all.
+    """
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 5 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
         raise TooLarge(
-            f"{path} needs {needed / 1e9:.0f} GB as a whole, this machine has {room / 1e9:.0f}, and "
-            "rewards take five times as much: score it by rewards that take clips in pieces, or cut it"
+            f"{path} needs {needed / 1e9:.0f} GB as a whole, this machine has {room / 1e9:.0f}, "
+            "and rewards take five times as much: "
+            "score it by rewards that take clips in pieces, or cut it"
         )
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of a message; decord appends a stack of C++ frames."""
+    """Return the first line of a message; decord appends a stack of C++ frames."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
 
 
 def _about(film: Video, stretch: list[float], wanted: list[float]) -> str:
-    """What is measured of a film whose frames are not equally far apart."""
-    own = sum(min(abs(time - one) for one in stretch) < 1e-3 for time in wanted)
-    made = f"{len(wanted)} frames at {rate(wanted) or film.fps:g} a second, {own} of them its own"
+    """Describe which stretch and times of a film of variable frame rate are measured."""
+    own = sum(min(abs(time - given) for given in stretch) < 1e-3 for time in wanted)
+    frames = f"{len(wanted)} frames at {rate(wanted) or film.fps:g} a second, {own} of them its own"
     rest = "" if own == len(wanted) else ", the others moved along the flow"
     cut = (
         ""
         if len(stretch) == len(set(film.times))
         else (
-            f"; a gap without frames ends the stretch that is measured, from {stretch[0]:.2f} to {stretch[-1]:.2f} s"
+            "; a gap without frames ends the stretch that is measured, "
+            f"from {stretch[0]:.2f} to {stretch[-1]:.2f} s"
         )
     )
-    return f"its frame rate varies: measured are {made}{rest}{cut}"
+    return f"its frame rate varies: measured are {frames}{rest}{cut}"

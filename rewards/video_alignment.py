@@ -1,4 +1,4 @@
-"""How well a clip as a whole fits its prompt, by X-CLIP."""
+"""A reward that measures how well a clip as a whole fits its prompt, by X-CLIP."""
 
 from __future__ import annotations
 
@@ -14,32 +14,40 @@ from ._networks.learned import LearnedReward, middle_frames
 from ._networks.pixels import IMAGENET, Pixels, read_pixels
 from .base import Card, Samples
 
+# used where the model's folder has no preprocessor_config.json
 DEFAULT = Pixels(224, (224, 224), IMAGENET, "bilinear")
 
 
 class VideoAlignment(LearnedReward):
-    """Agreement of a clip with its prompt: the cosine of X-CLIP, whose frames see each
-    other.
+    """The agreement of a clip with its prompt, which X-CLIP measures as a cosine.
 
-    Frames are the middles of as many equal segments as the model takes (8 in
-    microsoft/xclip-base-patch32), as VBench takes them for its overall consistency; some
-    twice in shorter clips. `window` > 0 judges equal pieces of about so many seconds each,
-    so that the curve says which piece fits; 0 judges the clip as one, and the curve is
-    flat. `model` is a local folder or hub id of transformers' XCLIPModel. Ni et al. 2022,
-    arXiv 2208.02816. VBench itself uses ViCLIP: these numbers are not its.
+    The range is [-1, 1]. The network's frames attend to each other. They are the middles of
+    as many equal segments as the model has frames (8 in microsoft/xclip-base-patch32), as
+    in VBench's overall consistency; shorter clips repeat frames. `window` > 0 judges equal
+    pieces of about so many seconds each, so that the curve shows which piece fits. `window`
+    = 0 judges the clip as a whole, and the curve is flat. `model` is a local folder or hub
+    id of transformers' XCLIPModel.
 
-    >>> VideoAlignment.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    VBench itself uses ViCLIP: its numbers cannot be compared with these.
+
+    Source: Ni et al. 2022, arXiv:2208.02816.
+
+    >>> clip = torch.rand(1, 9, 3, 32, 32)
+    >>> VideoAlignment.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 9])
     """
 
     range = (-1.0, 1.0)
     time_support = "clip"
     card = Card(
-        sees="Whether the clip shows what the prompt names; trained on names of human actions.",
-        blind_to="Quality, speed, and what happens between its 8 frames; often the direction of motion.",
-        hacks="Still pictures of the action asked for.",
-        input="Any frame rate, size and length; frames are resized to 224 pixels, and the longer sides cut off.",
-        cost="8 frames of CLIP B/32: 0.07 TFLOP a clip; not timed here.",
+        sees="Whether the clip shows what the prompt names. The network was trained on names "
+        "of human actions.",
+        blind_to="Quality, speed, and everything that happens between its 8 frames; often the "
+        "direction of motion.",
+        hacks="Still pictures of the requested action.",
+        input="Any frame rate, size and length. A frame is resized to a shorter side of 224 "
+        "pixels, and its central square is used.",
+        cost="CLIP B/32 on 8 frames takes 0.07 TFLOP a clip. Not timed here.",
     )
 
     def __init__(
@@ -63,7 +71,7 @@ class VideoAlignment(LearnedReward):
 
     @classmethod
     def tiny(cls) -> VideoAlignment:
-        """A small X-CLIP of random weights."""
+        """Return the reward with a small X-CLIP of random weights."""
         from ._networks.tiny import clip_tokenizer, xclip_model
 
         reward = cls()
@@ -73,12 +81,11 @@ class VideoAlignment(LearnedReward):
 
     @property
     def streams(self) -> bool:
-        """Never: its frames see each other, and where they lie depends on the length of the
-        clip."""
+        """Return False: the places of the frames depend on the length of the clip."""
         return False
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F): that of its window."""
+        """Return the agreement of each frame's window, (B, F)."""
         video = samples.frames
         frames = video.shape[1]
         pieces = max(1, round(frames / samples.fps / self.window)) if self.window else 1
@@ -88,7 +95,7 @@ class VideoAlignment(LearnedReward):
         return torch.stack(judged, 1)[:, owner]
 
     def _agreement(self, video: Tensor, samples: Samples) -> Tensor:
-        """The cosine of each clip, (B,)."""
+        """Return the cosine of each clip, (B,)."""
         self._tokenizer = self._tokenizer or self.words()
         with self.network.on(video) as model:
             self.pixels = self.pixels or self.find()
@@ -110,7 +117,9 @@ class VideoAlignment(LearnedReward):
             )
 
     def _pass(self, model: Any, video: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        assert self.pixels is not None  # found above
+        """Return the cosine of each clip of a batch, (B,)."""
+        assert self.pixels is not None  # `_agreement` sets it
         ready = self.pixels(video.flatten(0, 1)).unflatten(0, video.shape[:2])
         seen = model(input_ids=ids, attention_mask=mask, pixel_values=ready.to(model.dtype))
+        # X-CLIP adapts each text to each clip, so `text_embeds` is (B, B, D); only pairs are read
         return torch.einsum("bd,bbd->b", seen.video_embeds, seen.text_embeds).to(ready.dtype)

@@ -1,5 +1,4 @@
-"""Whether views of a thing that the camera goes round are views of one rigid thing, and
-close on themselves."""
+"""A reward for the views of an orbit that show one rigid thing and close on themselves."""
 
 from __future__ import annotations
 
@@ -12,34 +11,36 @@ from torch import Tensor
 from ._flow.epipolar import LEAST, Matcher, compare, matcher
 from .base import About, Card, Reward, Samples
 
-PAIR = 5  # numbers of a pair of views, see `compare`
+PAIR = 5  # the count of numbers that `compare` returns for a pair of views
 
 
 class ViewConsistency(Reward):
-    """How well the views of an orbit fit one rigid scene, 0 to 1: epipolar geometry, even
-    steps, and closure.
+    """How well the views of an orbit fit one rigid scene, in [0, 1].
 
-    Points matched between a view and the one `apart` before it must obey x2^T F x1 = 0 for
-    one fundamental matrix (eight points in RANSAC, refined). A pair of views gives the
-    product of
+    Points matched between a view and the view `apart` before it must satisfy x2^T F x1 = 0
+    for one fundamental matrix F (eight points in RANSAC, then refined). A pair of views
+    gives the product of
 
-    - rigid: the share of matches within `tolerance` diagonals of it, times exp(-d /
-      tolerance), d their mean Sampson distance, cut at twice the tolerance;
-    - seen: matches against half of the clip's usual number, at most 1; 0 under 16 matches;
-    - even: exp(-max(0, |ln(step / median step)| - 0.35)), the step being the median way of
-      a match.
+    - rigid: the share of matches within `tolerance` diagonals of F, times exp(-d /
+      tolerance), where d is their mean Sampson distance, cut at twice the tolerance;
+    - seen: the number of matches over half of the clip's usual number, at most 1; 0 below
+      16 matches;
+    - even: exp(-max(0, |ln(step / median step)| - 0.35)), where the step is the median path
+      of a match.
 
-    The value is the mean over pairs, times the depth seen, u^2 / (u^2 + 1) with u the
-    median over pairs of the parallax, the distance of matches from the best homography,
-    over `depth` diagonals: views that do not change, or slide as a flat picture would, show
-    no thing in space and get about 0. With `closed` it is multiplied, too, by 1/4 + 3/4 c,
-    c how well the last view continues to the first: rigid and seen against the median of
-    the pairs, cut at 1, times 2 median step / step where that is less than 1.
+    The value is the mean over pairs times the depth u^2 / (u^2 + 1). u is the median over
+    pairs of the parallax, which is the distance of matches from the best homography, over
+    `depth` diagonals. Views that do not change, or slide as a flat picture would, show no
+    depth and get about 0.
 
-    `matcher` is "flow" (points on edges along DIS flow, for steps up to about 20 degrees),
-    "sift", "orb", "xfeat" or a function of two pictures (3, H, W) in [0, 1] that returns
-    points (N, 2) and (N, 2), x and y in pixels. Even perfect views get about 0.7, as
-    matches are off by tenths of a pixel. Raises ValueError for other options.
+    With `closed`, the value is also multiplied by 1/4 + 3/4 c, where c is how well the last
+    view continues to the first: rigid and seen relative to the median of the pairs, cut at
+    1, times 2 median step / step where that is below 1.
+
+    `matcher` is "flow" (points on edges, followed along DIS flow, for steps up to about 20
+    degrees), "sift", "orb", "xfeat", or a function of two pictures (3, H, W) in [0, 1] that
+    returns points (N, 2) and (N, 2), x and y in pixels. Even perfect views get about 0.7,
+    because matches have errors of tenths of a pixel. Raises ValueError for other options.
 
     Source: Hartley and Zisserman, Multiple View Geometry, 2003, chapter 11.
 
@@ -55,14 +56,16 @@ class ViewConsistency(Reward):
     lookahead = 1
     least_side = 16
     card = Card(
-        sees="Whether matches between neighbouring views obey one epipolar geometry, whether steps are even, whether "
-        "the last view continues to the first.",
-        blind_to="What moves along the epipolar lines; much of a small thing that moves by itself; smooth bending "
-        "alike in all views; what has no texture; whether the back is right for the front.",
-        hacks="Any other rigid scene with texture and depth, filmed evenly; a thing that moves straight over still "
-        "ground passes for depth.",
-        input="Views in order, a full turn unless closed = false, steps of at most about 20 degrees, a camera that "
-        "goes and does not only turn; views of one size are compared. On what is no orbit its numbers mean little.",
+        sees="Whether matches between neighbouring views satisfy one epipolar geometry, "
+        "whether steps are even, and whether the last view continues to the first.",
+        blind_to="Things that move along the epipolar lines; most of a small thing that moves by "
+        "itself; smooth bending that is alike in all views; everything without texture; "
+        "whether the back fits the front.",
+        hacks="Any other rigid scene with texture and depth, filmed evenly. A thing that moves "
+        "straight over a still background looks like depth.",
+        input="Views in order, a full turn unless closed = false, steps of at most about 20 "
+        "degrees, and a camera that moves and does not only turn. Compare views of one "
+        "size. On clips that are no orbit the numbers mean little.",
         cost='50 ms a view of 192 x 192 on one thread with "flow".',
     )
 
@@ -86,69 +89,75 @@ class ViewConsistency(Reward):
 
     @property
     def context(self) -> int:
-        """How many views back a new one is compared."""
+        """Return how many views back a new view is compared."""
         return self.apart
 
     def features(self, samples: Samples) -> Tensor:
-        """Of each view but the first what `compare` says of it and an earlier one, and of
-        it and the first, (B, F - 1, 10); the latter for the last view alone."""
+        """Return the numbers of `compare` for each view but the first, (B, F - 1, 10).
+
+        The first five compare a view with the view `apart` before it. The last five compare
+        the last view with the first, and are 0 for all other views.
+        """
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
-        """The features of a piece; what is kept is the first view."""
+        """Return the features of a piece; the state is the first view."""
         views = samples.frames
         first = views[:, :1].clone() if state is None else state
         rows = [self._clip(clip, start[0], old) for clip, start in zip(views, first, strict=True)]
         return views.new_tensor(rows), first
 
     def _clip(self, views: Tensor, first: Tensor, old: int) -> list[list[float]]:
+        """Return the features of the new views of one clip."""
         rows = []
         for t in range(max(1, old), len(views)):
             steps = min(self.apart, t)
             pair = self._compare(views[t - steps], views[t])
-            pair[3] /= steps
+            pair[3] /= steps  # the path of a match, for a step between neighbouring views
             rows.append(pair + [0.0] * PAIR)
         if rows and self.closed:
             rows[-1][PAIR:] = self._compare(views[-1], first)
         return rows
 
     def _compare(self, first: Tensor, second: Tensor) -> list[float]:
+        """Return the numbers of `compare` for two views (C, H, W)."""
         colour = [x.expand(3, -1, -1) for x in (first, second)]
         return compare(colour[0], colour[1], self.match, self.tolerance)
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """How well each pair fits, times the depth and the closure of the whole, (B, F -
-        1)."""
+        """Return how well each pair fits, times depth and closure, (B, F - 1)."""
         rows = [self._judge(row) for row in features.double().cpu().numpy()]
         return torch.from_numpy(np.stack(rows)).to(features)
 
     def _judge(self, row: np.ndarray) -> np.ndarray:
-        """Of one clip, (F - 1,)."""
+        """Return the terms of one clip, (F - 1,)."""
         pairs, last = row[:, :PAIR], row[-1:, PAIR:]
         step = np.median(pairs[:, 3])
         usual = np.median(pairs[:, 0])
         fits = self._fit(pairs, usual)
-        whole = depth_seen(pairs, self.depth)
+        factor = depth_seen(pairs, self.depth)
         if self.closed:
-            wide = max(0.0, np.log(max(last[0, 3], 1e-9) / max(2 * step, 1e-9)))
-            whole *= 0.25 + 0.75 * min(
+            # a last step of up to twice the median step closes the orbit
+            gap = max(0.0, np.log(max(last[0, 3], 1e-9) / max(2 * step, 1e-9)))
+            factor *= 0.25 + 0.75 * min(
                 1.0, self._fit(last, usual)[0] / max(np.median(fits), 1e-9)
-            ) * np.exp(-wide)
-        return fits * evenness(pairs[:, 3]) * whole
+            ) * np.exp(-gap)
+        return fits * evenness(pairs[:, 3]) * factor
 
     def _fit(self, pairs: np.ndarray, usual: float) -> np.ndarray:
-        """Rigid times seen, of each of (T, 5) pairs."""
-        number, share, off = pairs[:, :3].T
-        seen = np.minimum(1, 2 * number / max(usual, LEAST)) * (number >= LEAST)
-        return share * np.exp(-off / self.tolerance) * seen
+        """Return rigid times seen of each of (T, 5) pairs, (T,)."""
+        matches, rigid, distance = pairs[:, :3].T
+        seen = np.minimum(1, 2 * matches / max(usual, LEAST)) * (matches >= LEAST)
+        return rigid * np.exp(-distance / self.tolerance) * seen
 
 
 def _named(match: str | Matcher, size: int) -> Matcher:
+    """Return the matcher that a name means, or `match` itself if it is a function."""
     return matcher(match, size) if isinstance(match, str) else match
 
 
 def depth_seen(pairs: np.ndarray, depth: float) -> float:
-    """u^2 / (u^2 + 1), u the median parallax over `depth`.
+    """Return u^2 / (u^2 + 1), where u is the median parallax over `depth`.
 
     >>> depth_seen(np.array([[99, 1, 0, 0.1, 0.02]]), 0.02)
     0.5
@@ -158,10 +167,12 @@ def depth_seen(pairs: np.ndarray, depth: float) -> float:
 
 
 def evenness(steps: np.ndarray, slack: float = 0.35) -> np.ndarray:
-    """1 for steps like the median one, less for shorter and longer ones.
+    """Return 1 for steps like the median one, less for shorter and longer ones.
 
-    >>> evenness(np.array([1.0, 1.1, 0.9])).tolist(), bool(evenness(np.array([1.0, 1.0, 9.0]))[2] < 0.2)
-    ([1.0, 1.0, 1.0], True)
+    >>> evenness(np.array([1.0, 1.1, 0.9])).tolist()
+    [1.0, 1.0, 1.0]
+    >>> bool(evenness(np.array([1.0, 1.0, 9.0]))[2] < 0.2)
+    True
     """
     ratio = np.log(np.maximum(steps, 1e-6) / max(np.median(steps), 1e-6))
     return np.exp(-np.maximum(np.abs(ratio) - slack, 0))

@@ -1,4 +1,4 @@
-"""VMAF: how well a clip keeps the quality of the clip it was made from, by ffmpeg."""
+"""VMAF: a reward that measures how well a clip keeps the quality of a reference clip."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ LOG = "vmaf.json"
 
 
 class Vmaf(Reward):
-    """VMAF of each frame against the same frame of `Samples.reference`, 0 to 100; about 97
-    and more is no loss to see.
+    """The VMAF of each frame, which compares it with the same frame of a reference clip.
 
-    The reference is a clip as long as the one judged, resized to it where needed; a clip
-    without one is inapplicable. With `still`, a reference of one frame stands for every
-    frame, and where there is none the clip's first frame does: how well an image-to-video
-    model keeps its image. `model` is one that libvmaf knows; the default, NEG, does not
-    reward sharpening and contrast, which "vmaf_v0.6.1" does.
+    The range is [0, 100]; from about 97 on people see no loss. The reference is
+    `Samples.reference`, a clip of the same length, resized to the size of the judged clip
+    if needed. A clip without a reference is inapplicable. With `still`, a reference of one
+    frame is compared with every frame; without a reference, the clip's first frame is the
+    reference, which measures how well an image-to-video model keeps its image. `model` is
+    the name of a model that libvmaf has. The default, NEG, does not reward sharpening and
+    contrast; "vmaf_v0.6.1" does.
 
     Frames go to `ffmpeg` (that of imageio-ffmpeg, or the one on the PATH) as raw files in a
-    temporary folder; it is stopped after `limit` seconds, and the clip is then not scored.
-    Raises ImportError where there is no ffmpeg, or it has no libvmaf. Not a stream.
+    temporary folder. ffmpeg is stopped after `limit` seconds, and the clip is then
+    unscored. Raises ImportError if there is no ffmpeg or it has no libvmaf. Clips cannot be
+    scored in pieces.
 
     Source: Li et al., Toward a practical perceptual video quality metric, Netflix 2016.
 
@@ -52,10 +54,13 @@ class Vmaf(Reward):
     lowered_by = ("blur", "noise", "codec")
     range = (0.0, 100.0)
     card = Card(
-        sees="Loss of detail, blur, blocks, noise and changed motion against the reference, frame by frame.",
-        blind_to="Colour; time, but for how much the reference moves. A better clip than its reference.",
+        sees="Loss of detail, blur, blocks, noise and changed motion compared with the "
+        "reference, frame by frame.",
+        blind_to="Colour. Time, except for how much the reference moves. A clip that is better "
+        "than its reference.",
         hacks="Copying the reference. With the model vmaf_v0.6.1: sharpening and raising contrast.",
-        input="A reference of the same length and content, frame by frame; 16 pixels and more, made for 1080 lines.",
+        input="A reference of the same length and content, frame by frame. 16 pixels or more; "
+        "made for 1080 lines.",
     )
 
     least_side = 16
@@ -80,18 +85,18 @@ class Vmaf(Reward):
 
     @classmethod
     def tiny(cls) -> Vmaf:
-        """Against the clip's own first frame."""
+        """Return the reward that compares a clip with its own first frame."""
         return cls(still=True)
 
     def setup(self) -> str:
-        """The path of an ffmpeg with libvmaf."""
+        """Find an ffmpeg with libvmaf and return its path."""
         if not self.command:
             self.command = checked(self.ffmpeg or _ffmpeg())
         return self.command
 
     @torch.no_grad()
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         why = refusals(samples, 1, self.least_side)
         references = self._references(samples)
         if isinstance(references, str):
@@ -106,19 +111,23 @@ class Vmaf(Reward):
                 why[i] = curve
             else:
                 curves[i] = curve.to(curves)
-        sound = [i for i in rows if why[i] is None]
+        scored = [i for i in rows if why[i] is None]
         return (
-            score_of_curves(curves[sound], self.time_support, why, sound)
-            if sound
+            score_of_curves(curves[scored], self.time_support, why, scored)
+            if scored
             else all_unscored(samples, self.time_support, why)
         )
 
     def _references(self, samples: Samples) -> Tensor | str:
+        """Return the reference of each clip, or the reason why there is none."""
         given, (clips, frames) = samples.reference, samples.video.shape[:2]
         if given is None and self.still:
             given = samples.frames[:, :1]
         if given is None:
-            return "inapplicable: needs the clip to compare with, as Samples(..., reference=clip), or still=True"
+            return (
+                "inapplicable: needs the clip to compare with, as Samples(..., reference=clip), "
+                "or still=True"
+            )
         given = given.float() / 255 if given.dtype == torch.uint8 else given
         given = (
             given.expand(-1, frames, -1, -1, -1) if self.still and given.shape[1] == 1 else given
@@ -128,7 +137,7 @@ class Vmaf(Reward):
         return given
 
     def _measure(self, clip: Tensor, reference: Tensor, fps: float) -> Tensor | str:
-        """The curve (F,) of a clip (F, C, H, W), or why there is none."""
+        """Return the curve (F,) of a clip (F, C, H, W), or the reason why there is none."""
         command = self.setup()
         reference = interpolate(
             reference.float(), size=clip.shape[-2:], mode="bicubic", antialias=True
@@ -145,12 +154,13 @@ class Vmaf(Reward):
                 return f"unscored: ffmpeg took more than {self.limit:g} seconds; raise limit"
             log = Path(folder, LOG)
             if done.returncode or not log.is_file():
-                return f"unscored: ffmpeg failed: {done.stderr.decode(errors='replace').strip()[-200:]}"
+                message = done.stderr.decode(errors="replace").strip()[-200:]
+                return f"unscored: ffmpeg failed: {message}"
             return parsed(log.read_text(), len(clip))
 
 
 def raw(frames: Tensor) -> bytes:
-    """Frames (F, C, H, W) in [0, 1] as bytes, red, green, blue by pixel."""
+    """Return frames (F, C, H, W) in [0, 1] as bytes: red, green, blue of each pixel."""
     colour = frames.expand(-1, 3, -1, -1)
     return (
         (colour * 255)
@@ -166,10 +176,13 @@ def raw(frames: Tensor) -> bytes:
 
 
 def call(command: str, width: int, height: int, fps: float, model: str) -> list[str]:
-    """The command that compares the files `clip` and `reference` of its folder and leaves
-    `vmaf.json` there."""
+    """Return the command that compares the files `clip` and `reference` of its folder.
+
+    The command writes `vmaf.json` into that folder.
+    """
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
     judge = f"libvmaf=model=version={model}:log_fmt=json:log_path={LOG}:n_threads=1"
+    # VMAF reads only the luma of the converted frames
     graph = f"[0:v]format=yuv444p[a];[1:v]format=yuv444p[b];[a][b]{judge}"
     inputs = [*source, "-i", "clip", *source, "-i", "reference"]
     return [
@@ -188,7 +201,7 @@ def call(command: str, width: int, height: int, fps: float, model: str) -> list[
 
 
 def parsed(log: str, frames: int) -> Tensor | str:
-    """The curve (F,) in libvmaf's log, or why there is none.
+    """Return the curve (F,) in libvmaf's log, or the reason why there is none.
 
     >>> parsed('{"frames": [{"metrics": {"vmaf": 90.0}}, {"metrics": {"vmaf": 80.5}}]}', 2)
     tensor([90.0000, 80.5000])
@@ -196,25 +209,30 @@ def parsed(log: str, frames: int) -> Tensor | str:
     try:
         values = [frame["metrics"]["vmaf"] for frame in json.loads(log)["frames"]]
     except (ValueError, KeyError, TypeError):
-        return "unscored: expected libvmaf's log with a number a frame, got something else; look at ffmpeg's version"
+        return (
+            "unscored: expected libvmaf's log with a number a frame, got something else; "
+            "check the version of ffmpeg"
+        )
     if len(values) != frames:
         return f"unscored: expected {frames} frames in libvmaf's log, got {len(values)}"
     return torch.tensor(values, dtype=torch.float32)
 
 
 def checked(command: str, ask: Sequence[str] = ("-hide_banner", "-filters")) -> str:
-    """`command`, if it runs and knows libvmaf; raises ImportError with the cure
-    otherwise."""
+    """Return `command` if it runs and has libvmaf; raise ImportError if not."""
     try:
-        said = subprocess.run([command, *ask], capture_output=True, timeout=60, check=False).stdout
+        filters = subprocess.run(
+            [command, *ask], capture_output=True, timeout=60, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ImportError(f"{CURE}; {command} does not run") from error
-    if b" libvmaf " not in said:
+    if b" libvmaf " not in filters:
         raise ImportError(f"{CURE}; {command} has no libvmaf")
     return command
 
 
 def _ffmpeg() -> str:
+    """Return the path of an ffmpeg: that of imageio-ffmpeg, or the one on the PATH."""
     try:
         found: str | None = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
     except (ImportError, RuntimeError):

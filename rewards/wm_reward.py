@@ -1,5 +1,4 @@
-"""Whether a clip goes on as a world model foresees: V-JEPA 2's surprise as a reward, after
-WMReward."""
+"""A reward for clips that continue as V-JEPA 2 predicts, after WMReward."""
 
 from __future__ import annotations
 
@@ -17,24 +16,25 @@ from .base import Card, Samples, Score, all_unscored, refusals, score_of_curves
 
 
 class WmReward(LearnedReward):
-    """How like what happens is to what V-JEPA 2 predicts from what was seen before, in [-1,
-    1].
+    """How well V-JEPA 2 predicts a clip's later frames from its earlier ones, in [-1, 1].
 
-    The value is 1 - surprise. `most` frames, spread evenly from the first to the last, are
-    squeezed to the model's square. Windows of `window` frames begin at every `stride`-th of
-    these frames. In each window the predictor sees the features of the first `past` frames
-    and predicts the features of the other frames. The number of a window is the cosine of
-    prediction and truth, taken over the tokens and averaged over the features, see
-    `_networks.vjepa2.foreseen`. The value is the mean over the windows. The curve gives each
-    window's departure from that mean to the frames that the window predicts. A clip with
-    fewer frames than a window is unscored.
+    The value is 1 - surprise. `most` frames, evenly spaced from the first to the last, are
+    resized to the model's square without keeping the aspect. Windows of `window` frames
+    begin at every `stride`-th of these frames. In each window the predictor sees the
+    features of the first `past` frames and predicts the features of the other frames. A
+    window gets the cosine of prediction and truth, taken over the tokens and averaged over
+    the features, see `_networks.vjepa2.foreseen`. The value is the mean over the windows.
+    In the curve, each window's difference from that mean is given to the frames that the
+    window predicts. A clip with fewer frames than a window is unscored.
 
     The defaults are those of the published script compute_wmreward.py; its README names a
     stride of 2, which costs four times as much. As published, frames are counted and not
     seconds: compare clips of one length and one frame rate. `model` is a local folder or a
     hub id of transformers' VJEPA2Model with safetensors, at `revision`; its preprocessor is
-    not read. Raises ValueError for windows that are no whole tokens of two frames. Yuan et
-    al. 2026, arXiv 2601.10553; Assran et al. 2025, arXiv 2506.09985.
+    not read. A token is two frames; raises ValueError for windows that are not whole
+    tokens.
+
+    Source: Yuan et al. 2026, arXiv:2601.10553; Assran et al. 2025, arXiv:2506.09985.
 
     >>> score = WmReward.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), [""], 8.0))
     >>> score.value.shape, score.frames.shape
@@ -45,15 +45,16 @@ class WmReward(LearnedReward):
     time_support = "clip"
     lookahead = 1
     card = Card(
-        sees="Motion that goes on otherwise than in natural videos: things that vanish, appear, pass through others, "
-        "jump or change as no camera films it.",
-        blind_to="Whether the prompt is met; small things (a token is 16 x 16 of 256 x 256 pixels); in long clips what "
-        "happens between the frames looked at; physics that natural videos seldom show.",
-        hacks="Stillness and slow motion are foreseen best. Add a reward of motion and a gate.",
-        input="At least 16 frames; clips of one length and frame rate compare.",
-        cost="V-JEPA 2 ViT-g: 1 billion weights, under Apache-2.0 by its page on the hub. A window of 16 "
-        "frames is 2048 tokens, and 49 frames are 5 windows; not timed here. WMReward's own code, under "
-        "CC BY-NC 4.0 by its README, is not used.",
+        sees="Motion that continues in another way than in natural videos: things that vanish, "
+        "appear, pass through others, jump, or change as no camera films it.",
+        blind_to="Whether the prompt is followed; small things (a token is 16 x 16 of 256 x 256 "
+        "pixels); in long clips, everything that happens between the frames used; physics "
+        "that natural videos seldom show.",
+        hacks="Stillness and slow motion are predicted best. Add a reward of motion and a gate.",
+        input="At least 16 frames. Compare clips of one length and frame rate.",
+        cost="V-JEPA 2 ViT-g has 1 billion weights, under Apache-2.0 by its page on the hub. A "
+        "window of 16 frames is 2048 tokens, and 49 frames are 5 windows. Not timed here. "
+        "WMReward's own code, under CC BY-NC 4.0 by its README, is not used.",
     )
 
     def __init__(
@@ -71,8 +72,8 @@ class WmReward(LearnedReward):
         super().__init__(chunk, dtype, offload)
         if not (0 < past < window <= most and stride > 0) or past % 2 or window % 2:
             raise ValueError(
-                "expected even numbers 0 < past < window <= most, as a token is two "
-                f"frames, and stride > 0, got past={past}, window={window}, most={most}, stride={stride}"
+                "expected even numbers 0 < past < window <= most, as a token is two frames, "
+                f"and stride > 0, got past={past}, window={window}, most={most}, stride={stride}"
             )
         self.window, self.past = window, past
         self.step, self.most = stride, most
@@ -82,23 +83,26 @@ class WmReward(LearnedReward):
 
     @classmethod
     def tiny(cls) -> WmReward:
-        """A small V-JEPA 2 of random weights and windows of 4 frames."""
+        """Return the reward with a small V-JEPA 2 of random weights.
+
+        Its windows have 4 frames.
+        """
         reward = cls(window=4, past=2, stride=2)
         reward.network = Network(tiny.vjepa2_model)
         return reward
 
     @property
     def needed(self) -> int:
-        """The frames of a window."""
+        """Return the frames of a window: a shorter clip cannot be scored."""
         return self.window
 
     @property
     def streams(self) -> bool:
-        """Never: where its frames lie depends on the length of the clip."""
+        """Return False: the places of the frames depend on the length of the clip."""
         return False
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         frames = samples.video.shape[1]
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
@@ -116,7 +120,7 @@ class WmReward(LearnedReward):
         )
 
     def _windows(self, video: Tensor) -> Tensor:
-        """The cosine of each window, (B, W)."""
+        """Return the cosine of each window, (B, W)."""
         with self.network.on(video) as model:
             ready = vjepa2.prepared(video, model.config.crop_size)
             windows = ready.unfold(1, self.window, self.step).movedim(-1, 2)
@@ -129,7 +133,7 @@ class WmReward(LearnedReward):
 
 
 def evenly(frames: int, most: int) -> list[int]:
-    """At most `most` of the frames, evenly and ends included, rounded down.
+    """Return at most `most` of the frames, evenly spaced with both ends, rounded down.
 
     >>> evenly(9, 49), evenly(100, 4)
     ([0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 33, 66, 99])
@@ -138,20 +142,22 @@ def evenly(frames: int, most: int) -> list[int]:
 
 
 def curve(found: Tensor, predicted: Sequence[range], chosen: Sequence[int], frames: int) -> Tensor:
-    """A curve (B, F) whose mean is that of the windows' numbers (B, W).
+    """Return a curve (B, F) whose mean is that of the windows' numbers (B, W).
 
-    Each window's departure from the mean goes to the frames that it predicts, which
-    `predicted` counts among the `chosen`, over the largest number of windows that predict
-    one frame. A frame that is not looked at shows what the nearest chosen one shows.
+    Each window's difference from the mean goes to the frames that the window predicts,
+    divided by the largest number of windows that predict one frame. `predicted` counts
+    these frames among the `chosen`. A frame that is not used shows the value of the nearest
+    chosen one.
 
     >>> curve(torch.tensor([[0.2, 0.6]]), [range(2, 4), range(4, 6)], [0, 1, 2, 3, 4, 5], 6)
     tensor([[0.4000, 0.4000, 0.2000, 0.2000, 0.6000, 0.6000]])
     """
     mean = found.mean(1, keepdim=True)
-    covers = torch.tensor([[float(t in one) for t in range(len(chosen))] for one in predicted]).to(
-        found
-    )
+    covers = torch.tensor(
+        [[float(t in window) for t in range(len(chosen))] for window in predicted]
+    ).to(found)
     departure = (found - mean) @ covers / covers.sum(0).max()
-    apart = (torch.arange(frames)[:, None] - torch.tensor(chosen)).abs()
-    whole = departure[:, apart.argmin(1).to(found.device)]
-    return mean + whole - whole.mean(1, keepdim=True)
+    distance = (torch.arange(frames)[:, None] - torch.tensor(chosen)).abs()
+    filled = departure[:, distance.argmin(1).to(found.device)]
+    # chosen frames stand for different numbers of frames, so the mean is set right at the end
+    return mean + filled - filled.mean(1, keepdim=True)
