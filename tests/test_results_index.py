@@ -1,6 +1,7 @@
 """benchmarks/results/index.toml: every result has its command, every sentence that quotes a
 number its result."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -52,3 +53,10 @@ def test_pages_link_results_that_are_there_and_say_something_of_them() -> None:
     }
     assert linked and all((RESULTS / name).is_file() for name in linked)
     assert {page for _, page, _, _ in QUOTES} <= {str(page.relative_to(ROOT)) for page in pages}
+
+
+def test_the_page_of_results_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("page", ROOT / "scripts" / "results_page.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.page() == script.FILE.read_text(encoding="utf-8"), f"python {script.__file__}"
