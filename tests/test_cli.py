@@ -73,6 +73,8 @@ def test_the_help_shows_examples(capsys):
         "influence",
         "list",
         "show",
+        "schema",
+        "completion",
     ]
     assert subcommands() == names
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"bench"},
-    {"benchmarks", "train", "steering", "cost"},
+    {"benchmarks", "train", "steering", "cost", "schema"},
     {"training.loop"},
     {"training.restart"},
     {"training.between_rounds", "training.preflight"},

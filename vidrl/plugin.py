@@ -300,7 +300,30 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     }
 
 
-def _takes_any(cls: type) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a plug-in: an argument of its constructor, with its type and its default."""
+
+    name: str
+    hint: Any
+    default: Any  # inspect.Parameter.empty for an option that must be given
+
+
+def options(cls: type) -> list[Option]:
+    """Return the options of a plug-in's class, in the order of its constructor.
+
+    >>> [option.name for option in options(find("rewards", "freeze"))]
+    ['exact', 'near', 'window']
+    """
+    hints = _hints(cls)
+    return [
+        Option(name, hints.get(name, Any), parameter.default)
+        for name, parameter in _parameters(cls).items()
+    ]
+
+
+def takes_any_option(cls: type) -> bool:
+    """Return whether the constructor of a class takes options of any name (`**options`)."""
     parameters = inspect.signature(cls).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
@@ -316,7 +339,7 @@ def _hints(cls: type) -> dict[str, Any]:
 def _check_names(cls: type, options: Mapping[str, Any], what: str) -> None:
     parameters = _parameters(cls)
     unknown = [key for key in options if key not in parameters]
-    if unknown and not _takes_any(cls):
+    if unknown and not takes_any_option(cls):
         raise BadOption(unknown_options(what, unknown, parameters, *_owners(cls, unknown)))
     missing = [
         key

@@ -12,7 +12,19 @@ from types import TracebackType
 
 from vidrl import __version__
 
-from . import audit, bench, cost, export, influence, look, sample, score, train
+from . import (
+    audit,
+    bench,
+    completion,
+    cost,
+    export,
+    influence,
+    look,
+    sample,
+    schema,
+    score,
+    train,
+)
 from ._declare import parser
 from ._terminal import plainly
 
@@ -40,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     reader = build()
     args, rest = reader.parse_known_args(arguments)
+    args.reader = reader  # `vidrl completion` writes a script from the parser
     args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
     if rest and not (
         hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)
@@ -83,6 +96,8 @@ def build() -> argparse.ArgumentParser:
         influence.declare,
         look.declare_list,
         look.declare_show,
+        schema.declare,
+        completion.declare,
     ):
         declare(commands)
     return made
