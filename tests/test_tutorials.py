@@ -1,0 +1,110 @@
+"""The commands and the code of the tutorials run as they stand, in the order of the page."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TUTORIALS = ROOT / "docs" / "tutorials"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SAVED = {"write_a_reward": "my_module", "write_a_backbone": "my_backbone"}
+SAVED |= {"write_an_algorithm": "my_algorithms"}  # pages whose first block is a file to save
+SHORTER = {  # the same commands, with fewer clips
+    "head -n 200": "head -n 8",
+    "head -n 160 prompts": "head -n 4 prompts",
+    "tail -n 40": "tail -n 4",
+    "held_out_n=40": "held_out_n=4",
+    "vidrl cost": "vidrl cost --no-measure",
+    "--prompts assets/prompts/world_held_out.txt": "--prompts four.txt",
+    "--steps 20": "--steps 3",
+}
+
+
+def blocks(page):
+    return FENCE.findall((TUTORIALS / f"{page}.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A working folder with the repository's files, as links."""
+    for name in ("assets", "scripts", "benchmarks", "rewards", "vidrl"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    prompts = (ROOT / "assets" / "prompts" / "world_held_out.txt").read_text().splitlines()
+    (tmp_path / "four.txt").write_text("\n".join(prompts[:4]) + "\n")
+    return tmp_path
+
+
+def run(place, script, *interpreter):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*interpreter, script], cwd=place, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+def shell(place, text):
+    for long, short in SHORTER.items():
+        text = text.replace(long, short)
+    text = re.sub(r"^vidrl ", f"{sys.executable} -m vidrl ", text, flags=re.MULTILINE)
+    run(place, f"set -e\n{text}", "bash", "-c")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["fine_tune_your_model", "measure_two_models"])
+def test_the_commands_of_a_tutorial_run(place, page):
+    for language, text in blocks(page):
+        if language in ("", "bash"):
+            shell(place, text)
+        elif language == "python":
+            run(place, text, sys.executable, "-c")
+        elif language == "toml":  # what the page says to put into the recipe
+            table = re.search(r"^\[.*?\]", text, re.MULTILINE)[0]
+            recipe = place / "my.toml"
+            kept = re.sub(
+                rf"^{re.escape(table)}.*?(?=^\[|\Z)", "", recipe.read_text(), flags=16 | 8
+            )
+            recipe.write_text(f"{kept}\n{text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(SAVED))
+def test_what_a_tutorial_saves_can_be_used(place, page):
+    (place / f"{SAVED[page]}.py").write_text(
+        next(text for language, text in blocks(page) if language == "python")
+    )
+    if page == "write_a_reward":
+        shell(
+            place,
+            "vidrl sample --model assets/tiny-wan-32 --prompts four.txt --steps 2 --out clips",
+        )
+    for language, text in blocks(page):
+        if language == "":
+            shell(place, text.replace("vidrl audit", "true"))
+
+
+def test_the_code_of_the_rewards_tutorial_runs():
+    code = "".join(
+        text for language, text in blocks("rewards_in_your_trainer") if language == "python"
+    )
+    names = {}
+    exec(compile(code, "tutorial", "exec"), names)
+    assert names["advantage"].shape == (4,) and names["spans"][1] == (1, 5)
+
+
+def test_the_tutorial_of_a_reward_scores_sharper_clips_higher():
+    import torch
+
+    from vidrl.rewards import Samples
+
+    names = {}
+    exec(next(t for language, t in blocks("write_a_reward") if language == "python"), names)
+    sharp = torch.zeros(1, 5, 3, 8, 8)
+    sharp[..., ::2] = 1.0
+    values = names["sharpness"](Samples(torch.cat([sharp, sharp * 0.5]), [""] * 2, 8.0))
+    assert values.shape == (2, 5) and torch.allclose(values[0], torch.ones(5))
+    assert torch.allclose(values[1], torch.full((5,), 0.5))
