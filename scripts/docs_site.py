@@ -2,7 +2,7 @@
 
 mkdocs calls the functions `on_...` (see `hooks` in mkdocs.yml). A page may link to any file of the
 repository: such a file becomes a page of the site, its text as it is if it is Markdown, its code in
-a block otherwise. The pages of the API, the command line and the recipes are written from the code.
+a block otherwise. The pages of the command line and of the recipes are written from the code.
 """
 
 from __future__ import annotations
@@ -23,25 +23,6 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\(|src=\")([^)\"#\s]+)((?:#[^)\"]*)?[)\"])")
 CODE = {".py": "python", ".toml": "toml", ".json": "json", ".txt": "text", ".sh": "bash"}
 PICTURES = (".svg", ".png", ".jpg")
-API = {
-    "Rewards": ["vidrl.rewards", "vidrl.rewards.base", "vidrl.rewards.compose"],
-    "Training": ["vidrl.training.loop", "vidrl.training.policy", "vidrl.training.rollout"],
-    "Credit": ["vidrl.credit.advantages", "vidrl.credit.estimators", "vidrl.credit.parts"],
-    "Diffusion": [
-        "vidrl.diffusion.path",
-        "vidrl.diffusion.transition",
-        "vidrl.diffusion.segments",
-        "vidrl.diffusion.schedule",
-    ],
-    "Plug-ins": [
-        "vidrl.plugin",
-        "vidrl.backbones.base",
-        "vidrl.algorithms.base",
-        "vidrl.benchmarks.base",
-    ],
-    "Recipes": ["vidrl.config"],
-    "Synthetic clips": ["vidrl.synthetic.world", "vidrl.synthetic.corruptions"],
-}
 
 
 def on_config(config):
@@ -91,8 +72,7 @@ def public_symbols(path: Path) -> Iterator[tuple[str, ast.AST, bool]]:
 
 def on_files(files, config):
     """Add the reference pages, and every file of the repository that some page links to."""
-    pages = {"reference/api.md": api(), "reference/cli.md": command_line()}
-    pages["reference/recipes.md"] = recipes()
+    pages = {"reference/cli.md": command_line(), "reference/recipes.md": recipes()}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     waiting = list(DOCS.rglob("*.md"))
@@ -158,16 +138,6 @@ def on_page_markdown(text, page, config, files):
         return f"{found[1]}{link}{found[3]}"
 
     return LINK.sub(moved, text)
-
-
-def api() -> str:
-    """Return the page of the Python API: what mkdocstrings reads in the code."""
-    sections = [
-        f"## {title}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
-        for title, modules in API.items()
-    ]
-    about = "What Python code imports. Every class and function is documented where it is defined."
-    return f"# Python API\n\n{about}\n\n" + "\n".join(sections)
 
 
 def command_line() -> str:
