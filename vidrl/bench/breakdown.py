@@ -1,12 +1,11 @@
-"""The dims by what was asked: kind of motion, speed, camera, kind of thing, count and
-length, each for itself."""
+"""Break the dims down by kind of prompt: motion, speed, camera, thing, count and length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FIELDS = ("kind", "speed", "camera", "thing", "count", "seconds")  # of a prompt, in its manifest
+FIELDS = ("kind", "speed", "camera", "thing", "count", "seconds")  # columns of a manifest
 Clips = Sequence[Mapping[str, Any]]
 Range = tuple[float | None, float | None]
 
@@ -17,14 +16,14 @@ def breakdown(
     fields: Sequence[str] = FIELDS,
     ranges: Mapping[str, Range] | None = None,
 ) -> dict[str, Any]:
-    """Of the clips of one set, as results.json has them, the mean of each dim by each value
-    of each field.
+    """Return the mean of each dim for each value of each field of a set's clips.
 
-    {field: {value: {dim: {"mean", "low", "high", "n"}}}}; a field that no clip has, and a
-    dim that no clip of a value is scored on, are left out. Intervals are those of
-    `statistics.interval`, within the dims' `ranges`.
+    The result is {field: {value: {dim: {"mean", "low", "high", "n"}}}}. Fields that no clip
+    has, and dims on which no clip of a value is scored, are left out. Intervals are those
+    of `statistics.summary`, within the dims' `ranges`.
 
-    >>> clips = [{"prompt": str(i), "meta": {"kind": "left"}, "value": {"heading": i / 2}} for i in range(3)]
+    >>> left = {"meta": {"kind": "left"}}
+    >>> clips = [{**left, "prompt": str(i), "value": {"heading": i / 2}} for i in range(3)]
     >>> breakdown(clips, ["heading", "path"])["kind"]["left"]["heading"]["mean"]
     0.5
     """
@@ -42,18 +41,18 @@ def breakdown(
 
 
 def with_breakdown(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with "breakdown" of each set whose clips say what kind they are of; as they
-    are where none does."""
+    """Add "breakdown" to the results for each set whose clips have such fields."""
     names, ranges = (
         [dim["name"] for dim in results["dims"]],
         {d["name"]: tuple(d["range"]) for d in results["dims"]},
     )
     parts = {one["name"]: breakdown(one["clips"], names, ranges=ranges) for one in results["sets"]}
-    told = {name: part for name, part in parts.items() if part}
-    return {**results, "breakdown": told} if told else results
+    breakdowns = {name: part for name, part in parts.items() if part}
+    return {**results, "breakdown": breakdowns} if breakdowns else results
 
 
 def _row(clips: Clips, dims: Sequence[str], ranges: Mapping[str, Range]) -> dict[str, Any]:
+    """Return the mean and interval of each dim over some clips."""
     from vidrl.bench.statistics import summary
 
     row: dict[str, Any] = {}
@@ -62,7 +61,7 @@ def _row(clips: Clips, dims: Sequence[str], ranges: Mapping[str, Range]) -> dict
             [clip["value"].get(dim) for clip in clips],
             [clip["prompt"] for clip in clips],
         )
-        over = summary(values, groups, range=ranges.get(dim, (None, None)))
-        if over["n"]:
-            row[dim] = {key: over[key] for key in ("mean", "low", "high", "n")}
+        estimate = summary(values, groups, range=ranges.get(dim, (None, None)))
+        if estimate["n"]:
+            row[dim] = {key: estimate[key] for key in ("mean", "low", "high", "n")}
     return row

@@ -1,5 +1,4 @@
-"""What turns a clip into features: a published image network pooled over time, or anybody's
-function of a clip.
+"""Turn clips into features: a published image network pooled over time, or a user's function.
 
 Legend: F frames, D features of a frame, W windows of a clip, each a row of features.
 """
@@ -19,29 +18,32 @@ from vidrl.bench.dims import module_hash, option_identity
 from vidrl.bench.protocol import digest
 from vidrl.rewards import encoders
 
-VERSION = 1  # of the pooling; another one, other features
+VERSION = 1  # of the pooling; raise it when the features change
 BUILT_IN = ("pixels",)
 PIXELS_SIDE = 8  # of `pixels`
 Array = np.ndarray
 
 
 class ClipEncoder(Protocol):
-    """Frames (F, 3, H, W) uint8 and frames a second, to features (D,) of the clip, or (W,
-    D) of windows of it."""
+    """A function that maps a clip to features.
+
+    It gets frames (F, 3, H, W) uint8 and frames a second, and returns (D,) for the clip or
+    (W, D) for windows of it.
+    """
 
     def __call__(self, frames: Tensor, fps: float, /) -> Tensor | Array: ...
 
 
 class Encoder:
-    """The encoder that `spec` names: `clip(clip)` is its features, (W, D) float32; `hash`
-    tells it from others.
+    """The encoder that `spec` names; `clip(clip)` returns features (W, D) float32.
 
     "efficientnet", "clip:PATH", "siglip:PATH", "dino:PATH", "dinov2:PATH" and "dinov3:PATH"
-    encode frames f_t, in pieces, and give one row (mean_t f, std_t f, mean_t |f_{t+1} −
-    f_t|) of 3 D features: the last third sees the order of frames. "pixels" does the same
-    with frames shrunk to 8 × 8, for want of a network. "vjepa2:PATH" encodes whole clips,
-    one row each. "package.module:function", or a class to be called without arguments, is a
-    `ClipEncoder`, and gets whole clips too. Raises ValueError with the nearest name.
+    encode the frames f_t and give one row of 3 D features: (mean_t f, std_t f, mean_t
+    |f_{t+1} − f_t|). The last third depends on the order of the frames. "pixels" does the
+    same with frames shrunk to 8 × 8, without a network. "vjepa2:PATH" encodes whole clips,
+    one row each. "package.module:function", or a class that is called without arguments, is
+    a `ClipEncoder`. `hash` identifies the encoder. Raises plugin.UnknownName with the
+    nearest right name.
 
     >>> Encoder("pixel")
     Traceback (most recent call last):
@@ -50,17 +52,17 @@ class Encoder:
 
     def __init__(self, spec: str, device: str = "cpu") -> None:
         self.spec, self.device = spec, device
-        self.frames: encoders.Encoder | None = None
-        self.whole: ClipEncoder | None = None
+        self.frame_encoder: encoders.Encoder | None = None
+        self.clip_encoder: ClipEncoder | None = None
         known = (*encoders.FAMILIES, *encoders.CLIPS, "efficientnet", *BUILT_IN)
         family = spec.partition(":")[0]
-        self.outside = family not in known  # somebody's own code
+        self.is_custom = family not in known  # the user's own code
         if family in encoders.CLIPS:
-            self.whole = encoders.load(spec).clip  # type: ignore[attr-defined]
+            self.clip_encoder = encoders.load(spec).clip  # type: ignore[attr-defined]
         elif family in known:
-            self.frames = pixels if spec in BUILT_IN else encoders.load(spec)
+            self.frame_encoder = pixels if spec in BUILT_IN else encoders.load(spec)
         elif ":" in spec:
-            self.whole = _custom_encoder(spec)
+            self.clip_encoder = _custom_encoder(spec)
         else:
             raise plugin.UnknownName(
                 f"no encoder {spec!r}: {plugin.nearest(spec, known)}; others are called "
@@ -69,52 +71,54 @@ class Encoder:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of its name, of the files that it names, and of the code of
-        somebody's own."""
+        """Return 12 hex digits of the encoder's name, files and code."""
         code = (
             module_hash(self.spec.partition(":")[0])
-            if self.outside
+            if self.is_custom
             else _packaged_weights(self.spec)
         )
         return digest([VERSION, option_identity(self.spec), code])
 
     def clip(self, clip: Clip) -> Array:
-        """The features of a clip, (W, D). Raises ValueError where they are no finite
-        numbers of that shape."""
+        """Return the features of a clip, (W, D). Raises ValueError for another shape or NaN."""
         with torch.no_grad():
-            if self.whole is not None:
-                found = self.whole(clip.read().to(self.device), clip.fps)
+            if self.clip_encoder is not None:
+                found = self.clip_encoder(clip.read().to(self.device), clip.fps)
             else:
                 found = pool_over_time(self._each(piece) for piece in clip.pieces())
         return _checked_features(found, self.spec)
 
     def try_out(self) -> None:
-        """Encode 16 frames of noise, so that weights which are missing show at once. Raises
-        what the encoder does."""
+        """Encode 16 frames of noise, so that missing weights are found before any work."""
         noise = torch.randint(
             0, 256, (16, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
         with torch.no_grad():
             _checked_features(
-                self.whole(noise.to(self.device), 8.0) if self.whole else self._each(noise[:2]),
+                self.clip_encoder(noise.to(self.device), 8.0)
+                if self.clip_encoder
+                else self._each(noise[:2]),
                 self.spec,
             )
 
     def _each(self, piece: Tensor) -> Tensor:
-        assert self.frames is not None
-        return self.frames(piece.to(self.device).float() / 255)
+        assert self.frame_encoder is not None
+        return self.frame_encoder(piece.to(self.device).float() / 255)
 
 
 def pool_over_time(pieces: Iterable[Tensor]) -> Tensor:
-    """Mean, standard deviation and mean absolute change over time, (3 D,), of features that
-    come in pieces (F, D).
+    """Return mean, std and mean absolute change over time, (3 D,), of pieces (F, D).
 
-    Of a single frame the last two are 0.
+    For a single frame the last two are 0. Sums are taken about the first frame's features:
+    the difference E[x²] − E[x]² would lose digits where the mean is much larger than the
+    spread.
 
-    >>> pool_over_time([torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]])]).numpy().round(3)
+    >>> pieces = [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]])]
+    >>> pool_over_time(pieces).numpy().round(3)
     array([2.   , 1.   , 1.633, 0.   , 2.   , 0.   ])
     """
-    F, total, squares, change = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    F = 0
+    total = squares = change = torch.zeros(())
     last = origin = None
     for piece in pieces:
         piece = piece.detach().cpu().double()
@@ -122,8 +126,9 @@ def pool_over_time(pieces: Iterable[Tensor]) -> Tensor:
         change = change + piece.diff(dim=0, prepend=piece[:1] if last is None else last).abs().sum(
             0
         )
-        F, last, moved = F + len(piece), piece[-1:], piece - origin
-        total, squares = total + moved.sum(0), squares + (moved * moved).sum(0)
+        F, last = F + len(piece), piece[-1:]
+        shifted = piece - origin
+        total, squares = total + shifted.sum(0), squares + (shifted * shifted).sum(0)
     if origin is None:
         raise ValueError("expected a clip with frames, got none")
     mean = total / F
@@ -133,11 +138,12 @@ def pool_over_time(pieces: Iterable[Tensor]) -> Tensor:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Frames (N, 3, H, W) shrunk to 8 × 8, (N, 192)."""
+    """Return frames (N, 3, H, W) shrunk to 8 × 8, (N, 192)."""
     return torch.nn.functional.adaptive_avg_pool2d(images, (PIXELS_SIDE, PIXELS_SIDE)).flatten(1)
 
 
 def _checked_features(found: Tensor | Array, spec: str) -> Array:
+    """Return features as (W, D) float32. Raises ValueError for another shape or NaN."""
     features = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
     if features.ndim not in (1, 2) or not features.size:
         raise ValueError(
@@ -151,6 +157,7 @@ def _checked_features(found: Tensor | Array, spec: str) -> Array:
 
 
 def _custom_encoder(spec: str) -> ClipEncoder:
+    """Return the user's encoder that `spec` names. Raises plugin.UnknownName."""
     try:
         found = plugin.outside(spec)
     except plugin.UnknownName as error:
@@ -162,13 +169,12 @@ def _custom_encoder(spec: str) -> ClipEncoder:
         raise plugin.UnknownName(
             f"expected encoder {spec!r} to be a function or a class, got {found!r}"
         )
-    made: ClipEncoder = found() if isinstance(found, type) else found
-    return made
+    encoder: ClipEncoder = found() if isinstance(found, type) else found
+    return encoder
 
 
 def _packaged_weights(spec: str) -> Any:
-    """An identifier of the weights, for an encoder whose weights come in a package; else
-    empty."""
+    """Return the identity of weights that come inside a package, else ""."""
     if spec != "efficientnet":
         return ""
     from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE

@@ -1,5 +1,4 @@
-"""Results as others read them: csv for spreadsheets, Markdown and LaTeX for papers, JSON
-for VBench's leaderboard."""
+"""Write results for other tools: csv, Markdown, LaTeX, and JSON for VBench's leaderboard."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ ABOUT = (
     "bits",
 )
 FORMULA = spreadsheet_cells.FORMULA
-MAX_SETS_COMPARED = 3  # sets whose differences follow the table; of more there are letters
+MAX_SETS_COMPARED = 3  # more sets get letters instead of a table of differences
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -73,12 +72,13 @@ DAG = r"\textsuperscript{\dag}"
 
 
 def csv(results: Results) -> str:
-    """One row a clip: where it is from, a column a dimension, and why values are missing;
-    skipped clips too.
+    """Return one row for each clip: its facts, a column for each dim, and missing reasons.
 
-    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    Skipped clips have rows too. Text that a spreadsheet would run as a formula gets a
+    leading apostrophe.
 
-    >>> dims, clip = [{"name": "flicker"}], {"path": "a.mp4", "prompt": "=1+1", "value": {"flicker": -0.5}}
+    >>> dims = [{"name": "flicker"}]
+    >>> clip = {"path": "a.mp4", "prompt": "=1+1", "value": {"flicker": -0.5}}
     >>> csv({"dims": dims, "sets": [{"name": "base", "clips": [clip]}]}).splitlines()[1]
     "base,a.mp4,,'=1+1,,,,,,,,,,,-0.5,"
     """
@@ -93,8 +93,9 @@ def csv(results: Results) -> str:
 
 
 def cell(value: Any) -> Any:
-    r"""A cell that no spreadsheet runs and whose line ends end no row, see
-    `vidrl.rewards._files.spreadsheet_cells`.
+    r"""Return a cell that no spreadsheet runs, with plain line ends.
+
+    See `vidrl.rewards._files.safe_cells`.
 
     >>> cell("=cmd"), cell("\u200b@x"), cell("a\rb"), cell(-0.5), cell(None)
     ("'=cmd", "'\u200b@x", 'a\nb', -0.5, None)
@@ -105,13 +106,14 @@ def cell(value: Any) -> Any:
 
 
 def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:
+    """Return the row of a measured clip."""
     width, height = clip.get("size") or (None, None)
-    about = {**clip, **(clip.get("written") or {}), "set": name, "width": width, "height": height}
+    facts = {**clip, **(clip.get("written") or {}), "set": name, "width": width, "height": height}
     why = "; ".join(f"{dim}: {reason}" for dim, reason in (clip.get("why") or {}).items() if reason)
     return [
-        cell(one)
-        for one in (
-            *(about.get(key) for key in ABOUT),
+        cell(value)
+        for value in (
+            *(facts.get(key) for key in ABOUT),
             *(clip["value"].get(dim) for dim in dims),
             why,
         )
@@ -119,14 +121,19 @@ def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:
 
 
 def _skipped(name: str, row: Row, dims: Sequence[str]) -> list[Any]:
-    about = {"set": name, "path": row["path"]}
+    """Return the row of a clip that could not be read."""
+    facts = {"set": name, "path": row["path"]}
     why = f"skipped: {row['why']}"
-    return [cell(one) for one in (*(about.get(key) for key in ABOUT), *([None] * len(dims)), why)]
+    return [
+        cell(value) for value in (*(facts.get(key) for key in ABOUT), *([None] * len(dims)), why)
+    ]
 
 
 def _whole(text: str) -> str:
-    r"""Text that can be written as UTF-8: a byte of a file name that is not becomes an
-    escape, for example \udce9."""
+    r"""Return text that can be encoded as UTF-8.
+
+    A byte of a file name that is not UTF-8 becomes an escape, for example \udce9.
+    """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -134,8 +141,7 @@ def _whole(text: str) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The summary as a Markdown table, a second one of the differences, and what a reader
-    must know of both."""
+    """Return a Markdown table of the summary, one of the differences, and explanations."""
     names = [one["name"] for one in results["sets"]]
     rows = [
         [_mark(dim, _plain, DAGGER), *_row_of(results, names, dim["name"], "**{}**")]
@@ -155,6 +161,7 @@ def markdown(results: Results) -> str:
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an aligned Markdown table."""
     lines = [list(head), *map(list, rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
@@ -163,7 +170,7 @@ def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Text in a cell of a Markdown table.
+    r"""Return a text escaped for a cell of a Markdown table.
 
     >>> print(_plain("a|b *c* <d>"))
     a\|b \*c\* &lt;d>
@@ -174,22 +181,22 @@ def _plain(text: str) -> str:
 
 
 def plain_markdown(text: Any) -> str:
-    """A text of others in a Markdown page: it is read as it stands, and makes no markup,
-    link or line of its own."""
+    """Return foreign text for a Markdown page so that it makes no markup, link or line."""
     return _plain(str(text))
 
 
 def code_line(text: Any) -> str:
-    """A line of a Markdown page that shows a text as code; a backtick in the text would end
-    the code, and is a '."""
+    """Return a line of a Markdown page that shows a text as code.
+
+    A backtick would end the code, and becomes an apostrophe.
+    """
     return f"`{' '.join(str(text).replace('`', chr(39)).split())}`  "
 
 
 def latex(results: Results) -> str:
-    """The summary, and beside it the difference where there are two sets, as a table of
-    booktabs.
+    """Return a LaTeX table (booktabs) of the summary, with the difference for two sets.
 
-    Bold only where a set is better than every other one beyond doubt.
+    A number is bold only if its set is better than every other one beyond doubt.
     """
     names, pairs = [one["name"] for one in results["sets"]], compared(results)
     rows = next(iter(pairs.values())) if len(pairs) == 1 else []
@@ -220,7 +227,7 @@ def latex(results: Results) -> str:
 
 
 def tex(text: str) -> str:
-    r"""Text that LaTeX prints as it stands.
+    r"""Return a text escaped so that LaTeX prints it unchanged.
 
     >>> print(tex("a_b & 50% of $x \\ {y}"))
     a\_b \& 50\% of \$x \textbackslash{} \{y\}
@@ -229,7 +236,7 @@ def tex(text: str) -> str:
 
 
 def tex_number(text: str) -> str:
-    """A number's true minus as LaTeX has it, and a dash where there is none."""
+    """Return a number with LaTeX's minus sign and dash."""
     return text.replace("−", r"$-$").replace("–", "--")
 
 
@@ -238,31 +245,32 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _row_of(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
-    """The sets on a dimension; of three sets or more with the letters of those that are not
-    told apart."""
+    """Return the cells of a dim; three or more sets also get their letters."""
     marks = group_letters(results, dim) if len(names) > 2 else {}
     return [f"{_cell(results, name, dim, bold)} {marks.get(name, '')}".rstrip() for name in names]
 
 
 def _cell(results: Results, name: str, dim: str, bold: str) -> str:
-    """Mean and interval of a set, bold where it is the best beyond doubt, marked where the
-    clips are few."""
+    """Return mean and interval of a set, bold for the best set, marked for few clips."""
     row = told(results, name, dim)
     if row.get("mean") is None:
         return "–"
     middle, low, high = mean(results, name, dim)
-    strong = bold.format(middle) if best_set(results, dim) == name else middle
-    few = "" if row.get("enough", True) else f" (n = {_plain(str(row.get('n')))})"
-    return f"{strong} [{low}, {high}]{few}" if row.get("low") is not None else f"{strong}{few}"
+    text = bold.format(middle) if best_set(results, dim) == name else middle
+    few_clips = "" if row.get("enough", True) else f" (n = {_plain(str(row.get('n')))})"
+    return (
+        f"{text} [{low}, {high}]{few_clips}" if row.get("low") is not None else f"{text}{few_clips}"
+    )
 
 
 def _difference(results: Results, row: Row, words: Any, bold: str) -> list[str]:
+    """Return the cells of a difference, bold if it is beyond doubt."""
     gap, low, high = difference(row)
-    strong = bold.format(gap) if verdict(results, row) else gap
+    text = bold.format(gap) if verdict(results, row) else gap
     wins = " / ".join(_plain(str(row.get(key) or 0)) for key in ("wins", "ties", "losses"))
     return [
         words(row["dim"]),
-        strong,
+        text,
         f"[{low}, {high}]",
         probability(row.get("p_holm")).replace("<", "&lt;"),
         wins,
@@ -270,55 +278,62 @@ def _difference(results: Results, row: Row, words: Any, bold: str) -> list[str]:
 
 
 def _beside(results: Results, row: Row | None) -> list[str]:
+    """Return the LaTeX cells of a difference beside the sets."""
     if row is None:
         return ["--", "--"]
     gap, low, high = difference(row)
-    strong = rf"\textbf{{{gap}}}" if verdict(results, row) else gap
+    text = rf"\textbf{{{gap}}}" if verdict(results, row) else gap
     p = probability(row.get("p_holm"))
-    return [tex_number(f"{strong} [{low}, {high}]"), tex_number(f"${p}$" if p != "–" else p)]
+    return [tex_number(f"{text} [{low}, {high}]"), tex_number(f"${p}$" if p != "–" else p)]
 
 
 def _mark(dim: Row, words: Any, dagger: str) -> str:
+    """Return a dim's name, with a dagger if it was a training reward."""
     return f"{words(dim['name'])}{dagger if dim.get('trained') else ''}"
 
 
 def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[str]:
-    """What a reader must know: suite, clips, intervals, bold, daggers, protocol."""
+    """Return what a reader must know: suite, clips, intervals, bold, daggers, protocol."""
     suite, sets = results["suite"], results["sets"]
-    count = listed([f"{plural(len(one['clips']), 'clip')} of {one['name']}" for one in sets])
-    found = prompts(clip for one in sets for clip in one["clips"])
-    asked = f" from {plural(len(found), 'prompt')}" if found else ""
-    said = [
-        f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
+    count = listed(
+        [
+            f"{plural(len(sentence_or_set['clips']), 'clip')} of {sentence_or_set['name']}"
+            for sentence_or_set in sets
+        ]
+    )
+    found = prompts(clip for sentence_or_set in sets for clip in sentence_or_set["clips"])
+    prompts_text = f" from {plural(len(found), 'prompt')}" if found else ""
+    sentences = [
+        f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{prompts_text}, protocol "
         f"{results['protocol']['hash']}.",
         "Mean and 95 % interval, from resampled prompts; higher is better.",
     ]
     if len(sets) > 1:
-        said.append(
+        sentences.append(
             "Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and "
             "pairs of sets, also "
             "where clips without a number count as the worst, and more than a re-encoding "
             "that nobody sees makes."
         )
     if len(sets) > 2:
-        said.append("Sets with a letter in common are not told apart; a is the best.")
+        sentences.append("Sets with a letter in common are not told apart; a is the best.")
     trained = any(dim.get("trained") for dim in results["dims"])
-    return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
+    return [words(sentence_or_set) for sentence_or_set in sentences] + (
+        [f"{dagger}: a training reward."] if trained else []
+    )
 
 
 # --- VBench's leaderboard -------------------------------------------------------------
 
 
 def leaderboard(one: Row, dims: Sequence[Row]) -> str:
-    """The dimensions of one set that VBench has, by its own names, in the layout of its
-    evaluation_results files.
+    """Return the dims of VBench of one set, in the layout of its evaluation_results files.
 
-    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which
-    `cal_final_score.py` and the leaderboard read; the score is the mean over clips. A
-    dimension without a scored clip is left out, because that script takes what is absent
-    for missing and stops at null. `cal_i2v_final_score.py` stops at names that it does not
-    know: with a dimension of VBench-I2V, only its nine are written. Raises ValueError where
-    no dimension is VBench's.
+    The JSON is `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which
+    `cal_final_score.py` and the leaderboard read; the score is the mean over clips. A dim
+    without a scored clip is left out, because the script handles absent dims and fails at
+    null. `cal_i2v_final_score.py` fails at names that it does not know: with a dim of
+    VBench-I2V, only its nine dims are written. Raises ValueError if no dim is VBench's.
     """
     from vidrl.bench.totals import NAMES
     from vidrl.rewards import vbench
@@ -341,8 +356,7 @@ def leaderboard(one: Row, dims: Sequence[Row]) -> str:
 
 
 def leaderboards(results: Results) -> dict[str, str]:
-    """The text of `leaderboard` of each set by the name of its file, as VBench's scripts
-    read one set a file.
+    """Return {file name: text} of each set's leaderboard, since VBench's scripts read one set.
 
     One set is leaderboard.json; several are leaderboard_1_base.json,
     leaderboard_2_ours.json, by number and name.
@@ -357,7 +371,7 @@ def leaderboards(results: Results) -> dict[str, str]:
 
 
 def _scored(one: Row, dim: str) -> list[Any]:
-    """[score, clips] of a dimension; empty where no clip is scored."""
+    """Return [score, clips] of a dim, [] if no clip is scored."""
     rows = [
         {"video_path": clip["path"], "video_results": clip["value"][dim]}
         for clip in one["clips"]

@@ -1,9 +1,9 @@
-"""Features of the clips of results.json, kept in the cache, and the distances between sets
-that come of them.
+"""Encode the clips of results.json as features, and compute distances between the sets.
 
-Features lie as safetensors under the hash of the clip, the protocol and the encoder:
-whoever is killed and runs again, or adds clips or distances, encodes only what is missing.
-A distance carries the hash of protocol, encoder and formula.
+Features are stored as safetensors, named by a hash of clip, protocol and encoder. So a run
+that was killed, or that gets more clips or distances, encodes only what is missing. Each
+distance carries the hash of protocol, encoder and formula: only distances with equal hashes
+can be compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_ENCODER = "efficientnet"
 
 @dataclass(frozen=True)
 class Source:
-    """A set of clips to be encoded, as results.json has them: path, id, prompt and seed."""
+    """A set of clips to encode, as results.json has them: path, id, prompt and seed."""
 
     name: str
     clips: list[Mapping[str, Any]]
@@ -47,8 +47,7 @@ class Source:
 
 @dataclass
 class Features:
-    """Of a set: the clips that could be encoded, the rows (W, D) of each, and notes on
-    those that could not."""
+    """The features of a set: the encoded clips, the rows (W, D) of each, and notes."""
 
     name: str
     clips: list[Mapping[str, Any]]
@@ -56,7 +55,7 @@ class Features:
     notes: list[str]
 
     def table(self, prompts: Sequence[Hashable]) -> tuple[Array, list[Hashable]]:
-        """All rows (N, D), and the group of each, from those of the clips."""
+        """Return all rows (N, D) and the group of each row, which is its clip's."""
         groups = [group for group, rows in zip(prompts, self.rows, strict=True) for _ in rows]
         return np.concatenate(self.rows), groups
 
@@ -72,45 +71,52 @@ def distances(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The distances `names`, as "frechet" and "kernel", of the sets of results, as its
-    "distances" has them.
+    """Return the distances `names`, as "frechet" and "kernel", between sets of results.
 
-    Every set against the clips of the folder `against`, and then every two sets by which is
-    `nearer` to it; or else the other sets against the first. Files are read again, under
-    the results' protocol, and encoded by `encoder`, see `vidrl.bench.encoding`, in `jobs`
-    processes as `measure.run` does. `value` is the published formula, and `low` to `high`
-    the interval of `unbiased`; `n` counts rows of features, of which a clip may have
-    several. Clips that cannot be encoded are left out, and noted.
+    With the folder `against`, each set is compared with the clips in it, and then every two
+    sets by which of them is `nearer` to it. Without it, the other sets are compared with
+    the first. Files are read again under the results' protocol and encoded by `encoder`,
+    see `vidrl.bench.encoding`, in `jobs` processes, as `measure.run` does. In a row,
+    `value` is the published formula, `low` to `high` the interval of `unbiased`, and `n`
+    counts rows of features, of which a clip may have several. Clips that cannot be encoded
+    are left out, with a note.
 
-    Raises plugin.UnknownName, ImportError where weights are missing, and ValueError where
-    there is nothing to compare with, another reader than the results', or an encoder whose
-    features do not fit together.
+    Raises plugin.UnknownName; ImportError if weights are missing; ValueError if there is
+    nothing to compare with, if this machine decodes with another library than the results',
+    or if the features of the clips have different lengths.
     """
     measures = {name: plugin.load("benchmarks", name) for name in names}
-    protocol, made = _protocol_of(results), Encoder(encoder, device)
+    protocol, encoder_ = _protocol_of(results), Encoder(encoder, device)
     sources = _sources(results, against, cache)
     encode = Encode(encoder, protocol, cache, device)
-    keys = {clip["id"]: encode.key(clip, made.hash) for source in sources for clip in source.clips}
-    sets = _features(sources, keys, _encoded(sources, keys, encode, made, jobs, timeout, progress))
+    keys = {
+        clip["id"]: encode.key(clip, encoder_.hash) for source in sources for clip in source.clips
+    }
+    sets = _features(
+        sources, keys, _encoded(sources, keys, encode, encoder_, jobs, timeout, progress)
+    )
     pairs = (
         [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
     )
-    marks = {name: digest([protocol.hash, made.hash, name]) for name in names}
+    hash_of = {name: digest([protocol.hash, encoder_.hash, name]) for name in names}
     rows = [
         _distance_row(name, measure, *pair) for pair in pairs for name, measure in measures.items()
     ]
     rows += _nearness_rows(measures, sets) if against else []
-    return [row | {"protocol": marks[row["name"]], "encoder": encoder} for row in rows]
+    return [row | {"protocol": hash_of[row["name"]], "encoder": encoder} for row in rows]
 
 
 class Encode:
-    """Encodes the clip at a path and keeps what came of it: features (W, D), or why there
-    are none."""
+    """A callable that encodes one clip and stores its features, (W, D).
+
+    It returns the features, or a text that says why there are none.
+    """
 
     def __init__(
         self, spec: str, protocol: Protocol, cache: str | os.PathLike[str] | None, device: str
     ) -> None:
-        self.spec, self.protocol, self.device = spec, protocol, device
+        self.spec, self.protocol = spec, protocol
+        self.device = device
         self.cache = Path(cache) / "features" if cache is not None else None
         self.encoder: Encoder | None = None
 
@@ -121,7 +127,7 @@ class Encode:
             found = self.encoder.clip(Clip(Path(path), self.protocol))
         except (OSError, Unreadable) as error:
             return f"unreadable: {error}"
-        except Exception as error:  # noqa: BLE001  an encoder may raise anything; it is told, and the rest goes on
+        except Exception as error:  # noqa: BLE001  an encoder may raise anything
             return f"not encoded: {type(error).__name__}: {error}"
         if self.cache:
             _write(self._file(key), found)
@@ -131,11 +137,11 @@ class Encode:
         return self.__dict__ | {"encoder": None}
 
     def kept(self, key: str) -> Array | None:
-        """What was encoded before."""
+        """Return the stored features of a key, None if there are none."""
         return _read(self._file(key)) if self.cache else None
 
     def key(self, clip: Mapping[str, Any], encoder: str) -> str:
-        """What the features of a clip are kept under."""
+        """Return the cache key of a clip's features."""
         return key(
             clip["id"],
             f"features {encoder}",
@@ -153,14 +159,13 @@ class Encode:
 
 
 def _protocol_of(results: Mapping[str, Any]) -> Protocol:
-    """That of the results. Raises ValueError where this machine reads by another
-    decoder."""
-    said = results["protocol"]
-    here = Protocol(said["fps"], said["side"], said["frames"])
-    if here.hash != said["hash"]:
+    """Return the protocol of the results. Raises ValueError if another decoder is installed."""
+    stored = results["protocol"]
+    here = Protocol(stored["fps"], stored["side"], stored["frames"])
+    if here.hash != stored["hash"]:
         raise ValueError(
-            f"expected to read clips as the results did, by {said.get('decoder')}, but here it is "
-            f"{here.decoder}: measure them anew, or install that version"
+            f"expected to read clips as the results did, by {stored.get('decoder')}, but here "
+            f"it is {here.decoder}: measure them anew, or install that version"
         )
     return here
 
@@ -170,7 +175,7 @@ def _sources(
     against: str | os.PathLike[str] | None,
     cache: str | os.PathLike[str] | None,
 ) -> list[Source]:
-    """The sets, the clips of the folder `against` last."""
+    """Return the sets, with the clips of the folder `against` as the last one."""
     sets = [
         Source(
             one["name"],
@@ -198,6 +203,7 @@ def _sources(
 def _folder(
     name: str, against: str | os.PathLike[str], cache: str | os.PathLike[str] | None
 ) -> Source:
+    """Return the clips of a folder as a set."""
     found, hashes = items_.find([against]), Hashes(cache)
     clips: list[Mapping[str, Any]] = [
         {
@@ -221,8 +227,7 @@ def _encoded(
     timeout: float | None,
     progress: Progress | None,
 ) -> dict[str, Array | str]:
-    """By key, features or why there are none: read where they were kept, else encoded, the
-    same bytes once."""
+    """Return for each key the features, or why there are none; equal bytes are encoded once."""
     clips = [clip for source in sources for clip in source.clips]
     paths = {keys[clip["id"]]: clip["path"] for clip in clips if not clip.get("closed")}
     found: dict[str, Array | str] = {
@@ -237,19 +242,22 @@ def _encoded(
     if tasks:
         encoder.try_out()
         encode.encoder = encoder
-        done = (
+        outcomes = (
             map_in_processes(encode, tasks, jobs, timeout, memory=None)
             if jobs
             else _encode_here(encode, tasks)
         )
-        for said in progress(done, len(tasks)) if progress else done:
-            found[said.task[1]] = said.result if said.why is None else f"not encoded: {said.why}"
+        for outcome in progress(outcomes, len(tasks)) if progress else outcomes:
+            found[outcome.task[1]] = (
+                outcome.result if outcome.why is None else f"not encoded: {outcome.why}"
+            )
     return found
 
 
 def _encode_here(
     encode: Encode, tasks: Sequence[tuple[str, str]]
 ) -> Iterator[TaskResult[tuple[str, str]]]:
+    """Encode in this process with one thread, as the worker processes do."""
     with _one_thread():
         for task in tasks:
             yield TaskResult(task, encode(task))
@@ -258,22 +266,23 @@ def _encode_here(
 def _features(
     sources: Sequence[Source], keys: Mapping[str, str], found: Mapping[str, Array | str]
 ) -> list[Features]:
-    """The features of sets. Raises ValueError where clips have unlike numbers of them."""
+    """Return the features of the sets. Raises ValueError if clips have different numbers."""
     sets = []
     for source in sources:
-        said = [found[keys[clip["id"]]] for clip in source.clips]
-        lost = [
+        outcomes = [found[keys[clip["id"]]] for clip in source.clips]
+        failures = [
             f"{clip['path']}: {why}"
-            for clip, why in zip(source.clips, said, strict=True)
+            for clip, why in zip(source.clips, outcomes, strict=True)
             if isinstance(why, str)
         ]
-        left = [
-            f"{len(lost)} of {len(said)} clips of {source.name} are left out, the first is {it}"
-            for it in lost[:1]
+        left_out = [
+            f"{len(failures)} of {len(outcomes)} clips of {source.name} are left out, the "
+            f"first is {it}"
+            for it in failures[:1]
         ]
         rows = [
             (clip, one)
-            for clip, one in zip(source.clips, said, strict=True)
+            for clip, one in zip(source.clips, outcomes, strict=True)
             if not isinstance(one, str)
         ]
         sets.append(
@@ -281,19 +290,19 @@ def _features(
                 source.name,
                 [clip for clip, _ in rows],
                 [one for _, one in rows],
-                source.notes + left,
+                source.notes + left_out,
             )
         )
-    widths = {
+    path_of_width = {
         one.shape[1]: clip["path"]
         for part in sets
         for clip, one in zip(part.clips, part.rows, strict=True)
     }
-    if len(widths) > 1:
-        told = " and ".join(f"{width} ({path})" for width, path in widths.items())
+    if len(path_of_width) > 1:
+        widths_text = " and ".join(f"{width} ({path})" for width, path in path_of_width.items())
         raise ValueError(
-            f"expected as many features of every clip, got {told}: the encoder's output must "
-            "not depend on the length of a clip"
+            f"expected as many features of every clip, got {widths_text}: the encoder's "
+            "output must not depend on the length of a clip"
         )
     return sets
 
@@ -302,7 +311,7 @@ def _features(
 
 
 def _distance_row(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
-    """A row of "distances"."""
+    """Return a row of "distances" for two sets."""
     n, notes = [sum(map(len, one.rows)) for one in (first, second)], [*first.notes, *second.notes]
     row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name}
     if not min(n):
@@ -331,8 +340,11 @@ def _distance_row(name: str, measure: Any, first: Features, second: Features) ->
 
 
 def _nearness_rows(measures: Mapping[str, Any], sets: Sequence[Features]) -> list[dict[str, Any]]:
-    """Rows of every two sets against the last one; the level of their intervals is
-    Bonferroni's over all of them."""
+    """Return rows that say which of every two sets is nearer to the reference set.
+
+    The level of their intervals is Bonferroni's over all these rows, because they are read
+    together.
+    """
     *models, real = sets
     pairs = [(name, *pair) for pair in combinations(models, 2) for name in measures]
     level = 1 - 0.05 / max(1, len(pairs))
@@ -345,8 +357,7 @@ def _nearness_rows(measures: Mapping[str, Any], sets: Sequence[Features]) -> lis
 def _nearness_row(
     name: str, measure: Any, first: Features, second: Features, real: Features, level: float
 ) -> dict[str, Any]:
-    """A row of "distances" with a "reference": how much nearer the second set is to it than
-    the first."""
+    """Return a row with how much nearer the second set is to the reference than the first."""
     sets = (first, second, real)
     n = [sum(map(len, one.rows)) for one in sets]
     row: dict[str, Any] = {
@@ -371,8 +382,12 @@ def _nearness_row(
 
 
 def _groups(*sets: Features) -> list[list[Hashable]]:
-    """What clips share, within a set and with the last set: a prompt, or a file name where
-    sets are paired by it."""
+    """Return the group of each clip, for the blocks of the jackknife.
+
+    Clips of one prompt form a group, within a set and across sets. Without prompts, clips
+    of one file name do, if the sets are paired by file name. Else a clip is a group of its
+    own.
+    """
     *models, last = sets
     ways = [pairing_rule(one.clips, last.clips) for one in models]
     named = [keys if by == "file name" else None for by, keys in ways]
@@ -392,20 +407,20 @@ def _groups(*sets: Features) -> list[list[Hashable]]:
 
 
 def _read(path: Path) -> Array | None:
-    """Features that were kept; None where there are none that can be read."""
+    """Return stored features, None if there are none that can be read."""
     from safetensors.numpy import load
 
     try:
         return load(path.read_bytes())["features"]
     except FileNotFoundError:
         return None
-    except Exception:  # noqa: BLE001  a broken file, whatever its reader calls that
+    except Exception:  # noqa: BLE001  the reader raises various types for a damaged file
         print(f"vidrl: {path} could not be read, and its clip is encoded again", file=sys.stderr)
         return None
 
 
 def _write(path: Path, features: Array) -> None:
-    """Keep features: readers see all of them or nothing."""
+    """Store features atomically: readers see all of them or none."""
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)

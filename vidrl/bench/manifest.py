@@ -1,5 +1,7 @@
-"""Which prompt, seed and reference go with which file: a table of a person's own, or
-VBench's list of prompts."""
+"""Read and write manifests: which prompt, seed and reference belong to which file.
+
+A manifest is a table of the user's own, or VBench's list of prompts.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +33,17 @@ __all__ = [
 BadManifest = BadTable  # a table of clips that cannot be used; the message names its place
 read = read_rows
 
-# in a folder of clips
+# Tables that are read if they lie in a folder of clips.
 TABLE_NAMES = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")
 NUMBERED = re.compile(r"(?P<prompt>.*\S)-(?P<seed>\d+)")  # VBench's `a dog runs-3.mp4`
-NAMED_SHARE = 0.9  # of the files: so many must be named so
-VBENCH = {"prompt_en", "dimension"}  # the columns of VBench's own list, which names no files
+NAMED_SHARE = 0.9  # of the files must follow VBench's names, else the pattern is coincidence
+VBENCH = {"prompt_en", "dimension"}  # columns of VBench's list of prompts, which names no files
 
 
 def is_vbench_list(path: str | os.PathLike[str]) -> bool:
-    """Whether a .json file is VBench's list of prompts by its name or columns, and not a
-    table of clips.
+    """Return whether a .json file is VBench's list of prompts, by its name or columns.
 
-    Raises BadManifest for a file that is no text.
+    Otherwise it is a table of clips. Raises BadManifest for a file that is not text.
     """
     path = Path(path)
     try:
@@ -54,9 +55,9 @@ def is_vbench_list(path: str | os.PathLike[str]) -> bool:
 
 
 def vbench_list(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """VBench_full_info.json: each prompt with the dims that VBench measures on it.
+    """Read VBench_full_info.json: each prompt with the dims that VBench measures on it.
 
-    Raises BadManifest for a file that is not that.
+    Raises BadManifest for another file.
     """
     try:
         listed = json.loads(read_text(Path(path)))
@@ -69,11 +70,15 @@ def vbench_list(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 
 
 def prompts_from_names(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Prompt and number of each name that is VBench's `prompt-0`; empty unless nearly all
-    are, and prompts have words.
+    """Return prompt and number of each name that follows VBench's `prompt-0`.
 
-    >>> prompts_from_names(["a dog runs-0", "a dog runs-3"])["a dog runs-3"], prompts_from_names(["clip-0", "clip-1"])
-    (('a dog runs', 3), {})
+    Empty unless nearly all names do so and their prompts have several words: `clip-0` is no
+    prompt.
+
+    >>> prompts_from_names(["a dog runs-0", "a dog runs-3"])["a dog runs-3"]
+    ('a dog runs', 3)
+    >>> prompts_from_names(["clip-0", "clip-1"])
+    {}
     """
     matched = {stem: NUMBERED.fullmatch(stem) for stem in stems}
     found = {
@@ -85,8 +90,11 @@ def prompts_from_names(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
 
 
 def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV that `read` reads back: the columns of all rows. No spreadsheet runs a cell of
-    it, see `_cells`."""
+    """Write a CSV that `read` can read back, with the columns of all rows.
+
+    Cells that a spreadsheet would run as a formula are escaped, see
+    `vidrl.rewards._files.safe_cells`.
+    """
     file, columns = io.StringIO(), dict.fromkeys(name for row in listed for name in row)
     table = csv.writer(file)
     table.writerow([escape_formula(name) for name in columns])

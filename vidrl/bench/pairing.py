@@ -1,12 +1,13 @@
-"""Which clips of two sets belong together: by prompt and seed, by prompt, by file name, or
-not at all.
+"""Match the clips of two sets: by prompt and seed, by prompt, by file name, or not at all.
 
-The way is chosen by counts of clips alone, never by their numbers, so that the choice
-cannot favour a set.
+Pairing removes the variation between prompts from a difference of two models. The rule that
+chooses by what clips are matched reads only which prompts, seeds and names the clips have,
+never their numbers, so the choice cannot favour a set.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,18 +21,25 @@ Key = Callable[[Clip], Hashable]
 Keys = tuple[Key, Key]
 Names = tuple[str, str]
 
-SEED, PROMPT, NAME, UNPAIRED = "prompt and seed", "prompt", "file name", "nothing"
-# of what pairing by prompt would use: what seeds must keep; a shared seed also removes
-# noise
+SEED = "prompt and seed"
+PROMPT = "prompt"
+NAME = "file name"
+UNPAIRED = "nothing"
+# Pairing by seed must keep this part of the information that pairing by prompt would use.
+# It may lose some, because a shared seed also removes noise from the difference.
 SEED_SHARE = 0.75
-PROMPT_SHARE = 0.1  # of the smaller set's prompts: below it the sets were asked for other things
-NAME_SHARE = 0.5  # of the smaller set's clips: below it the common names are chance
+# Parts of the smaller set's prompts and names that the sets must share. With fewer common
+# prompts the sets answer different questions; fewer common names may be coincidence.
+PROMPT_SHARE = 0.1
+NAME_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Match:
-    """All clips of two sets that were made alike, scored or not, of one `prompt` ("" where
-    it is not known)."""
+    """All clips of two sets that belong together, scored or not.
+
+    `prompt` is their common prompt, "" where it is not known.
+    """
 
     prompt: str
     first: tuple[Clip, ...]
@@ -40,8 +48,10 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """What belongs together, and `by` what; the `notes` say why by this, and what was left
-    out."""
+    """The matches of two sets, by what they were found, and notes.
+
+    The notes say why this rule was chosen, and what was left out.
+    """
 
     by: str
     found: list[Match]
@@ -50,7 +60,10 @@ class Matches:
 
 @dataclass(frozen=True)
 class Pair:
-    """The scored clips of a match. `before` and `after` are the means of either side."""
+    """The scored clips of a match.
+
+    `before` is the mean of the first side on the dim, `after` that of the second.
+    """
 
     prompt: str
     first: tuple[Clip, ...]
@@ -60,13 +73,13 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """Second less first."""
+        """Return the mean of the second side less that of the first."""
         return self.after - self.before
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What was paired, and `by` what; the `notes` say what was left out."""
+    """The pairs of two sets, by what they were found, and notes on what was left out."""
 
     by: str
     pairs: list[Pair]
@@ -76,30 +89,29 @@ class Pairs:
 def pairs(
     first: Clips, second: Clips, dim: str, names: Names = ("the first", "the second")
 ) -> Pairs:
-    """The matches of two sets that are scored on `dim` on both sides.
+    """Return the matches of two sets that are scored on `dim` on both sides.
 
-    >>> a = [{"path": f"a/{i}.mp4", "prompt": "a cat", "seed": i, "value": {"flicker": i / 10}} for i in range(3)]
-    >>> b = [{"path": f"b/{i}.mp4", "prompt": "a cat", "seed": i, "value": {"flicker": 0.5}} for i in (1, 2, 3)]
-    >>> found = pairs(a, b, "flicker")
+    >>> clip = lambda seed, x: {"path": f"{seed}", "prompt": "p", "seed": seed, "value": {"d": x}}
+    >>> first, second = [clip(i, i / 10) for i in (0, 1, 2)], [clip(i, 0.5) for i in (1, 2, 3)]
+    >>> found = pairs(first, second, "d")
     >>> found.by, [round(pair.difference, 3) for pair in found.pairs]
     ('prompt and seed', [0.4, 0.3])
     >>> found.notes
     ['1 of 3 clips of the first have no partner', '1 of 3 clips of the second have no partner']
     """
-    made = matches(first, second, names)
-    found = [scored_pair(one, dim) for one in made.found]
-    lost = [f"{found.count(None)} of {len(found)} pairs are not scored on both sides"] * (
+    matched = matches(first, second, names)
+    found = [scored_pair(match, dim) for match in matched.found]
+    unscored_note = [f"{found.count(None)} of {len(found)} pairs are not scored on both sides"] * (
         None in found
     )
-    return Pairs(made.by, [pair for pair in found if pair], made.notes + lost)
+    return Pairs(matched.by, [pair for pair in found if pair], matched.notes + unscored_note)
 
 
 def matches(first: Clips, second: Clips, names: Names = ("the first", "the second")) -> Matches:
-    """The clips of two sets that belong together, by the way that keeps the most
-    information, see `pairing_rule`.
+    """Match the clips of two sets by the rule that `pairing_rule` chooses.
 
-    By prompt all clips of a prompt are one match, whatever their seeds. Clips of one key in
-    one set are one side.
+    By prompt, all clips of a prompt form one match, whatever their seeds. Clips of one set
+    with equal keys are one side of a match.
     """
     by, keys = pairing_rule(first, second)
     if keys is None:
@@ -118,30 +130,32 @@ def matches(first: Clips, second: Clips, names: Names = ("the first", "the secon
 
 
 def pairing_rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
-    """What clips are paired by, and the key of each side's clips; None where too little is
-    in common.
+    """Return by what clips are matched, and the key functions of both sides, None if unpaired.
 
-    By prompt and seed, where that loses no prompt and keeps `SEED_SHARE` of what pairing by
-    prompt would use; else by prompt, where the sets share `PROMPT_SHARE` of their prompts; else
-    by the path below the set's folder, or the file name, without its ending, where the
-    prompts do not contradict and the sets share `NAME_SHARE` of their names. What a match of m
-    and n clips tells counts as m n / (m + n), the inverse of the variance of the difference
-    of two means.
+    - By prompt and seed, if that loses no prompt and keeps `SEED_SHARE` of the information
+      of pairing by prompt;
+    - else by prompt, if the sets share `PROMPT_SHARE` of the prompts;
+    - else by the path below the set's folder, or by the file name, both without suffix, if
+      the sets share `NAME_SHARE` of the names and the known prompts agree.
+
+    The information of a match of m and n clips is m n / (m + n): the variance of the
+    difference of two means of m and n clips is σ² (1/m + 1/n).
 
     >>> clips = [{"path": f"{i}.mp4", "prompt": f"{i // 9}", "seed": i % 9} for i in range(180)]
-    >>> pairing_rule(clips, [{**clip, "seed": clip["seed"] + 1} for clip in clips])[0]  # 8 of 9 seeds in common
+    >>> shifted = lambda k: [{**clip, "seed": clip["seed"] + k} for clip in clips]
+    >>> pairing_rule(clips, shifted(1))[0]  # 8 of 9 seeds in common
     'prompt and seed'
-    >>> pairing_rule(clips, [{**clip, "seed": clip["seed"] + 8} for clip in clips])[0]  # 1 of 9: all of them tell more
+    >>> pairing_rule(clips, shifted(8))[0]  # 1 of 9 seeds: all clips of a prompt say more
     'prompt'
     """
     if _enough(first, second, _prompt, _prompt, PROMPT_SHARE):
-        seeds, whole = _information(first, second, _seeded), _information(first, second, _prompt)
-        kept = {key[0] for key in _shared(first, second, _seeded, _seeded)} == _shared(
+        seeds, prompts = _information(first, second, _seeded), _information(first, second, _prompt)
+        loses_no_prompt = {key[0] for key in _shared(first, second, _seeded, _seeded)} == _shared(
             first, second, _prompt, _prompt
         )
         return (
             (SEED, (_seeded, _seeded))
-            if kept and seeds >= SEED_SHARE * whole or _one_prompt(first, second)
+            if loses_no_prompt and seeds >= SEED_SHARE * prompts or _one_prompt(first, second)
             else (PROMPT, (_prompt, _prompt))
         )
     for keys in ((_below(first), _below(second)), (_stem(first), _stem(second))):
@@ -151,7 +165,7 @@ def pairing_rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
 
 
 def scored_pair(match: Match, dim: str) -> Pair | None:
-    """The scored clips of a match; None where a side has none."""
+    """Return the scored clips of a match, None if a side has none."""
     first, second = (
         tuple(clip for clip in side if clip_value(clip, dim) is not None)
         for side in (match.first, match.second)
@@ -165,9 +179,11 @@ def scored_pair(match: Match, dim: str) -> Pair | None:
 
 
 def clip_value(clip: Clip, dim: str) -> float | None:
-    """The number of a clip, None where it is not scored."""
+    """Return the number of a clip on a dim, None if the clip is not scored."""
     found = clip["value"].get(dim)
-    return None if found is None or found != found or abs(found) == float("inf") else float(found)
+    return (
+        None if found is None or math.isnan(found) or abs(found) == float("inf") else float(found)
+    )
 
 
 # --- keys -----------------------------------------------------------------------------
@@ -183,7 +199,7 @@ def _seeded(clip: Clip) -> Hashable:
 
 
 def _below(clips: Clips) -> Key:
-    """The path below the folder that all clips are in, without its ending."""
+    """Return the key "path below the folder that contains all clips, without suffix"."""
     folders = [os.path.dirname(clip["path"]) or "." for clip in clips if clip.get("value")]
     folder = (
         os.path.commonpath(folders)
@@ -194,51 +210,57 @@ def _below(clips: Clips) -> Key:
 
 
 def _stem(clips: Clips) -> Key:
-    """The file name without its ending, where only one clip has it."""
-    often = Counter(PurePath(clip["path"]).stem for clip in clips)
-    return lambda clip: stem if often[stem := PurePath(clip["path"]).stem] == 1 else None
+    """Return the key "file name without suffix"; None for a name that several clips have."""
+    counts = Counter(PurePath(clip["path"]).stem for clip in clips)
+    return lambda clip: stem if counts[stem := PurePath(clip["path"]).stem] == 1 else None
 
 
-def _shared(first: Clips, second: Clips, mine: Key, other: Key) -> set[Any]:
-    return ({mine(clip) for clip in first} & {other(clip) for clip in second}) - {None}
+def _shared(first: Clips, second: Clips, first_key: Key, second_key: Key) -> set[Any]:
+    return ({first_key(clip) for clip in first} & {second_key(clip) for clip in second}) - {None}
 
 
-def _enough(first: Clips, second: Clips, mine: Key, other: Key, share: float) -> bool:
-    """Whether the sets share this share of the keys of the one that has fewer."""
-    sides = {mine(clip) for clip in first} - {None}, {other(clip) for clip in second} - {None}
+def _enough(first: Clips, second: Clips, first_key: Key, second_key: Key, share: float) -> bool:
+    """Return whether the sets share this part of the smaller set's keys."""
+    sides = (
+        {first_key(clip) for clip in first} - {None},
+        {second_key(clip) for clip in second} - {None},
+    )
     common = sides[0] & sides[1]
     return bool(common) and len(common) >= share * min(map(len, sides))
 
 
 def _one_prompt(first: Clips, second: Clips) -> bool:
-    """Whether all that the sets have in common are several seeds of one prompt, which by
-    prompt would be one pair."""
+    """Return whether the sets have in common only several seeds of a single prompt.
+
+    By prompt that would be one pair, of which nothing could be tested.
+    """
     seeds = len(_shared(first, second, _seeded, _seeded))
     return len(_shared(first, second, _prompt, _prompt)) == 1 and seeds > 1
 
 
 def _information(first: Clips, second: Clips, key: Key) -> float:
-    """Σ m n / (m + n) over the keys in common, of m and n clips."""
+    """Return Σ m n / (m + n) over the common keys, with m and n clips."""
     sides = [
-        Counter(found for clip in clips if (found := key(clip)) is not None)
+        Counter(key_of_clip for clip in clips if (key_of_clip := key(clip)) is not None)
         for clips in (first, second)
     ]
     return sum(
-        sides[0][one] * sides[1][one] / (sides[0][one] + sides[1][one])
-        for one in sides[0].keys() & sides[1]
+        sides[0][shared_key] * sides[1][shared_key] / (sides[0][shared_key] + sides[1][shared_key])
+        for shared_key in sides[0].keys() & sides[1]
     )
 
 
-def _agree(first: Clips, second: Clips, mine: Key, other: Key) -> bool:
-    """Whether names are in common, and those that are were asked for the same, as far as
-    that is known."""
-    asked = {mine(clip): _prompt(clip) for clip in first}
-    both = [
-        (asked[other(clip)], _prompt(clip))
+def _agree(first: Clips, second: Clips, first_key: Key, second_key: Key) -> bool:
+    """Return whether names are in common, and clips of one name have the same known prompts."""
+    prompt_of = {first_key(clip): _prompt(clip) for clip in first}
+    prompts_of_both = [
+        (prompt_of[second_key(clip)], _prompt(clip))
         for clip in second
-        if other(clip) is not None and other(clip) in asked
+        if second_key(clip) is not None and second_key(clip) in prompt_of
     ]
-    return bool(both) and all(a is None or b is None or a == b for a, b in both)
+    return bool(prompts_of_both) and all(
+        a is None or b is None or a == b for a, b in prompts_of_both
+    )
 
 
 def _by_key(clips: Clips, key: Key) -> dict[Hashable, list[Clip]]:
@@ -260,8 +282,7 @@ def _match(first: list[Clip], second: list[Clip]) -> Match:
 
 
 def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
-    """Why the clips were paired in this way, where another one was possible or where it may
-    mislead."""
+    """Return why clips were matched by this rule, where another was possible or it may mislead."""
     seeds = _shared(first, second, _seeded, _seeded)
     if by == PROMPT and seeds:
         counts = [sum(_seeded(clip) in seeds for clip in clips) for clips in (first, second)]
@@ -280,24 +301,25 @@ def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
 
 
 def _why_not(first: Clips, second: Clips) -> list[str]:
-    """Why the sets are compared unpaired."""
+    """Return why the sets are compared unpaired."""
     common = {
         "prompts": len(_shared(first, second, _prompt, _prompt)),
         "file names": len(_shared(first, second, _stem(first), _stem(second))),
     }
-    few = [f"{count} of their {what}" for what, count in common.items() if count]
-    said = (
-        f"too little in common ({' and '.join(few)})"
-        if few
+    shared_counts = [f"{count} of their {what}" for what, count in common.items() if count]
+    what_is_shared = (
+        f"too little in common ({' and '.join(shared_counts)})"
+        if shared_counts
         else ("nothing in common, neither prompts, seeds nor file names")
     )
     return [
-        f"the sets have {said}: they are compared unpaired, and a difference may also come "
-        "from what was asked"
+        f"the sets have {what_is_shared}: they are compared unpaired, and a difference may "
+        "also come from what was asked"
     ]
 
 
 def _counted(counts: Sequence[int], sets: tuple[Clips, Clips], names: Names) -> str:
+    """Say how many clips of either set are counted."""
     return " and ".join(
         f"{count} of {len(clips)} clips of {name}"
         for count, clips, name in zip(counts, sets, names, strict=True)
@@ -310,6 +332,7 @@ def _without_partner_notes(
     sets: tuple[Clips, Clips],
     names: Names,
 ) -> list[str]:
+    """Return notes on the clips without a partner."""
     counts = [
         len(clips) - sum(len(side[key]) for key in shared)
         for clips, side in zip(sets, sides, strict=True)

@@ -1,5 +1,7 @@
-"""Others' arithmetic on networks that may be shipped where theirs may not: their formula,
-not their numbers."""
+"""Offer others' formulas with networks that may be shipped where theirs may not.
+
+The formula is theirs, the numbers are not: the networks differ.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,10 @@ from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
 
 
 class MotionSmoothnessByRife(VbenchMotionSmoothness):
-    """VBench's motion_smoothness with RIFE (arXiv:2011.06294) in place of AMT-S, whose
-    licence forbids to ship it.
+    """VBench's motion_smoothness computed with RIFE (arXiv:2011.06294) instead of AMT-S.
 
-    Not comparable with published numbers. Raises ImportError where RIFE's weights are
-    missing, at first use.
+    The licence of AMT-S forbids shipping it. The numbers cannot be compared with published
+    ones. Raises ImportError at first use if RIFE's weights are missing.
 
     Source: VBench, arXiv:2311.17982.
     """
@@ -31,7 +32,7 @@ class MotionSmoothnessByRife(VbenchMotionSmoothness):
 
 
 def midway(first: Tensor, last: Tensor) -> Tensor:
-    """The frames between two batches (N, 3, H, W) in [0, 1]."""
+    """Return the interpolated frames between two batches (N, 3, H, W) in [0, 1]."""
     with torch.no_grad():
         between: Tensor = _rife()(first, last)
     return between.clamp(0, 1)

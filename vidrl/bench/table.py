@@ -1,5 +1,4 @@
-"""The short table that a terminal shows: means with their intervals, differences, and which
-sets are told apart."""
+"""Format the table for the terminal: means, differences, and which sets differ."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ from vidrl.bench.verdicts import group_letters, margin_verdict, significant_side
 
 DAGGER, NONE = "†", "-"
 MARGIN_MARKS = {"equivalent": " =", "not worse": " >=", "not better": " <="}
-MAX_SETS_COMPARED = 3  # sets whose differences stand beside them
+MAX_SETS_COMPARED = 3  # more sets get letters instead of columns of differences
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Lines of text: a row a dim, a column a set, then what the marks mean and the notes.
+    """Return lines of text: a row for each dim, a column for each set, legend and notes.
 
-    Of two or three sets the differences stand beside them; of more, letters say which sets
-    are told apart.
+    Two or three sets also get columns of differences; more sets get letters that say which
+    sets differ beyond doubt.
     """
     sets = [one["name"] for one in results["sets"]]
     pairs = (
@@ -49,29 +48,31 @@ def table(results: Mapping[str, Any]) -> str:
             *_distances(results),
             *_totals(results),
             *_marks(results, rows),
-            *(f"note: {said}" for said in caveats(results)),
-            *(f"note: {said}" for said in (detectable_differences(results) if pairs else ())),
+            *(f"note: {note}" for note in caveats(results)),
+            *(f"note: {note}" for note in (detectable_differences(results) if pairs else ())),
             *_notes(results),
         ]
     )
 
 
 def _title(results: Mapping[str, Any]) -> str:
+    """Return the line that names suite and protocol."""
     suite, protocol = results["suite"], results["protocol"]
-    set_to = [f"{key} {protocol[key]:g}" for key in ("fps", "side", "frames") if protocol[key]]
-    how = ", ".join([*(set_to or ["files as they are"]), protocol["decoder"]])
+    settings = [f"{key} {protocol[key]:g}" for key in ("fps", "side", "frames") if protocol[key]]
+    protocol_text = ", ".join([*(settings or ["files as they are"]), protocol["decoder"]])
     return (
-        f"{suite['name']} {suite['version']}, protocol {protocol['hash']} ({how}): mean [95 "
-        "%], higher is better"
+        f"{suite['name']} {suite['version']}, protocol {protocol['hash']} ({protocol_text}): "
+        "mean [95 %], higher is better"
     )
 
 
 def _unfair(results: Mapping[str, Any]) -> list[str]:
-    """What forbids a comparison of the sets as they are."""
+    """Return notes on what makes a comparison of the sets unfair."""
     return [f"note: {note}" for note in results.get("fairness", [])]
 
 
 def _head(one: Mapping[str, Any]) -> str:
+    """Return the head of a set's column."""
     clips, skipped = len(one["clips"]), len(one["skipped"])
     return (
         f"{one['name']} ({clips} "
@@ -84,23 +85,24 @@ def _name(dim: Mapping[str, Any]) -> str:
 
 
 def _cells(results: Mapping[str, Any], sets: Sequence[str], dim: str) -> list[str]:
-    """The set's numbers, of three sets or more with the letters of those it is not told
-    apart from."""
-    told_apart = group_letters(results, dim) if len(sets) > 2 else {}
-    marks = {name: f" {{{letter}}}" for name, letter in told_apart.items()}
+    """Return a set's numbers; three or more sets also get their letters."""
+    letter_of = group_letters(results, dim) if len(sets) > 2 else {}
+    marks = {name: f" {{{letter}}}" for name, letter in letter_of.items()}
     return [_cell(results, name, dim) + marks.get(name, "") for name in sets]
 
 
 def _cell(results: Mapping[str, Any], name: str, dim: str) -> str:
+    """Return mean and interval of a set, with marks for few clips and saturated dims."""
     row = results["summary"][name][dim]
     if row["mean"] is None:
         return f"{NONE} (none of {row['unscored']} scored)"
-    some = f" ({row['unscored']} unscored)" if row["unscored"] else ""
+    unscored = f" ({row['unscored']} unscored)" if row["unscored"] else ""
     marks = " few" * (not row["enough"]) + " full" * bool(row["saturated"])
-    return f"{row['mean']:.3f} {_interval(row)}{some}{marks}"
+    return f"{row['mean']:.3f} {_interval(row)}{unscored}{marks}"
 
 
 def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -> str:
+    """Return the difference of two sets with interval, wins and mark."""
     found = [
         row
         for row in results["comparisons"]
@@ -137,7 +139,7 @@ def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _totals(results: Mapping[str, Any]) -> list[str]:
-    """VBench's totals of each set, and which of its dimensions are missing."""
+    """Return VBench's totals of each set, and the missing dims."""
     lines = []
     for name, row in (results.get("totals") or {}).items():
         sums = ", ".join(
@@ -151,46 +153,49 @@ def _totals(results: Mapping[str, Any]) -> list[str]:
 
 
 def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the legend of those marks that occur in the table."""
     text = "\n".join(cell for row in rows for cell in row)
-    said = {
+    legend = {
         DAGGER: f"{DAGGER} was a training reward",
         " few": f"few: below the minimum of {results['suite']['least']} "
         "clips, or of one prompt alone",
         " full": "full: half of the clips lie at the end of its range",
         "[?]": "[?]: too few clips for an interval",
-        " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a number count as the "
-        "worst; wins/ties/losses count prompts",
-        " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference",
+        " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a "
+        "number count as the worst; wins/ties/losses count prompts",
+        " ~": "~: p < 0.05, but smaller than the change by a re-encoding that nobody sees: "
+        "no relevant difference",
         " =": "=: equivalent: the difference is within its margin",
         " >=": ">=: not worse by more than its margin",
         " <=": "<=: not better by more than its margin",
         "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best",
     }
-    return ["", *(words for mark, words in said.items() if mark in text)]
+    return ["", *(words for mark, words in legend.items() if mark in text)]
 
 
 def _distances(results: Mapping[str, Any]) -> list[str]:
-    """Between sets as a whole: lower is nearer."""
+    """Return the distances between the sets as wholes; lower is nearer."""
     rows = [["distance", "published", "unbiased [95 %]", "of"]]
     for row in results["distances"]:
         if row.get("reference"):
             continue
-        free = "-" if row["unbiased"] is None else f"{row['unbiased']:.4g}"
+        unbiased = "-" if row["unbiased"] is None else f"{row['unbiased']:.4g}"
         ends = "[?]" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
         value = "-" if row["value"] is None else f"{row['value']:.4g}"
         rows.append(
             [
                 row["name"],
                 value,
-                f"{free} {ends}",
+                f"{unbiased} {ends}",
                 f"{row['first']} and {row['second']}, {row['n'][0]} and "
                 f"{row['n'][1]} clips, {row['encoder']}",
             ]
         )
         rows += [["", "", "", note] for note in row["notes"]]
-    told = [nearer(row) for row in results["distances"] if row.get("reference")]
-    return ["", *_grid(rows), *told] if len(rows) > 1 else []
+    nearness = [nearer(row) for row in results["distances"] if row.get("reference")]
+    return ["", *_grid(rows), *nearness] if len(rows) > 1 else []
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
+    """Return the notes of the results that were not printed above."""
     return [f"note: {note}" for note in results["notes"] if note not in results.get("fairness", [])]

@@ -1,5 +1,4 @@
-"""VBench's totals of a set: its published weights over the means of the dims that carry its
-names."""
+"""Compute VBench's totals of a set: its published weights over the means of its dims."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any
 
 from vidrl.rewards import vbench
 
-# VBench's names of our rewards
+# The names that VBench gives to what these rewards measure.
 NAMES = {f"vbench_{name}": name for name in (*vbench.QUALITY, *vbench.SEMANTIC, *vbench.I2V)} | {
     "vbench_aesthetic": "aesthetic_quality",
     "vbench_imaging": "imaging_quality",
@@ -17,12 +16,12 @@ NAMES = {f"vbench_{name}": name for name in (*vbench.QUALITY, *vbench.SEMANTIC, 
 
 
 def totals(dims: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Quality, semantic and total of a set's clips, of VBench-I2V where its dims are
-    measured; empty without any.
+    """Return VBench's quality, semantic and total score of a set, {} without its dims.
 
-    A dim's number is the mean over clips, as VBench's on several GPUs is. A sum with a
-    dimension missing is None, and "missing" lists the dimension: VBench's script puts the
-    raw score 0 for it, which no reader can tell from bad videos.
+    With dims of VBench-I2V the totals are those of VBench-I2V. The number of a dim is the
+    mean over clips, as VBench computes it on several GPUs. A sum that lacks a dim is None,
+    and "missing" lists the dim: VBench's script takes the raw score 0 for it, which no
+    reader can distinguish from bad videos.
     """
     found = {
         NAMES[dim["reward"]]: _mean(clips, dim["name"]) for dim in dims if dim["reward"] in NAMES
@@ -31,16 +30,22 @@ def totals(dims: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]]
     if not found:
         return {}
     if set(found) & set(vbench.I2V):
-        parts, reckon = {"i2v": vbench.I2V, "quality": vbench.I2V_QUALITY}, vbench.i2v_totals
+        parts, compute_totals = (
+            {"i2v": vbench.I2V, "quality": vbench.I2V_QUALITY},
+            vbench.i2v_totals,
+        )
     else:
-        parts, reckon = {"quality": vbench.QUALITY, "semantic": vbench.SEMANTIC}, vbench.totals
+        parts, compute_totals = (
+            {"quality": vbench.QUALITY, "semantic": vbench.SEMANTIC},
+            vbench.totals,
+        )
     known = {name for table in parts.values() for name in table}
-    sums = reckon({name: value for name, value in scored.items() if name in known})
-    whole = {
+    sums = compute_totals({name: value for name, value in scored.items() if name in known})
+    complete_parts = {
         part: sums[part] if set(table) <= set(scored) else None for part, table in parts.items()
     }
-    total = sums["total"] if None not in whole.values() else None
-    return {**whole, "total": total, "missing": sums["missing"]}
+    total = sums["total"] if None not in complete_parts.values() else None
+    return {**complete_parts, "total": total, "missing": sums["missing"]}
 
 
 def _mean(clips: Sequence[Mapping[str, Any]], dim: str) -> float | None:
