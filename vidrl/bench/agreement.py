@@ -1,9 +1,8 @@
-"""How often numbers and people choose alike: pairwise accuracy with and without ties,
-raters against each other.
+"""Measure how often numbers and people choose alike: pairwise accuracy, and raters alike.
 
-Legend: N pairs; `human` (N,) is 1 where the first clip was chosen, -1 where the second, 0
-for a tie; `model` (N,) is the first clip's value less the second's, NaN where either has
-none.
+Legend: N pairs of clips. `human` (N,) is 1 where people chose the first clip, −1 where they
+chose the second, 0 for a tie. `model` (N,) is the first clip's value less the second's, NaN
+where either clip has none.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ Values = np.ndarray
 
 
 def agreement_without_ties(human: Values, model: Values, half: bool = False) -> Values:
-    """1 where people decided and the model with them, 0 where against, NaN for ties of
-    people and missing values, (N,).
+    """Return 1 where the model chooses as people did, 0 where not, NaN for ties of people, (N,).
 
-    A tie of the model is wrong, as in VideoAlign's calc_accuracy.py (arXiv:2501.13918), or
-    1/2 if `half`, so that chance is 1/2 for any model.
+    NaN also where the model has no value. A tie of the model is wrong, as in VideoAlign's
+    calc_accuracy.py (arXiv:2501.13918), or counts 1/2 if `half`: then chance is 1/2 for any
+    model.
 
     >>> agreement_without_ties(np.array([1, -1, 0, 1]), np.array([0.3, 0.2, 0.1, 0.0]))
     array([ 1.,  0., nan,  0.])
@@ -33,38 +32,41 @@ def agreement_without_ties(human: Values, model: Values, half: bool = False) -> 
 
 
 def agreement_with_ties(human: Values, model: Values, epsilon: float) -> Values:
-    """1 where the three-way answer is right, 0 where not, NaN for missing values: |model|
-    <= epsilon is a tie, (N,).
+    """Return 1 where the three-way answer is right, 0 where not, NaN without a value, (N,).
+
+    The model's answer is a tie if |model| ≤ epsilon.
 
     >>> agreement_with_ties(np.array([1, 0, 0]), np.array([0.3, 0.05, -0.4]), 0.1)
     array([1., 1., 0.])
     """
-    said = np.where(np.abs(model) <= epsilon, 0, np.sign(model))
-    return np.where(np.isnan(model), np.nan, (said == human).astype(float))
+    answer = np.where(np.abs(model) <= epsilon, 0, np.sign(model))
+    return np.where(np.isnan(model), np.nan, (answer == human).astype(float))
 
 
 def calibrate_tie_threshold(human: Values, model: Values) -> tuple[float, float]:
-    """The greatest three-way accuracy that any threshold of ties gives, and the smallest
-    such threshold.
+    """Return the best three-way accuracy over all tie thresholds, and the smallest best one.
 
-    Thresholds are 0 and every |model|: algorithm 1 of "Ties Matter", arXiv:2305.14324, with
-    its acc_eq as one group; the accuracy "with ties" of VideoReward, arXiv:2501.13918.
-    Chosen on the same pairs, it flatters a little: a model that knows nothing gets the
-    share of ties or half of the rest. NaN where nothing is known. O(N log N).
+    The thresholds are 0 and every |model|: algorithm 1 of "Ties Matter" (arXiv:2305.14324),
+    with its acc_eq over one group; VideoReward's accuracy "with ties" (arXiv:2501.13918).
+    Because the threshold is chosen on the same pairs, the accuracy is a little too high;
+    compare it with `chance_with_ties`. NaN where the model has no value. O(N log N).
 
     >>> calibrate_tie_threshold(np.array([1, 0, -1, 0]), np.array([2.0, 0.5, -1.0, -0.1]))
     (1.0, 0.5)
     """
-    known = ~np.isnan(model)
-    if not known.any():
+    scored = ~np.isnan(model)
+    if not scored.any():
         return math.nan, math.nan
-    order = np.argsort(np.abs(model[known]), kind="stable")
-    h, m = human[known][order], model[known][order]
-    # before: the answer at epsilon = 0, but for m = 0, a tie at any
+    order = np.argsort(np.abs(model[scored]), kind="stable")
+    # The pairs are sorted by |model|. Raising the threshold past a pair turns the model's
+    # answer into a tie: right if people said tie, and a loss if the answer was right before.
+    # So the accuracy at every threshold is a cumulative sum.
+    h, m = human[scored][order], model[scored][order]
+    # `right`: the answer at threshold 0 is right.
     size, right = np.abs(m), np.sign(m) == h
     tied = (h == 0).astype(int)
-    gained = np.concatenate([[0], np.cumsum(tied - right)])  # after the first k of them became ties
-    # all of one size turn together
+    gained = np.concatenate([[0], np.cumsum(tied - right)])  # after the first k pairs became ties
+    # Pairs of equal |model| become ties together, so only the last of each run is a threshold.
     ends = np.flatnonzero(np.append(size[1:] != size[:-1], True)) + 1
     zero = int((size == 0).sum())
     thresholds = np.concatenate([[0.0], size[ends - 1]])
@@ -74,8 +76,10 @@ def calibrate_tie_threshold(human: Values, model: Values) -> tuple[float, float]
 
 
 def chance_with_ties(human: Values) -> float:
-    """What a model that knows nothing gets by `calibrate_tie_threshold` on many pairs: all ties, or none
-    and half of the rest.
+    """Return the calibrated three-way accuracy of a model without information, for many pairs.
+
+    max(q, (1 − q) / 2) with the share q of ties: answering only ties, or no ties and half
+    of the rest.
 
     >>> chance_with_ties(np.array([1, -1, 0, 1]))
     0.375
@@ -85,22 +89,25 @@ def chance_with_ties(human: Values) -> float:
 
 
 def spearman(scores: Values, values: Values) -> float:
-    """Spearman's rank correlation over clips that have both, ties at their mean rank;
-    VideoScore's measure (arXiv:2406.15252). NaN for fewer than three clips or no spread.
+    """Return Spearman's rank correlation of people's scores and a dim's values over clips.
+
+    Ties get their mean rank. It is VideoScore's measure (arXiv:2406.15252). NaN for fewer
+    than three clips with both numbers, or where one side is constant.
 
     >>> round(spearman(np.array([1.0, 2, 2, 4]), np.array([0.1, 0.2, 0.3, 0.9])), 3)
     0.949
     """
-    known = np.isfinite(scores) & np.isfinite(values)
-    if known.sum() < 3:
+    scored = np.isfinite(scores) & np.isfinite(values)
+    if scored.sum() < 3:
         return math.nan
-    a, b = _ranks(scores[known]), _ranks(values[known])
+    a, b = _ranks(scores[scored]), _ranks(values[scored])
     a, b = a - a.mean(), b - b.mean()
-    spread = math.sqrt(float((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / spread if spread > 0 else math.nan
+    norm = math.sqrt(float((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else math.nan
 
 
 def _ranks(values: Values) -> Values:
+    """Return ranks from 1, ties at their mean rank."""
     _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[at]
 
@@ -109,8 +116,10 @@ def _ranks(values: Values) -> Values:
 
 
 def majority(votes: Sequence[int]) -> int:
-    """What most raters said; where several answers lead, the side that more of them lean
-    to, else a tie.
+    """Return the most frequent vote; where several lead, the sign of the sum of all votes.
+
+    So two votes against one tie of votes give the side that more raters lean to, else a
+    tie, 0.
 
     >>> majority([1, 1, -1]), majority([1, -1]), majority([1, 0]), majority([0, 0, 1])
     (1, 0, 1, 0)
@@ -123,39 +132,43 @@ def majority(votes: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Each vote of the pairs with several votes, beside the majority of the other raters of
-    that pair, (V,) each."""
+    """Votes that are compared with the majority of the other raters of their pair.
+
+    Only pairs with several votes have entries; arrays are (V,), one entry for each vote.
+    """
 
     votes: Values  # 1, -1 or 0 for a tie
-    majority: Values  # of the others: 1, -1 or 0
+    majority: Values  # of the other raters: 1, -1 or 0
     rows: list[int]  # the pair of each vote
 
 
 def leave_one_out(votes: Sequence[Sequence[int]]) -> LeaveOneOut:
-    """Leave each rater out in turn: the reference that a rater and a model are both held
-    against.
+    """Compare each rater with the majority of the other raters of the same pair.
 
-    A rater's vote is part of the majority of all raters, so a rater cannot be held against
-    that one; and a model that is held against all raters agrees more often than one rater
-    who is held against the others, though it knows no more.
+    A rater's vote is part of the majority of all raters, so comparing it with that majority
+    would favour the rater. A model must be compared with the same majority of the others:
+    against all raters it would agree more often than a single rater, though it knows no
+    more.
 
     >>> found = leave_one_out([[1, 1, -1], [1]])
     >>> found.votes.tolist(), found.majority.tolist(), found.rows
     ([1, 1, -1], [0, 0, 1], [0, 0, 0])
     """
-    found = [
-        (vote, majority([*some[:k], *some[k + 1 :]]), i)
-        for i, some in enumerate(votes)
-        if len(some) > 1
-        for k, vote in enumerate(some)
+    entries = [
+        (vote, majority([*votes_of_pair[:k], *votes_of_pair[k + 1 :]]), i)
+        for i, votes_of_pair in enumerate(votes)
+        if len(votes_of_pair) > 1
+        for k, vote in enumerate(votes_of_pair)
     ]
-    columns = list(zip(*found, strict=True)) or [(), (), ()]
+    columns = list(zip(*entries, strict=True)) or [(), (), ()]
     return LeaveOneOut(np.array(columns[0], int), np.array(columns[1], int), list(columns[2]))
 
 
 def dependence_clusters(names: Iterable[tuple[Hashable, ...]]) -> list[int]:
-    """Which pairs hang together: those that share any of their names (prompt, clips),
-    through others too.
+    """Return the cluster of each pair; pairs that share a name, also through others, are one.
+
+    Names are prompts and clips. Clusters are resampled as units, because pairs that share a
+    clip or a prompt are not independent. The name "" is no name.
 
     >>> dependence_clusters([("p", 1, 2), ("q", 3, 4), ("p", 5, 6), ("", 6, 7)])
     [0, 1, 0, 0]

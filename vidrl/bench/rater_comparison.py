@@ -1,11 +1,12 @@
-"""Agreement compared: each dim with one more rater, and dims with each other, on the same
-pairs of clips.
+"""Compare agreements: each dim with one more rater, and dims with each other.
 
-The unit is the agreement of one answer with people: 1 where it is theirs, 1/2 for a tie, 0
-where it is the other one. Differences are paired, their intervals and p are over clusters
-of pairs (`vidrl.bench.agreement.clusters`), by `vidrl.inference.means.interval`, and p is
-corrected by Holm's steps over the rows of a table. A value that is missing must not help a
-dim: a verdict stands only where it is the same if every missing value is a wrong answer.
+The unit is the agreement of one answer with people: 1 for the same answer, 1/2 for a tie, 0
+for the other answer. Differences are paired by answer; their intervals and p values are
+over clusters of pairs (`vidrl.bench.agreement.dependence_clusters`), by
+`vidrl.inference.means.interval`; p is corrected by Holm's method over the rows of a table.
+
+A missing value must not help a dim: a verdict is given only if it stays the same when every
+missing value counts as a wrong answer.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from vidrl.inference.families import holm
 from vidrl.inference.means import interval
 
 Row = dict[str, Any]
-LEVEL = 0.05
+LEVEL = 0.05  # of p after Holm's correction
 
 
 def compare_with_rater(
     found: LeaveOneOut, groups: Sequence[int], models: Mapping[str, Values]
 ) -> list[Row]:
-    """Each dim and a rater against the same reference, the majority of the other raters of
-    each pair.
+    """Compare each dim with a rater, both against the majority of the other raters.
 
     `groups` (N,) are the clusters of the pairs, `models` the dims' differences (N,), first
-    clip less second. A row has the agreement of the `dim`, that of a `rater` on the same
-    answers, the `difference` dim less rater with its 95 % interval and p, and the verdict
-    `above`, `below`, `open` (not told apart), `unscored` (the missing values decide) or
-    `few` (too few prompts for an interval). No row where no pair has several answers.
+    clip less second. A row has the agreement of the `dim` and of a `rater` on the same
+    answers, their `difference` (dim less rater) with 95 % interval and p, and the verdict:
+    `above`, `below`, `open` (no significant difference), `unscored` (the missing values
+    decide) or `few` (too few prompts for an interval). Without pairs of several raters
+    there are no rows.
     """
     if not found.rows:
         return []
@@ -43,16 +44,16 @@ def compare_with_rater(
     where = [groups[i] for i in found.rows]
     rows = []
     for name, model in models.items():
-        own = agreement_without_ties(found.majority, model[found.rows], half=True)
+        agreement = agreement_without_ties(found.majority, model[found.rows], half=True)
         rows.append(
-            {"dim": name, "rater": _mean(rater[np.isfinite(own)])} | _difference(own, rater, where)
+            {"dim": name, "rater": _mean(rater[np.isfinite(agreement)])}
+            | _difference(agreement, rater, where)
         )
     return _with_verdicts(rows)
 
 
 def compare_dims(human: Values, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
-    """Every two dims: which agrees more often with people. `difference` is the `dim` less
-    the `other`."""
+    """Compare the agreement with people of every two dims; `difference` is `dim` less `other`."""
     own = {name: agreement_without_ties(human, model, half=True) for name, model in models.items()}
     rows = [
         {"dim": a, "other": b} | _difference(own[a], own[b], groups)
@@ -62,43 +63,44 @@ def compare_dims(human: Values, groups: Sequence[int], models: Mapping[str, Valu
 
 
 def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
-    """Own less other where both are known; and where at least one is, a missing one
-    counting as wrong."""
-    gaps, either = own - other, np.isfinite(own) | np.isfinite(other)
-    bound = np.where(either, np.nan_to_num(own) - np.nan_to_num(other), np.nan)
-    scored, worst = _tested(gaps, groups), _tested(bound, groups)
+    """Return the difference of two agreements, also with missing values as wrong answers."""
+    gaps, any_known = own - other, np.isfinite(own) | np.isfinite(other)
+    if_wrong = np.where(any_known, np.nan_to_num(own) - np.nan_to_num(other), np.nan)
+    scored, worst = _tested(gaps, groups), _tested(if_wrong, groups)
     return (
         {"agreement": _mean(own[np.isfinite(gaps)])}
         | scored
         | {
-            "missing": int((either & ~np.isfinite(gaps)).sum()),
+            "missing": int((any_known & ~np.isfinite(gaps)).sum()),
             "if_wrong": {key: worst[key] for key in ("difference", "low", "high", "p")},
         }
     )
 
 
 def _tested(gaps: Values, groups: Sequence[int]) -> Row:
-    over = interval(gaps, groups, limits=(-1.0, 1.0))
+    """Return mean, interval and p of paired differences of agreements."""
+    estimate = interval(gaps, groups, limits=(-1.0, 1.0))
     return {
-        "difference": json_number(over.mean),
-        "low": json_number(over.low),
-        "high": json_number(over.high),
-        "p": json_number(over.p),
-        "n": over.n,
-        "prompts": over.groups,
+        "difference": json_number(estimate.mean),
+        "low": json_number(estimate.low),
+        "high": json_number(estimate.high),
+        "p": json_number(estimate.p),
+        "n": estimate.n,
+        "prompts": estimate.groups,
     }
 
 
 def _with_verdicts(rows: list[Row]) -> list[Row]:
-    """With Holm's p, of the scored answers and of the bound, and the verdict."""
-    for place in (lambda row: row, lambda row: row["if_wrong"]):
-        tested = [place(row) for row in rows if place(row)["p"] is not None]
+    """Add Holm's p values, of the scored answers and of the bound, and the verdicts."""
+    for part in (lambda row: row, lambda row: row["if_wrong"]):
+        tested = [part(row) for row in rows if part(row)["p"] is not None]
         for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
             one["p_holm"] = p
     return [row | {"verdict": _verdict(row)} for row in rows]
 
 
 def _verdict(row: Row) -> str:
+    """Return the verdict of a row."""
     if row["p"] is None:
         return "few"
     first, second = _side(row), _side(row["if_wrong"])
@@ -106,6 +108,7 @@ def _verdict(row: Row) -> str:
 
 
 def _side(row: Mapping[str, Any]) -> str:
+    """Return "above" or "below" for a significant difference, else ""."""
     if row["p"] is None or row["p_holm"] >= LEVEL or row["low"] <= 0 <= row["high"]:
         return ""
     return "above" if row["difference"] > 0 else "below"
