@@ -237,7 +237,8 @@ def picture(found: Mapping[str, Any]) -> str:
     ]
     parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
         f'role="img" aria-label="areas under ROC by dim and corruption" '
         f'font-family="ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif">'
         f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}'
@@ -300,7 +301,8 @@ def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: fl
     )
     ink = ' fill="#ffffff"' if abs(area - 0.5) > 0.3 and not fade else ""
     return (
-        f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
+        f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" '
+        f'rx="2" '
         f'fill="{colour(area)}"{frame}{fade}/>'
         f'<text x="{x + CELL / 2:g}" y="{y + 19:g}"{ink}>{100 * area:.0f}</text>'
     )
@@ -309,14 +311,16 @@ def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: fl
 def _head(name: str, x: float, y: float) -> str:
     at = x + 0.55 * CELL
     return (
-        f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" transform="rotate(-55 {at:g} {y:g})">'
+        f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" '
+        f'transform="rotate(-55 {at:g} {y:g})">'
         f"{escape(name)}</text>"
     )
 
 
 def _legend(x: float, y: float) -> str:
     boxes = "".join(
-        f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
+        f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" '
+        f'fill="{colour(k / 6)}"/>'
         for k in range(7)
     )
     ends = (
@@ -342,6 +346,7 @@ def _text(
 ) -> str:
     weight = ' font-weight="650"' if bold else ""
     return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" '
+        f'text-anchor="{anchor}"{weight}>'
         f"{escape(words)}</text>"
     )
