@@ -1,6 +1,12 @@
-"""The examples of scripts/examples: each function equals the library's, and the example
-learns."""
+"""The examples of scripts/examples: each function equals the library's, and the example learns.
 
+The notebook docs/tutorials/segment_grpo.ipynb is the example, cell by cell, and runs.
+"""
+
+import ast
+import json
+
+import pytest
 import torch
 from test_docs import script
 from torch.testing import assert_close
@@ -12,6 +18,7 @@ from vidrl.diffusion import segments, transition
 from vidrl.rewards import Score
 
 EXAMPLE = script("examples/segment_grpo")
+NOTEBOOK = script("examples/notebook")
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -64,3 +71,37 @@ def test_the_ratio_is_one_before_the_first_update() -> None:
 def test_the_example_learns() -> None:
     rises = [means[-1] - means[0] for means in map(EXAMPLE.train, range(3))]
     assert min(rises) > 0.15  # a clip's brightness lies between 0 and 1
+
+
+def test_the_notebook_is_current() -> None:
+    """If this fails: python scripts/examples/notebook.py"""
+    assert NOTEBOOK.NOTEBOOK.read_text(encoding="utf-8") == NOTEBOOK.page()
+
+
+def plain(text: str) -> str:
+    """The code of a text without its docstrings."""
+    tree = ast.parse(text)
+    for node in [tree, *(node for node in tree.body if isinstance(node, ast.FunctionDef))]:
+        if ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def test_the_code_of_the_notebook_is_the_scripts() -> None:
+    cells = json.loads(NOTEBOOK.NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", "code"] * (len(cells) // 2)
+    code = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert plain(code) == plain(NOTEBOOK.SCRIPT.read_text(encoding="utf-8"))
+    comments = [line.strip() for line in code.splitlines() if line.strip().startswith("#")]
+    assert comments and all(line in NOTEBOOK.SCRIPT.read_text("utf-8") for line in comments)
+
+
+def test_the_notebook_runs_and_the_reward_rises() -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    book = nbformat.reads(NOTEBOOK.NOTEBOOK.read_text(encoding="utf-8"), as_version=4)
+    nbformat.validate(book)
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    said = "".join(output["text"] for output in book.cells[-1].outputs)
+    first, last = (float(word) for word in said.split("rose from ")[1].split(" to "))
+    assert last - first > 0.15

@@ -1,11 +1,10 @@
-"""Segment-level GRPO from nothing: a tiny video model learns to make clips that are bright
-and steady.
+"""Segment-level GRPO in one file: a tiny video model learns to make bright and steady clips.
 
     python scripts/examples/segment_grpo.py
 
 The file is meant to be read from top to bottom. It imports one thing of vidrl, the model: a
-random denoiser of a few hundred weights. The library does the same work for real models,
-and each function below names the place where vidrl has it.
+random denoiser of a few hundred weights. The library does the same work for real models, and
+the text of each function names the place where vidrl has it.
 
 Letters: N clips of a round, K denoising steps, C channels, L latent frames, F pixel frames,
 S segments. A latent clip is (C, L, h, w). A time t runs from 1 (pure noise) to 0 (a clean
@@ -24,14 +23,17 @@ GROUP = 16  # clips of one prompt in a round, which are compared with each other
 STEPS = 6  # denoising steps
 ETA = 0.5  # how much noise a step adds; 0 would leave nothing to explore
 CLIP = 0.02  # how far the probability of a whole clip may move in a round
-ROUNDS, UPDATES, RATE = 25, 2, 1e-2
+ROUNDS = 25  # in each round clips are sampled and scored
+UPDATES = 2  # optimiser steps in each round
+RATE = 1e-2  # learning rate
 
 
 def step_gaussian(model: Toy, x: Tensor, t: float, s: float, cond: dict) -> tuple[Tensor, float]:
-    """Mean and standard deviation of x_s, one denoising step after x_t (`transition.step`).
+    """Return the mean and std of x_s, one denoising step after x_t (`transition.step`).
 
-    The network predicts v = ε − x0, where x_t = (1 − t) x0 + t ε. Its prediction therefore
-    says what it believes the clean clip x0 and the noise ε to be.
+    The network predicts v = ε − x0, where x_t = (1 − t) x0 + t ε. The prediction therefore
+    implies an estimate of the clean clip, x0 = x_t − t v, and of the noise, ε = x_t + (1 − t) v.
+    The step is the Gaussian x_s ~ N((1 − s) x0 + keep ε, std²).
     """
     v = model.predict(x, torch.full((len(x),), t), cond)
     x0, noise = x - t * v, x + (1 - t) * v
@@ -45,12 +47,12 @@ def step_gaussian(model: Toy, x: Tensor, t: float, s: float, cond: dict) -> tupl
 
 
 def log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(x; mean, std²) of each segment, (N, S) (`transition.log_density`,
-    `segments.pool`).
+    """Return log N(x; mean, std²) of each segment, (N, S).
 
-    A diagonal Gaussian is a product over its elements, so the log-density of a clip is
-    exactly the sum over its latent frames. Here each latent frame is a segment. The mean
-    over a segment's elements, instead of the sum, keeps the ratio of a large clip near 1.
+    A diagonal Gaussian is a product over its elements, so that the log-density of a clip is
+    exactly the sum over its latent frames. Here each latent frame is a segment. The mean over a
+    segment's elements, instead of the sum, keeps the ratio of a large clip near 1
+    (`transition.log_density`, `segments.pool`).
     """
     each = -((x - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2
     return each.mean((1, 3, 4))
@@ -58,8 +60,10 @@ def log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
 
 @torch.no_grad()
 def rollout(model: Toy, prompts: list[str], draw: torch.Generator) -> tuple[Tensor, list]:
-    """Clips (N, F, 3, H, W), and of each random step (x_t, x_s, t, s, log-density)
-    (`rollout.sample`)."""
+    """Sample clips (N, F, 3, H, W), and keep what training needs of each random step.
+
+    Of each step, x_t, x_s, t, s and the log-density are kept (`rollout.sample`).
+    """
     times = model.times(STEPS)
     cond = model.encode(prompts)
     x = torch.randn(len(prompts), *model.shape, generator=draw)
@@ -74,11 +78,10 @@ def rollout(model: Toy, prompts: list[str], draw: torch.Generator) -> tuple[Tens
 
 
 def reward(clips: Tensor) -> Tensor:
-    """A number for each frame, (N, F): its brightness, less the change from the frame
-    before.
+    """Return one number for each frame, (N, F): its brightness less its change.
 
-    A real reward is `vidrl.rewards.default()`, whose `score.frames` is such a curve as
-    well.
+    The change is the absolute difference of the brightness from the frame before. A real reward
+    is `vidrl.rewards.default()`, whose `score.frames` is such a curve too.
     """
     light = clips.mean((2, 3, 4))
     change = torch.cat([torch.zeros(len(light), 1), light.diff(dim=1).abs()], 1)
@@ -86,29 +89,31 @@ def reward(clips: Tensor) -> Tensor:
 
 
 def segment_advantages(curve: Tensor, group: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """How much better each segment did than the same segment of the group's other clips,
-    (N, S).
+    """Return how much better each segment did than the same segment of other clips, (N, S).
 
-    (`credit.advantages` with credit "segment")
+    The other clips are those of the same prompt, the group. A segment's credit is the sum of
+    its frames' rewards over F, so that the credits of a clip sum to its reward
+    (`credit.advantages` with the estimator "segment").
     """
     frames = curve.shape[1]
-    earned = torch.stack([curve[:, a:b].sum(1) / frames for a, b in spans], 1)  # sums to the reward
-    away = torch.zeros_like(earned)
-    for g in group.unique():
-        own = earned[group == g]
-        # The mean of the *other* clips does not depend on a clip's own noise. So
-        # subtracting it lowers the variance of the gradient and leaves its expectation
-        # unchanged.
+    credit = torch.stack([curve[:, a:b].sum(1) / frames for a, b in spans], 1)
+    advantage = torch.zeros_like(credit)
+    for number in group.unique():
+        own = credit[group == number]
+        # The mean of the *other* clips does not depend on a clip's own noise. Subtracting it
+        # therefore lowers the variance of the gradient and leaves its expectation unchanged.
         others = (own.sum(0) - own) / (len(own) - 1)
-        away[group == g] = own - others
-    # One scale for all segments. A scale of each segment's own would magnify the segments
-    # in which nothing happens.
-    return away / away.square().mean().sqrt().clamp(min=1e-8)
+        advantage[group == number] = own - others
+    # All segments are divided by one number. A number for each segment would enlarge the
+    # advantages of segments in which all clips are alike.
+    return advantage / advantage.square().mean().sqrt().clamp(min=1e-8)
 
 
 def clipped_loss(new: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
-    """PPO's clipped surrogate, with one ratio and one advantage for each segment
-    (`grpo.clipped`)."""
+    """Return PPO's clipped loss, with one ratio and one advantage for each segment.
+
+    It is the mean of −min(ρ A, clip(ρ, 1 ± ε√S) A) with ρ = exp(new − old) (`grpo.clipped`).
+    """
     ratio = (new - old).exp()
     # A mean over fewer elements varies more. The range grows by √S, so that as many ratios
     # are clipped as with a single ratio for the whole clip.
@@ -120,15 +125,14 @@ def clipped_loss(new: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
 
 
 def train(seed: int = 0) -> list[float]:
-    """Train, and return the mean reward of each round's clips."""
+    """Train the model, and return the mean reward of each round's clips."""
     draw = torch.Generator().manual_seed(seed)
     model = Toy.tiny()
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=RATE, weight_decay=0.0)
     prompts = [prompt for prompt in PROMPTS for _ in range(GROUP)]
     group = torch.arange(len(PROMPTS)).repeat_interleave(GROUP)
     cond = model.encode(prompts)
-    # The decoder makes one pixel frame of the first latent frame, and four of each later
-    # one.
+    # The decoder makes one pixel frame of the first latent frame, and four of each later one.
     spans = model.frame_map
     means = []
     for number in range(ROUNDS):
