@@ -90,11 +90,11 @@ def test_peak_knows_gradient_checkpointing():
     assert plain >= 16 * 8 * 256_000 and wrapped <= plain / 4
 
 
-def test_hollow_keeps_shapes_and_what_is_trained():
+def test_drop_numbers_keeps_shapes_and_what_is_trained():
     layer = nn.Linear(3, 4).requires_grad_(False)
     layer.bias.requires_grad_(True)
     with tracing.shapes():
-        tracing.hollow(layer)
+        tracing.drop_numbers(layer)
     assert (
         layer.weight.shape == (4, 3) and not layer.weight.requires_grad and layer.bias.requires_grad
     )
@@ -120,7 +120,9 @@ def test_a_line_through_two_depths_is_the_whole_network():
     blueprint = skeleton.read(recipe.backbone)
     amp = work._autocast("no")
     deep = work._network(recipe, blueprint.build(4, 1), 2, amp)
-    line = work._line(lambda n: work._network(recipe, blueprint.build(n, 1), 2, amp), 4, (2, 3))
+    line = work._extrapolated(
+        lambda n: work._network(recipe, blueprint.build(n, 1), 2, amp), 4, (2, 3)
+    )
     assert line == pytest.approx(deep, rel=0.01) and line[0] == deep[0] and line[2] == deep[2]
 
 

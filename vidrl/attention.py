@@ -70,26 +70,30 @@ def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
     such a processor is refused by name: `AttentionError`.
     """
     modules = (module for module in model.modules() if hasattr(module, "processor"))
-    found = list({id(module.processor): module.processor for module in modules}.values())
-    fixed = sorted({type(one).__name__ for one in found if not hasattr(one, "_attention_backend")})
+    processors = list({id(module.processor): module.processor for module in modules}.values())
+    without_switch = sorted(
+        {type(item).__name__ for item in processors if not hasattr(item, "_attention_backend")}
+    )
     name = type(model).__name__
-    if backend != "native" and (fixed or not found):
-        lack = (
-            f"its processors {', '.join(fixed)} have no switch"
-            if fixed
+    if backend != "native" and (without_switch or not processors):
+        reason = (
+            f"its processors {', '.join(without_switch)} have no switch"
+            if without_switch
             else "it has no attention processors"
         )
         raise AttentionError(
-            f"attention backend {backend!r} cannot be used in {name}: {lack}, and would go on with "
+            f"attention backend {backend!r} cannot be used in {name}: {reason}, and would go on with "
             "torch's own attention; use 'native'"
         )
-    switched = [
-        (one, one._attention_backend) for one in found if hasattr(one, "_attention_backend")
+    switchable = [
+        (item, item._attention_backend)
+        for item in processors
+        if hasattr(item, "_attention_backend")
     ]
-    chosen = _dispatch().AttentionBackendName(backend) if switched else None
-    for processor, _ in switched:
+    chosen = _dispatch().AttentionBackendName(backend) if switchable else None
+    for processor, _ in switchable:
         processor._attention_backend = chosen
-    return switched
+    return switchable
 
 
 def takes_mask(model: Any) -> bool:
@@ -162,7 +166,7 @@ def prove(
             f"train with 'native'"
         )
     if kernel is None:
-        _known(backend)
+        _check_name(backend)
     types = dtype if isinstance(dtype, tuple) else (dtype,) * 3
     inputs = _inputs(device, types, training)
     for what, mask in _masks(device, types[0]).items() if masked else [("", ())]:
@@ -171,15 +175,15 @@ def prove(
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise AttentionError(
-                f"attention backend {backend!r} does not run on {device} in {_told(types)}{what}: "
+                f"attention backend {backend!r} does not run on {device} in {_dtype_text(types)}{what}: "
                 f"{type(error).__name__}: {reason}"
             ) from error
         _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
 
 
-def _known(backend: str) -> None:
+def _check_name(backend: str) -> None:
     """Raise `AttentionError` for a name that diffusers does not know."""
-    known = [one.value for one in _dispatch().AttentionBackendName]
+    known = [item.value for item in _dispatch().AttentionBackendName]
     if backend not in known:
         raise AttentionError(
             f"expected an attention backend of diffusers, got {backend!r}: "
@@ -187,11 +191,11 @@ def _known(backend: str) -> None:
         )
 
 
-def _told(types: Types) -> str:
+def _dtype_text(types: Types) -> str:
     if len(set(types)) == 1:
         return str(types[0])
     given = ", ".join(
-        f"{name} {one}" for name, one in zip(("query", "key", "value"), types, strict=True)
+        f"{name} {item}" for name, item in zip(("query", "key", "value"), types, strict=True)
     )
     return f"the mixed types of autocast ({given}; train.mixed_precision = 'no' gives one type)"
 
@@ -229,8 +233,8 @@ def _run(
 def _compare(
     backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None], types: Types
 ) -> None:
-    made = [one["output"] for one in (got, expected)]
-    seen = [*types, *(one.dtype for one in made if one is not None)]  # the coarsest decides
+    outputs = [item["output"] for item in (got, expected)]
+    seen = [*types, *(item.dtype for item in outputs if item is not None)]  # the coarsest decides
     tolerance = max(_TOLERANCE.get(dtype, 1e-2) for dtype in seen)
     for name, reference in expected.items():
         value = got.get(name)
@@ -252,7 +256,7 @@ def _torch_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     common = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
-    q, k, v = (one.to(common).transpose(1, 2) for one in (query, key, value))
+    q, k, v = (item.to(common).transpose(1, 2) for item in (query, key, value))
     mask = mask.to(common) if mask is not None and mask.dtype != torch.bool else mask
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 

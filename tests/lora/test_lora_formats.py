@@ -199,7 +199,7 @@ def every_module() -> dict[str, str]:
     """The authors' names of all modules of an image-to-video Wan, with diffusers' names by
     diffusers' own converter."""
     old = [f"blocks.0.{name}" for name in names.BLOCK] + [
-        n for n in names.OUTSIDE if n != "patch_embedding"
+        n for n in names.OUTSIDE_BLOCKS if n != "patch_embedding"
     ]
     state = {}
     for i, name in enumerate(old):
@@ -217,7 +217,7 @@ def every_module() -> dict[str, str]:
 
 def test_the_table_of_names_is_that_of_diffusers_converter():
     expected = every_module()
-    assert len(expected) == len(names.BLOCK) + len(names.OUTSIDE) - 1
+    assert len(expected) == len(names.BLOCK) + len(names.OUTSIDE_BLOCKS) - 1
     for old, new in expected.items():
         assert names.to_diffusers(f"diffusion_model.{old}") == new and names.to_original(new) == old
         assert names.to_diffusers(f"lora_unet_{old.replace('.', '_')}") == new

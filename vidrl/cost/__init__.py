@@ -45,12 +45,12 @@ class Cost:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them; NaN is None."""
-        made = asdict(self)
+        values = asdict(self)
         for part in ("flops", "memory", "seconds"):
-            made[part] = {
-                key: None if value != value else value for key, value in made[part].items()
+            values[part] = {
+                key: None if value != value else value for key, value in values[part].items()
             }
-        return made
+        return values
 
 
 def estimate(
@@ -78,13 +78,13 @@ def estimate(
     card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
     wanted = blueprint.local and not gpu if measure is None else measure
     if wanted and (gpu or not blueprint.local):
-        why = (
+        reason = (
             "a card was named"
             if gpu
             else f"the weights of {recipe.backbone.options.get('model')} are not here"
         )
         raise ValueError(
-            f"expected to measure a local model on this machine, but {why}: leave --measure out"
+            f"expected to measure a local model on this machine, but {reason}: leave --measure out"
         )
     backbone = blueprint.build()
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
@@ -92,42 +92,47 @@ def estimate(
     micro = recipe.train.micro_batch or MICRO["gpu" if card else "cpu"]
     calls = counting.count(recipe, algorithm, backbone, micro)
     micro = min(micro, calls.first.largest)
-    drives = recipe.backbone.name == driven.NAME
-    parameters = driven.parameters(backbone) if drives else {}
-    done = (
-        driven.of(recipe, backbone, micro)
-        if drives
-        else work.of(recipe, blueprint, backbone, micro)
+    is_driven = recipe.backbone.name == driven.NAME
+    parameters = driven.parameters(backbone) if is_driven else {}
+    work_done = (
+        driven.trace_recipe(recipe, backbone, micro)
+        if is_driven
+        else work.trace_recipe(recipe, blueprint, backbone, micro)
     )
-    found = (pace or _calibrated)(recipe) if wanted else None
-    memory = _memory(recipe, backbone, calls, done, micro) | _host(recipe, backbone, calls, done)
-    stages = _flops(recipe, calls, done)
-    if found is not None:
-        seconds, memory = _measured(recipe, calls, found), memory | _resident(recipe, memory, found)
+    pace_found = (pace or _calibrate)(recipe) if wanted else None
+    memory = _memory(recipe, backbone, calls, work_done, micro) | _host(
+        recipe, backbone, calls, work_done
+    )
+    stages = _flops(recipe, calls, work_done)
+    if pace_found is not None:
+        seconds, memory = (
+            _measured(recipe, calls, pace_found),
+            memory | _process_memory(recipe, memory, pace_found),
+        )
     else:
         seconds = _on_card(recipe, stages, calls, card, utilisation) if card else {}
     shape = _shape(backbone, int(getattr(algorithm, "segments", 1)), parameters)
-    about = (
+    card_facts = (
         {}
         if card is None
         else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
     )
-    advice = _advice(recipe, memory, micro) if card is not None and not about["fits"] else []
-    basis = MEASURED if found else ESTIMATE
+    advice = _advice(recipe, memory, micro) if card is not None and not card_facts["fits"] else []
+    basis = MEASURED if pace_found else ESTIMATE
     return Cost(
         recipe.run,
         shape,
-        _told(recipe, backbone, calls, micro),
+        _call_counts(recipe, backbone, calls, micro),
         stages,
         memory,
         seconds,
         basis,
-        about,
+        card_facts,
         advice,
     )
 
 
-def _calibrated(recipe: Recipe) -> Pace:
+def _calibrate(recipe: Recipe) -> Pace:
     return Bench(recipe).measure()
 
 
@@ -149,7 +154,7 @@ def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dic
     }
 
 
-def _told(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
+def _call_counts(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
     first = calls.rounds[0]
     return {
         "clips": calls.clips,
@@ -171,26 +176,28 @@ def _guidance_rows(recipe: Recipe, backbone: Denoiser) -> int | None:
     return None if recipe.backbone.name == driven.NAME else 2 if work.guided(backbone) else 1
 
 
-def _flops(recipe: Recipe, calls: Calls, done: Work) -> dict[str, float]:
+def _flops(recipe: Recipe, calls: Calls, work_done: Work) -> dict[str, float]:
     """FLOPs of each stage of the first round, and of an evaluation with its decode."""
     first = calls.rounds[0]
-    extra = first["reference"] + first["divergence"] + first.get("recomputed", 0)
-    in_loss = 2 * calls.first.in_loss * done.decode  # forward, and backward to the latents alone
+    extra_calls = first["reference"] + first["divergence"] + first.get("recomputed", 0)
+    in_loss = (
+        2 * calls.first.in_loss * work_done.decode
+    )  # forward, and backward to the latents alone
     return {
-        "call": done.forward,
-        "call_with_backward": done.backward,
-        "decode_a_clip": done.decode,
-        "encode": recipe.train.prompts_per_round * done.encode,
-        "sample": first["sampling"] * done.forward,
-        "decode": calls.first.scored * done.decode,
-        "update": first["update"] * done.backward + extra * done.forward + in_loss,
-        "evaluation": calls.evaluation * done.forward,
-        "evaluation_decode": calls.evaluated_clips * done.decode,
+        "call": work_done.forward,
+        "call_with_backward": work_done.backward,
+        "decode_a_clip": work_done.decode,
+        "encode": recipe.train.prompts_per_round * work_done.encode,
+        "sample": first["sampling"] * work_done.forward,
+        "decode": calls.first.scored * work_done.decode,
+        "update": first["update"] * work_done.backward + extra_calls * work_done.forward + in_loss,
+        "evaluation": calls.evaluation * work_done.forward,
+        "evaluation_decode": calls.evaluated_clips * work_done.decode,
     }
 
 
 def _memory(
-    recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro: int
+    recipe: Recipe, backbone: Denoiser, calls: Calls, work_done: Work, micro: int
 ) -> dict[str, float]:
     """Bytes on the device by part, and the peak: what stays, and the largest of the stages.
 
@@ -201,25 +208,26 @@ def _memory(
     sets = 2 if options.ema else 1
     clips = min(options.score_batch, calls.clips) * _clip(backbone)  # decoded and scored at once
     offloaded = _offloaded(recipe)
-    weights = done.weights
+    weights = work_done.weights
     parts = {
         "network": weights["network"],
         "decoder": weights["decoder"],
         "text encoder": 0.0 if offloaded else weights["text encoder"],
-        "trained weights": 4 * done.trained,
-        "gradient, optimiser and copies": 4 * (3 + sets) * done.trained,
+        "trained weights": 4 * work_done.trained,
+        "gradient, optimiser and copies": 4 * (3 + sets) * work_done.trained,
         "kept trajectories": 4.0 * calls.clips * (1 + 2 * calls.kept) * numel,
-        "conditions": _conditions(calls.clips, backbone, done),
+        "conditions": _conditions(calls.clips, backbone, work_done),
     }
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
         # joined out of micro-batches, so twice for a while
-        "sampling": done.forward_peak + parts["kept trajectories"],
-        "update": done.update_peak + calls.first.largest * (8.0 * numel + done.condition),
-        "decoding": max(3 * clips, clips + done.decode_peak),
+        "sampling": work_done.forward_peak + parts["kept trajectories"],
+        "update": work_done.update_peak + calls.first.largest * (8.0 * numel + work_done.condition),
+        "decoding": max(3 * clips, clips + work_done.decode_peak),
     }
     other = {
-        "update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other
+        "update, checkpointing "
+        + ("off" if work_done.checkpointing else "on"): work_done.update_peak_other
     }
     peak = sum(parts.values()) + max(stages.values())
     return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "peak": peak}
@@ -249,14 +257,14 @@ def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
     return frames, h * space, w * space
 
 
-def _conditions(n: int, backbone: Denoiser, done: Work) -> float:
+def _conditions(n: int, backbone: Denoiser, work_done: Work) -> float:
     """Bytes of the conditions of n prompts, of which the negative prompt's is there
     once."""
-    text = done.condition / (2 if work.guided(backbone) else 1)
-    return n * text + done.condition - text
+    text = work_done.condition / (2 if work.guided(backbone) else 1)
+    return n * text + work_done.condition - text
 
 
-def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[str, float]:
+def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, work_done: Work) -> dict[str, float]:
     """Bytes of host memory by part, beside the program and what the reward works with.
 
     The clips decoded and scored at once; the clips that are shown, twice while they are
@@ -266,7 +274,7 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
     options = recipe.train
     data = recipe.data
     clip = _clip(backbone)
-    known = len(config.training_prompts(data)) + data.held_out_n
+    prompts = len(config.training_prompts(data)) + data.held_out_n
     offloaded = _offloaded(recipe)
     thumbnails = (
         max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
@@ -275,16 +283,18 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
         "clips decoded and scored at once": min(options.score_batch, calls.clips) * clip,
         "shown clips": 2 * max(2, min(options.show, data.held_out_n)) * clip,
         "thumbnails": thumbnails,
-        "text encoder": done.weights["text encoder"] if offloaded else 0.0,
+        "text encoder": work_done.weights["text encoder"] if offloaded else 0.0,
         "kept conditions": min(
             CACHE_BYTES,
-            _conditions(known, backbone, done) if done.kept is None else known * done.kept,
+            _conditions(prompts, backbone, work_done)
+            if work_done.kept is None
+            else prompts * work_done.kept,
         ),
     }
     return {f"host: {name}": value for name, value in parts.items()} | {"host": sum(parts.values())}
 
 
-def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
+def _process_memory(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
     """The process's peak: what is resident once all is built, and the update or the scoring
     of a few clips."""
     # which the calibration held too
@@ -294,29 +304,29 @@ def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[s
     return {"resident before": pace.resident, "peak resident": max(scoring, updating)}
 
 
-def _rounded(
+def _with_totals(
     stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float
 ) -> dict[str, float]:
-    one = sum(stages.values())
+    round_seconds = sum(stages.values())
     return {
         **stages,
-        "round": one,
+        "round": round_seconds,
         "evaluation": evaluation,
-        "run": one * recipe.train.rounds + evaluation * calls.whole_evaluations,
+        "run": round_seconds * recipe.train.rounds + evaluation * calls.whole_evaluations,
     }
 
 
 def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
     first, n = calls.rounds[0], calls.first.scored
-    extra = first["reference"] + first["divergence"]
+    extra_calls = first["reference"] + first["divergence"]
     stages = {
         "sample": first["sampling"] * pace.forward + recipe.train.prompts_per_round * pace.encode,
         "decode": n * pace.decode,
         "reward": n * pace.reward,
-        "update": calls.first.rows * pace.backward + extra * pace.forward,
+        "update": calls.first.rows * pace.backward + extra_calls * pace.forward,
     }
     evaluation = calls.evaluation * pace.forward + calls.evaluated_clips * pace.decode
-    return _rounded(stages, recipe, calls, evaluation + recipe.data.held_out_n * pace.reward)
+    return _with_totals(stages, recipe, calls, evaluation + recipe.data.held_out_n * pace.reward)
 
 
 def _on_card(
@@ -338,7 +348,7 @@ def _on_card(
     }
     evaluation = card.seconds(flops["evaluation"], dense, utilisation)
     evaluation += card.seconds(flops["evaluation_decode"], "tf32", utilisation)
-    return {**_rounded(stages, recipe, calls, evaluation), "reward": float("nan")}
+    return {**_with_totals(stages, recipe, calls, evaluation), "reward": float("nan")}
 
 
 def _fits(memory: Mapping[str, float], card: Card) -> bool:
@@ -347,8 +357,8 @@ def _fits(memory: Mapping[str, float], card: Card) -> bool:
 
 def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str]:
     """What makes a recipe smaller, the cheapest change first."""
-    options, drives = recipe.backbone.options, recipe.backbone.name == driven.NAME
-    offload = "offload" if drives else "offload_text"
+    options, is_driven = recipe.backbone.options, recipe.backbone.name == driven.NAME
+    offload = "offload" if is_driven else "offload_text"
     changes = [
         (
             micro > 1,
@@ -368,7 +378,7 @@ def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str
             "backbone.options.dtype=bfloat16: half the weights",
         ),
         (
-            options.get("decode_chunk", 1 if drives else 4) > 1,
+            options.get("decode_chunk", 1 if is_driven else 4) > 1,
             "backbone.options.decode_chunk=1: one clip decoded at a time",
         ),
         (

@@ -68,17 +68,17 @@ class Bench:
             self.policy.remember("ema")
         self.algorithm.setup(self.policy, self.reward, members(recipe, self.algorithm.data))
         self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
-        known = training_prompts(recipe.data)
+        prompts = training_prompts(recipe.data)
         clips = recipe.train.prompts_per_round * recipe.train.group
         self.micro = min(self.updater.micro_batch, clips * max(1, len(self.plan.keep)))
         self.clips = min(CLIPS, clips)
-        self.prompts = [known[i % len(known)] for i in range(max(self.micro, self.clips))]
+        self.prompts = [prompts[i % len(prompts)] for i in range(max(self.micro, self.clips))]
 
     def measure(self) -> Pace:
         """Time each stage; as long as a fraction of a round."""
         self.backbone.encode(self.prompts[:1])
-        encode, one = self._timed(lambda: self.backbone.encode(self.prompts[:1]))
-        cond = rows(one, torch.zeros(len(self.prompts), dtype=torch.long))
+        encode, condition = self._timed(lambda: self.backbone.encode(self.prompts[:1]))
+        cond = rows(condition, torch.zeros(len(self.prompts), dtype=torch.long))
         resident = float(now())
         forward, backward = self._calls(cond)
         start = draws(0, [("cost", i) for i in range(self.clips)])
@@ -123,12 +123,12 @@ class Bench:
         kept = len(self.plan.keep)
         plan = self.plan
         numbers, group = torch.arange(count), self.recipe.train.group
-        few = numbers % len(self.prompts)
+        prompt_of_clip = numbers % len(self.prompts)
         clean = torch.randn(count, *shape, device=self.backbone.device)
         x = clean[:, None].expand(-1, kept, *shape)
         old = x.new_zeros(count, kept, plan.segments)
-        rollout = Rollout(rows(cond, few.to(x.device)), clean, x, x, old, plan, x)
-        prompts = [self.prompts[i] for i in few.tolist()]
+        rollout = Rollout(rows(cond, prompt_of_clip.to(x.device)), clean, x, x, old, plan, x)
+        prompts = [self.prompts[i] for i in prompt_of_clip.tolist()]
         # no two alike, and none 0: none is left out
         credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)
         seen = Experience(rollout, credit, numbers // group, prompts, numbers, 0, 0)
@@ -156,14 +156,14 @@ class Bench:
 
     def _timed(self, work: Callable[[], Any], warm: bool = True) -> tuple[float, Any]:
         """Seconds, the median of some tries after one that warms up, and what it made."""
-        made, taken = work() if warm else None, []
+        result, taken = work() if warm else None, []
         for _ in range(TRIES):
             start = self.clock()
-            made = work()
+            result = work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             taken.append(self.clock() - start)
-        return sorted(taken)[len(taken) // 2], made
+        return sorted(taken)[len(taken) // 2], result
 
 
 def now() -> int:

@@ -50,8 +50,8 @@ class StandIn(Denoiser):
         return self.like.times(n)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        asked = self.stage if self.stage != "update" or torch.is_grad_enabled() else "reference"
-        self.calls[asked] += len(x)
+        kind = self.stage if self.stage != "update" or torch.is_grad_enabled() else "reference"
+        self.calls[kind] += len(x)
         return self.network.weight.sum() * x
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Calls:
     @property
     def run(self) -> int:
         """All calls of the run, if no guard puts weights back and none was resumed."""
-        return sum(sum(one.values()) for one in self.rounds) + round(
+        return sum(sum(item.values()) for item in self.rounds) + round(
             self.evaluation * self.whole_evaluations
         )
 
@@ -135,38 +135,44 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))
     files = offline(recipe, algorithm.data)
     clips = options.prompts_per_round * options.group
-    known = dict[tuple[object, ...], Round]()
-    made = list[Round]()
-    for number in range(options.rounds):
-        plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
+    round_of_plan = dict[tuple[object, ...], Round]()
+    rounds = list[Round]()
+    for round_number in range(options.rounds):
+        plan = algorithm.plan(
+            stand_in, round_number, draws(recipe.seed, [("plan", round_number)])[0]
+        )
         # weights that need no second call
-        alike = tuple(name for name in sorted(policy.sets) if equal(policy, name))
-        size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, alike
-        if size in known:
-            _moved(policy)
+        equal_sets = tuple(name for name in sorted(policy.sets) if equal(policy, name))
+        key = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, equal_sets
+        if key in round_of_plan:
+            _change_weights(policy)
         else:
-            known[size] = _round(policy, algorithm, plan, clips, options.group, micro_batch, files)
-        algorithm.after(policy, number)
-        made.append(known[size])
+            round_of_plan[key] = _count_round(
+                policy, algorithm, plan, clips, options.group, micro_batch, files
+            )
+        algorithm.after(policy, round_number)
+        rounds.append(round_of_plan[key])
     kept = len(algorithm.plan(stand_in, 0, draws(recipe.seed, [("plan", 0)])[0]).keep)
     n = recipe.data.held_out_n
-    measured, few = (one + min(GROUP_PAIRS, one) for one in (n, options.eval_n or n))
+    measured, measured_between = (
+        item + min(GROUP_PAIRS, item) for item in (n, options.eval_n or n)
+    )
     steps = len(stand_in.times(options.eval_steps)) - 1
-    between = (options.rounds - 1) // options.eval_every
-    whole = 2 + between * few / measured
+    evaluations_between = (options.rounds - 1) // options.eval_every
+    whole_evaluations = 2 + evaluations_between * measured_between / measured
     return Calls(
         clips,
         kept,
-        [one.calls for one in made],
-        made[0],
+        [item.calls for item in rounds],
+        rounds[0],
         measured * steps,
-        2 + between,
+        2 + evaluations_between,
         measured,
-        whole,
+        whole_evaluations,
     )
 
 
-def _round(
+def _count_round(
     policy: Policy,
     algorithm: Algorithm,
     plan: Plan,
@@ -180,7 +186,7 @@ def _round(
     stand_in.calls = Counter()
     stand_in.stage = "sampling"
     stand_in.decoded = 0.0
-    seen = _brought(policy, plan, clips, group, source)
+    seen = _experience(policy, plan, clips, group, source)
     batches = list(algorithm.minibatches(seen))
     for batch in batches:
         stand_in.stage = "update"
@@ -188,7 +194,7 @@ def _round(
         loss = algorithm.loss(policy, batch).value
         stand_in.stage = "recomputed"  # by checkpointing
         loss.backward()  # type: ignore[no-untyped-call]
-        _moved(policy)
+        _change_weights(policy)
     in_loss = stand_in.decoded
     stand_in.stage = "divergence"  # as Updater logs it: one micro-batch after the update
     with torch.no_grad():
@@ -207,7 +213,7 @@ def _round(
     )
 
 
-def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) -> Experience:
+def _experience(policy: Policy, plan: Plan, clips: int, group: int, source: str) -> Experience:
     """What a round brings: samples of the policy, or of files, for which the denoiser is
     not called."""
     stand_in, numbers = policy.backbone, torch.arange(clips)
@@ -227,7 +233,7 @@ def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) ->
     return Experience(rollout, credit, numbers // width, prompts, numbers, 0, 0, *pairs)
 
 
-def _moved(policy: Policy) -> None:
+def _change_weights(policy: Policy) -> None:
     """Change the weights a little, as an optimiser step does, so that no kept weights equal
     them."""
     with torch.no_grad():

@@ -59,22 +59,24 @@ def parameters(backbone: Any) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
-def of(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
+def trace_recipe(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
     """Count a recipe's networks, decoder and encoders in real runs of few rows."""
     weights = _weights(backbone)
     prompts = config.training_prompts(recipe.data)[:1]
     before = backbone.encoder_cache.bytes
     time = backbone.times(TIMED)[0]
     row = backbone.encode(prompts)["row"]
-    encode, _ = trace(lambda: backbone.runner.initial_latents(int(row[0])), _known(backbone))
+    encode, _ = trace(
+        lambda: backbone.runner.initial_latents(int(row[0])), _weights_alive(backbone)
+    )
     kept = backbone.encoder_cache.bytes - before
     policy = work._policy(recipe, backbone)
 
-    def at(n: int) -> list[float]:
+    def traced(n: int) -> list[float]:
         return _network(policy, backbone, row.repeat(n), time, work._autocast(precision))
 
     precision = recipe.train.mixed_precision
-    network = work._line(at, micro_batch, (1, 2))
+    network = work._extrapolated(traced, micro_batch, (1, 2))
     decode, decode_peak = _decode(backbone, row)
     trained = float(sum(p.numel() for p in policy.weights.values()))
     return Work(
@@ -106,7 +108,7 @@ def _weights(backbone: Any) -> dict[str, float]:
     }
 
 
-def _known(backbone: Any) -> list[Tensor]:
+def _weights_alive(backbone: Any) -> list[Tensor]:
     parts: list[nn.Module] = [*backbone.networks.values(), *backbone.frozen.values()]
     return [x for part in parts for x in (*part.parameters(), *part.buffers())]
 
@@ -116,7 +118,7 @@ def _network(
 ) -> list[float]:
     """FLOPs and peak of a forward, and of a forward with backward."""
     x = backbone.noise([torch.Generator().manual_seed(i) for i in range(len(rows))])
-    t, known = torch.full((len(rows),), time), [*_known(backbone), x]
+    t, weights_alive = torch.full((len(rows),), time), [*_weights_alive(backbone), x]
 
     def forward() -> Tensor:
         with amp():
@@ -124,11 +126,11 @@ def _network(
 
     with torch.no_grad():
         forward()  # what is found out once, such as the shape of the network's output
-        plain = trace(forward, known)
-    found = trace(lambda: forward().sum().backward(), known)
+        forward_only = trace(forward, weights_alive)
+    with_backward = trace(lambda: forward().sum().backward(), weights_alive)
     for weight in policy.weights.values():
         weight.grad = None
-    return [*map(float, (*plain, *found))]
+    return [*map(float, (*forward_only, *with_backward))]
 
 
 @torch.no_grad()
@@ -139,5 +141,5 @@ def _decode(backbone: Denoiser, row: Tensor) -> tuple[float, float]:
         return backbone.decode_with(x, {"row": row})
 
     run()
-    flops, peak = trace(run, [*_known(backbone), x])
+    flops, peak = trace(run, [*_weights_alive(backbone), x])
     return float(flops), float(peak)

@@ -94,13 +94,13 @@ def read(section: Backbone) -> Blueprint:
                 f"{model!r}: "
                 f"give a folder that holds {NEEDED}; no weights are needed"
             )
-        known = {
+        parts_known = {
             "transformer": KNOWN[str(model)],
             "vae": {},
             "text_encoder": _UMT5_XXL,
             "scheduler": {"shift": 3.0},
         }
-        return Blueprint(section, known, local=False)
+        return Blueprint(section, parts_known, local=False)
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
     return Blueprint(section, parts, local=any(weights))
@@ -125,15 +125,15 @@ def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
     options = dict(blueprint.section.options)
     model, dtype = options.pop("model"), options.pop("dtype", "float32")
     size = _size(model, **{key: options.get(key) for key in ("height", "width", "frames", "fps")})
-    made = Wan(
+    wan = Wan(
         _pipe(blueprint.parts, blocks, text_blocks, getattr(torch, dtype)),
-        **options | {"attention": "native"} | _whole(size),
+        **options | {"attention": "native"} | _integers(size),
     )
-    made.folder = Path(str(model)) if Path(str(model)).is_dir() else None
-    return made
+    wan.folder = Path(str(model)) if Path(str(model)).is_dir() else None
+    return wan
 
 
-def _whole(size: dict[str, float]) -> dict[str, Any]:
+def _integers(size: dict[str, float]) -> dict[str, Any]:
     return {key: value if key == "fps" else int(value) for key, value in size.items()}
 
 

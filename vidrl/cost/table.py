@@ -18,7 +18,7 @@ def scaled(value: float, unit: str) -> str:
     """
     if value != value:
         return "unknown"
-    factor, prefix = next((one for one in UNITS if value >= one[0]), (1.0, ""))
+    factor, prefix = next((text_line for text_line in UNITS if value >= text_line[0]), (1.0, ""))
     return f"{value / factor:.3g} {prefix}{unit}"
 
 
@@ -66,9 +66,9 @@ def _shape(cost: Cost) -> list[str]:
 
 def _calls(cost: Cost) -> list[str]:
     c = cost.calls
-    doubled = ", each two rows of the network (guidance)" if c["guidance_rows"] == 2 else ""
+    guidance_note = ", each two rows of the network (guidance)" if c["guidance_rows"] == 2 else ""
     return _rows(
-        f"Denoiser calls, one a clip and step{doubled}",
+        f"Denoiser calls, one a clip and step{guidance_note}",
         [
             ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
             (
@@ -96,13 +96,13 @@ def _flops(cost: Cost) -> list[str]:
     }
     return _rows(
         "FLOPs (two a multiply-add)",
-        [(told, scaled(cost.flops[k], "FLOP")) for k, told in names.items()],
+        [(label, scaled(cost.flops[k], "FLOP")) for k, label in names.items()],
     )
 
 
 def _memory(cost: Cost) -> list[str]:
-    apart = ("peak", "stage", "resident", "host")
-    names = [name for name in cost.memory if not name.startswith(apart)]
+    excluded = ("peak", "stage", "resident", "host")
+    names = [name for name in cost.memory if not name.startswith(excluded)]
     stages = [name for name in cost.memory if name.startswith("stage")]
     rows = [(name, scaled(cost.memory[name], "B")) for name in [*names, *stages]]
     rows.append((f"peak ({ESTIMATE}): all + largest stage", scaled(cost.memory["peak"], "B")))
@@ -125,7 +125,7 @@ def _verdict(cost: Cost) -> list[str]:
         return [f"  fits {cost.card['name']}: {ESTIMATE}, and without the reward's own networks"]
     return [
         f"  DOES NOT FIT {cost.card['name']} ({ESTIMATE}). Try, in this order:",
-        *(f"    {one}" for one in cost.advice),
+        *(f"    {text_line}" for text_line in cost.advice),
     ]
 
 
@@ -156,6 +156,6 @@ def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
         "evaluation": "an evaluation, without guards",
         "run": "the run",
     }
-    lacks = "" if seconds["reward"] == seconds["reward"] else ", without the reward"
-    for name, told in names.items():
-        yield told + (lacks if name in ("round", "run") else ""), duration(seconds[name])
+    suffix = "" if seconds["reward"] == seconds["reward"] else ", without the reward"
+    for name, label in names.items():
+        yield label + (suffix if name in ("round", "run") else ""), duration(seconds[name])

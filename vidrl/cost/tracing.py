@@ -45,11 +45,11 @@ class Ledger(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = ()):
         super().__init__()
         self.flops = 0
-        self.now = 0
+        self.alive = 0
         self.peak = 0
-        self.seen: Any = WeakIdKeyDictionary()
+        self.sizes_of_storages: Any = WeakIdKeyDictionary()
         for tensor in known:
-            self.seen[tensor.untyped_storage()] = None
+            self.sizes_of_storages[tensor.untyped_storage()] = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -58,19 +58,19 @@ class Ledger(TorchDispatchMode):
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
+                self._allocate(tensor.untyped_storage())
         return out
 
-    def _see(self, storage: Any) -> None:
-        if storage in self.seen:
+    def _allocate(self, storage: Any) -> None:
+        if storage in self.sizes_of_storages:
             return
         size = storage.nbytes()
-        self.seen[storage] = weakref.ref(storage, partial(self._gone, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self.sizes_of_storages[storage] = weakref.ref(storage, partial(self._release, size))
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
 
-    def _gone(self, size: int, _: object) -> None:
-        self.now -= size
+    def _release(self, size: int, _: object) -> None:
+        self.alive -= size
 
 
 def shapes() -> FakeTensorMode:
@@ -78,14 +78,14 @@ def shapes() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def hollow(module: nn.Module) -> None:
+def drop_numbers(module: nn.Module) -> None:
     """Under `shapes()`: put tensors without numbers in place of a module's parameters and
     buffers."""
     for part in module.modules():
         for name, p in part._parameters.items():
             if p is not None:
-                made = torch.empty(p.shape, dtype=p.dtype, device="cpu")
-                part._parameters[name] = nn.Parameter(made, requires_grad=p.requires_grad)
+                empty = torch.empty(p.shape, dtype=p.dtype, device="cpu")
+                part._parameters[name] = nn.Parameter(empty, requires_grad=p.requires_grad)
         for name, b in part._buffers.items():
             if b is not None:
                 part._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device="cpu")

@@ -20,7 +20,7 @@ from vidrl.config import Recipe
 from vidrl.training.policy import Policy
 
 from .skeleton import Blueprint
-from .tracing import hollow, shapes, size, trace
+from .tracing import drop_numbers, shapes, size, trace
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,16 +48,18 @@ class Work:
     kept: float | None = None
 
 
-def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) -> Work:
+def trace_recipe(
+    recipe: Recipe, blueprint: Blueprint, backbone: Denoiser, micro_batch: int
+) -> Work:
     """Trace a recipe's network, decoder and text encoder."""
     amp = _autocast(recipe.train.mixed_precision)
-    network = _line(
+    network = _extrapolated(
         lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp),
         blueprint.blocks,
         (2, 3),
     )
-    decode = _line(lambda n: _decode(blueprint.build(1, 1), n), whole.shape[1], (3, 4))
-    text = _line(lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3))
+    decode = _extrapolated(lambda n: _decode(blueprint.build(1, 1), n), backbone.shape[1], (3, 4))
+    text = _extrapolated(lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3))
     weights = {"network": network[6], "text encoder": text[1], "decoder": decode[2]}
     return Work(
         network[0] / micro_batch,
@@ -71,17 +73,19 @@ def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) 
         network[3],
         network[5],
         decode[1],
-        _at_once(whole),
-        _checkpointing(whole),
+        _at_once(backbone),
+        _checkpointing(backbone),
     )
 
 
-def _line(at: Callable[[int], Sequence[float]], n: int, two: tuple[int, int]) -> list[float]:
+def _extrapolated(
+    traced: Callable[[int], Sequence[float]], n: int, sizes: tuple[int, int]
+) -> list[float]:
     """Numbers that rise linearly with n, from two small n."""
-    if n <= two[1]:
-        return list(at(n))
-    low, high = at(two[0]), at(two[1])
-    return [a + (n - two[0]) * (b - a) for a, b in zip(low, high, strict=True)]
+    if n <= sizes[1]:
+        return list(traced(n))
+    low, high = traced(sizes[0]), traced(sizes[1])
+    return [a + (n - sizes[0]) * (b - a) for a, b in zip(low, high, strict=True)]
 
 
 def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -94,25 +98,31 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
     weights = float(size(backbone.network))
     policy = _policy(recipe, backbone)
     with shapes():
-        hollow(backbone.network)
+        drop_numbers(backbone.network)
         x = torch.empty(m, *backbone.shape)
         t = torch.empty(m)
         cond = _condition(backbone, m)
-        known = [*backbone.network.parameters(), *backbone.network.buffers(), x, t, *cond.values()]
+        weights_alive = [
+            *backbone.network.parameters(),
+            *backbone.network.buffers(),
+            x,
+            t,
+            *cond.values(),
+        ]
 
         def forward() -> Tensor:
             with amp():
                 return policy.predict(x, t, cond)
 
         with torch.no_grad():
-            plain = trace(forward, known)
-        found = trace(lambda: forward().sum().backward(), known)
+            forward_only = trace(forward, weights_alive)
+        with_backward = trace(lambda: forward().sum().backward(), weights_alive)
         other = (float("nan"),) * 2
-        if _switch(backbone):
+        if _toggle_checkpointing(backbone):
             backbone.network.zero_grad(set_to_none=True)
-            other = trace(lambda: forward().sum().backward(), known)
+            other = trace(lambda: forward().sum().backward(), weights_alive)
     return [
-        *map(float, (*plain, *found, *other)),
+        *map(float, (*forward_only, *with_backward, *other)),
         weights,
         float(sum(p.numel() for p in policy.weights.values())),
     ]
@@ -125,13 +135,13 @@ def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
     alpha = p.lora_alpha
     targets = p.lora_targets
     if p.lora and not p.full:
-        read = backbone.load_lora(Path(p.lora), p.lora_partial)[1]
-        rank, alpha, targets = (read[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]
+        lora_config = backbone.load_lora(Path(p.lora), p.lora_partial)[1]
+        rank, alpha, targets = (lora_config[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]
     with torch.device(backbone.device):
         return Policy(backbone, rank, alpha, targets, "", p.full, recipe.seed)
 
 
-def _switch(backbone: Denoiser) -> bool:
+def _toggle_checkpointing(backbone: Denoiser) -> bool:
     """Turn gradient checkpointing of the network the other way; False where it has none."""
     network: Any = backbone.network
     if not hasattr(network, "enable_gradient_checkpointing"):
@@ -161,11 +171,11 @@ def _decode(backbone: Denoiser, frames: int) -> list[float]:
     weights = float(size(decoder)) if decoder is not None else 0.0
     with shapes(), torch.no_grad():
         if decoder is not None:
-            hollow(decoder)
-        hollow(backbone.network)
+            drop_numbers(decoder)
+        drop_numbers(backbone.network)
         latents = torch.empty(pieces, c, frames, *space)
-        known = [latents, *(decoder.parameters() if decoder is not None else ())]
-        flops, peak = trace(lambda: backbone.decode(latents), known)
+        weights_alive = [latents, *(decoder.parameters() if decoder is not None else ())]
+        flops, peak = trace(lambda: backbone.decode(latents), weights_alive)
     return [flops / pieces, float(peak), weights]
 
 
@@ -173,17 +183,17 @@ def _text(backbone: Denoiser) -> list[float]:
     """FLOPs of a prompt (both texts under guidance), the text encoder's weights, bytes of a
     condition."""
     encoder = _text_encoder(backbone)
-    made = sum(
+    condition_bytes = sum(
         prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values()
     )
     if encoder is None:
-        return [0.0, 0.0, float(made)]
+        return [0.0, 0.0, float(condition_bytes)]
     weights = float(size(encoder))
     with shapes(), torch.no_grad():
-        hollow(encoder)
+        drop_numbers(encoder)
         ids = torch.zeros(1, backbone.text_length, dtype=torch.long)  # type: ignore[attr-defined]
         flops, _ = trace(lambda: encoder(ids, torch.ones_like(ids)), encoder.parameters())
-    return [flops * (2.0 if guided(backbone) else 1.0), weights, float(made)]
+    return [flops * (2.0 if guided(backbone) else 1.0), weights, float(condition_bytes)]
 
 
 def guided(backbone: Denoiser) -> bool:

@@ -80,7 +80,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     >>> [(entry.clips[0].name, entry.prompt) for entry in read_clips(folder).entries]
     [('a.mp4', 'a dog')]
     """
-    table, notes = _table(Path(path)), list[str]()
+    table, notes = _table_of_folder(Path(path)), list[str]()
     rows = manifests.read_rows(table, notes.append)
     if not any(row.prompt for row in rows):
         raise BadTable(
@@ -88,8 +88,10 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
             f"{len(rows)} "
             "rows: a clip is learned together with its prompt"
         )
-    bare = [f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()]
-    made = [
+    without_prompt = [
+        f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()
+    ]
+    created = [
         Entry(
             row.where,
             _prompt(table, row.where, row.prompt, row.meta),
@@ -98,7 +100,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
         for row in rows
         if row.prompt.strip()
     ]
-    return _there(table, made, bare, notes)
+    return _existing(table, created, without_prompt, notes)
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Table:
@@ -123,12 +125,12 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
             f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet "
             f"file in it"
         )
-    listed = read_table(table, lambda names: "chosen" in names, notes.append)
-    if not listed:
+    rows = read_table(table, lambda names: "chosen" in names, notes.append)
+    if not rows:
         raise BadTable(f"expected rows of pairs in {table}, found none: a row is {EXAMPLE}")
-    made = [_pair(table, *one) for one in listed]
-    _same_count(table, made)
-    return _there(table, made, [], notes)
+    created = [_pair(table, *row) for row in rows]
+    _check_label_counts(table, created)
+    return _existing(table, created, [], notes)
 
 
 def read(key: str, path: str | os.PathLike[str]) -> Table:
@@ -137,7 +139,7 @@ def read(key: str, path: str | os.PathLike[str]) -> Table:
     return read_clips(path) if key == "clips" else read_pairs(path)
 
 
-def _table(path: Path) -> Path:
+def _table_of_folder(path: Path) -> Path:
     """The table itself, or the one of a folder."""
     if not path.is_dir():
         return path
@@ -150,10 +152,10 @@ def _table(path: Path) -> Path:
             f"{' and '.join(one.name for one in found)}: name "
             'the one that counts, as data.clips = "FOLDER/metadata.jsonl"'
         )
-    below = sorted(path.glob(f"*/{METADATA[0]}")) + sorted(path.glob(f"*/{METADATA[1]}"))
+    in_subfolders = sorted(path.glob(f"*/{METADATA[0]}")) + sorted(path.glob(f"*/{METADATA[1]}"))
     cure = (
-        f"name {below[0].parent}"
-        if below
+        f"name {in_subfolders[0].parent}"
+        if in_subfolders
         else (
             'write metadata.jsonl there, a line a clip: {"file_name": "a.mp4", '
             '"prompt": "a dog runs"}'
@@ -202,37 +204,43 @@ def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str
         raise _bad(table, where, str(error)) from None
 
 
-def _there(table: Path, made: Sequence[Entry], left_out: Sequence[str], notes: list[str]) -> Table:
+def _existing(
+    table: Path, created: Sequence[Entry], left_out: Sequence[str], notes: list[str]
+) -> Table:
     """The entries all of whose clips exist, and with whose prompts goes what can be
     read."""
-    lost = {
+    missing = {
         clip
-        for entry in made
+        for entry in created
         for clip in entry.clips
         if not (os.path.isfile(clip) or os.path.isdir(clip))
     }
-    bad = {entry.where: found for entry in made if (found := references.faults(entry.prompt))}
-    left = [entry for entry in made if not lost & {*entry.clips} and entry.where not in bad]
+    unreadable = {
+        entry.where: found for entry in created if (found := references.faults(entry.prompt))
+    }
+    usable = [
+        entry for entry in created if not missing & {*entry.clips} and entry.where not in unreadable
+    ]
     why = [
         *left_out,
         *(
             f"{clip}: {entry.where} names it, and it is not there"
-            for entry in made
+            for entry in created
             for clip in entry.clips
-            if clip in lost
+            if clip in missing
         ),
-        *(f"{where}: {told}" for where, found in bad.items() for told in found),
+        *(f"{where}: {message}" for where, found in unreadable.items() for message in found),
     ]
-    if not left:
+    if not usable:
         raise BadTable(
-            f"{table}: nothing is left to learn from, out of {len(made) + len(left_out)} rows; "
+            f"{table}: nothing is left to learn from, out of {len(created) + len(left_out)} rows; "
             f"{shown(why)}; paths are relative to the table"
         )
-    return Table(table, left, why, notes)
+    return Table(table, usable, why, notes)
 
 
-def _bad(table: Path, where: str, told: str) -> BadTable:
-    return BadTable(f"{table}, {where}: {told}")
+def _bad(table: Path, where: str, message: str) -> BadTable:
+    return BadTable(f"{table}, {where}: {message}")
 
 
 def shown(reasons: Sequence[str], most: int = 3) -> str:
@@ -251,12 +259,12 @@ def shown(reasons: Sequence[str], most: int = 3) -> str:
 
 def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
     names = {_small(name): name for name in cells}
-    lost = [name for name in PAIR if name not in names]
-    if lost:
+    missing = [name for name in PAIR if name not in names]
+    if missing:
         raise _bad(
             table,
             where,
-            f"expected the columns {', '.join(PAIR)}, found no {' and no '.join(lost)} among "
+            f"expected the columns {', '.join(PAIR)}, found no {' and no '.join(missing)} among "
             f"{', '.join(cells)}: a row is {EXAMPLE}",
         )
     prompt, *clips = (_text(table, where, name, cells[names[name]]) for name in PAIR)
@@ -290,7 +298,7 @@ def _text(table: Path, where: str, name: str, value: Any) -> str:
 
 def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
     """Labels as whole numbers; a Parquet file may hold them as floats."""
-    good = isinstance(value, list) and bool(value) and all(_is_label(one) for one in value)
+    good = isinstance(value, list) and bool(value) and all(_is_label(row) for row in value)
     if not good:
         raise _bad(
             table,
@@ -298,17 +306,17 @@ def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
             "expected labels to be a list of 1 (the chosen clip is better in this segment), -1 (it"
             f" is worse) and 0 (neither), got {str(value)[:60]!r}: a row is {EXAMPLE}",
         )
-    return tuple(int(one) for one in value)
+    return tuple(int(row) for row in value)
 
 
 def _is_label(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value in (-1, 0, 1)
 
 
-def _same_count(table: Path, made: Sequence[Entry]) -> None:
+def _check_label_counts(table: Path, created: Sequence[Entry]) -> None:
     """Raise where rows have different numbers of labels; a row without labels prefers the
     chosen clip as a whole."""
-    labelled = [entry for entry in made if entry.labels]
+    labelled = [entry for entry in created if entry.labels]
     other = next(
         (entry for entry in labelled if len(entry.labels) != len(labelled[0].labels)), None
     )

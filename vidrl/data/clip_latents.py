@@ -48,9 +48,10 @@ class Clips:
     def labels(self, chosen: Sequence[int], segments: int) -> Tensor:
         """Labels (P, S) of some pairs; a pair without labels, or with one, has that label
         in each segment."""
-        own = [self.entries[e].labels or (1,) for e in chosen]
+        labels = [self.entries[e].labels or (1,) for e in chosen]
         return torch.tensor(
-            [label * segments if len(label) == 1 else label for label in own], dtype=torch.float32
+            [label * segments if len(label) == 1 else label for label in labels],
+            dtype=torch.float32,
         )
 
 
@@ -63,20 +64,24 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
     or where memory cannot hold the latents.
     """
     backbone.check_encodes_video()
-    _check_alike(table, workers)
+    _check_same_table(table, workers)
     paths = table.clips
     _check_room(len(paths), backbone)
     latents = torch.empty(len(paths), *backbone.shape)
-    good = torch.ones(len(paths))
+    readable = torch.ones(len(paths))
     reasons = []
     # clip by clip, because they are gathered on the device
     for start in range(0, len(paths), workers.count):
-        mine = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
+        encoded = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
         part = slice(start, start + workers.count)
-        latents[part] = workers.all(torch.stack([one for one, _ in mine]) if mine else latents[:0])
-        good[part] = workers.all(torch.tensor([float(not reason) for _, reason in mine]))
-        reasons += [reason for _, reason in mine if reason]
-    return _left(table, latents, good.bool(), [*table.left_out, *workers.names(reasons)], strict)
+        latents[part] = workers.all(
+            torch.stack([latent for latent, _ in encoded]) if encoded else latents[:0]
+        )
+        readable[part] = workers.all(torch.tensor([float(not reason) for _, reason in encoded]))
+        reasons += [reason for _, reason in encoded if reason]
+    return _usable(
+        table, latents, readable.bool(), [*table.left_out, *workers.names(reasons)], strict
+    )
 
 
 def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:
@@ -84,15 +89,21 @@ def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:
     try:
         clip = fitted(path, backbone.clip_shape, backbone.fps)
     except (ValueError, OSError, MemoryError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        return torch.zeros(backbone.shape), told if str(path) in told else f"{path}: {told}"
+        message = " ".join(str(error).split()) or type(error).__name__
+        return torch.zeros(backbone.shape), message if str(
+            path
+        ) in message else f"{path}: {message}"
     return backbone.encode_video(clip[None])[0].cpu(), ""
 
 
-def _left(table: Table, latents: Tensor, good: Tensor, left_out: list[str], strict: bool) -> Clips:
-    at = {path: place for place, path in enumerate(table.clips)}
+def _usable(
+    table: Table, latents: Tensor, readable: Tensor, left_out: list[str], strict: bool
+) -> Clips:
+    index_of = {path: place for place, path in enumerate(table.clips)}
     entries = [
-        entry for entry in table.entries if all(bool(good[at[clip]]) for clip in entry.clips)
+        entry
+        for entry in table.entries
+        if all(bool(readable[index_of[clip]]) for clip in entry.clips)
     ]
     if left_out and strict:
         raise BadData(
@@ -109,19 +120,19 @@ def _left(table: Table, latents: Tensor, good: Tensor, left_out: list[str], stri
     return Clips(
         entries,
         latents,
-        torch.tensor([[at[clip] for clip in entry.clips] for entry in entries]),
+        torch.tensor([[index_of[clip] for clip in entry.clips] for entry in entries]),
         left_out,
     )
 
 
-def _check_alike(table: Table, workers: Workers) -> None:
+def _check_same_table(table: Table, workers: Workers) -> None:
     """Raise BadData where processes, which may be on several machines, see different tables
     or clips."""
-    seen = [
+    rows = [
         [identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels]
         for entry in table.entries
     ]
-    digest = int(hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:15], 16)
+    digest = int(hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:15], 16)
     everyone = workers.all(torch.tensor([digest]))
     if bool((everyone != digest).any()):
         raise BadData(

@@ -83,14 +83,18 @@ class Files:
     @property
     def notes(self) -> list[str]:
         """What a person should know of the files, once they are read."""
-        made = [
-            f"data.{key}: {len(one.entries)} {'clips' if one.width == 1 else key} are learned from"
-            + (f"; {len(one.left_out)} left out: {shown(one.left_out)}" if one.left_out else "")
-            for key, one in self.clips.items()
+        counts = [
+            f"data.{key}: {len(clips.entries)} {'clips' if clips.width == 1 else key} are learned from"
+            + (
+                f"; {len(clips.left_out)} left out: {shown(clips.left_out)}"
+                if clips.left_out
+                else ""
+            )
+            for key, clips in self.clips.items()
         ]
         unused = f"data.prompts is not used: the prompts are those of data.{self.source}"
         remarks = [note for table in self.tables.values() for note in table.notes]
-        return [*remarks, *made, *([unused] if self.source and self.recipe.data.prompts else [])]
+        return [*remarks, *counts, *([unused] if self.source and self.recipe.data.prompts else [])]
 
     def check(self, plan: Plan, reward: Reward) -> None:
         """Raise what the first round would raise, before any clip is read."""
@@ -103,7 +107,7 @@ class Files:
                 key,
                 self.n,
                 self.workers.count,
-                plan if key == self.source else self._own_plan(0),
+                plan if key == self.source else self._data_loss_plan(0),
             )
 
     def read(self) -> None:
@@ -132,9 +136,9 @@ class Files:
             if width == 2
             else (None, None)
         )
-        nothing, group = torch.zeros(self.n, plan.segments), torch.arange(self.n) // width
+        no_credit, group = torch.zeros(self.n, plan.segments), torch.arange(self.n) // width
         return Experience(
-            rollout, nothing, group, prompts, torch.tensor(index), seed, round, *pairs
+            rollout, no_credit, group, prompts, torch.tensor(index), seed, round, *pairs
         )
 
     def beside(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
@@ -145,14 +149,14 @@ class Files:
         """
         if not self.weight:
             return None
-        seen = self.experience(round, self._own_plan(round), "clips")
+        experience = self.experience(round, self._data_loss_plan(round), "clips")
         return (
             (self.data_loss, batch, self.weight)
             for _ in count()
-            for batch in self.data_loss.minibatches(seen)
+            for batch in self.data_loss.minibatches(experience)
         )
 
-    def _own_plan(self, round: int) -> Plan:
+    def _data_loss_plan(self, round: int) -> Plan:
         return self.data_loss.plan(self.policy.backbone, round, torch.Generator())
 
 

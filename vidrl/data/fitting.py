@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from vidrl.rewards._files import resampling
 from vidrl.rewards.video import Video
 
-ALIKE = 0.01  # of a rate: 23.976 frames a second are taken for 24
+SAME_RATE = 0.01  # of a rate: 23.976 frames a second are taken for 24
 
 
 class Unfit(ValueError):
@@ -42,19 +42,21 @@ def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Te
             "to be enlarged"
         )
     times, wanted = [time - film.times[0] for time in film.times], [i / fps for i in range(frames)]
-    alike, lasts = abs(film.fps / fps - 1) < ALIKE, len(times) / film.fps
-    if len(times) < frames if alike else lasts < wanted[-1]:
+    same_rate, duration = abs(film.fps / fps - 1) < SAME_RATE, len(times) / film.fps
+    if len(times) < frames if same_rate else duration < wanted[-1]:
         raise Unfit(
             f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, "
             f"got {len(times)} "
-            f"at {film.fps:g}, which take {lasts:.2f} s: take a longer clip"
+            f"at {film.fps:g}, which take {duration:.2f} s: take a longer clip"
         )
-    pieces = (_cut(piece, height, width) for piece in film.pieces())
-    made = _first(pieces, frames) if alike else resampling.resample(pieces, times, wanted)
-    return torch.cat(list(made))
+    pieces = (_fit_size(piece, height, width) for piece in film.pieces())
+    frames_out = (
+        _first_frames(pieces, frames) if same_rate else resampling.resample(pieces, times, wanted)
+    )
+    return torch.cat(list(frames_out))
 
 
-def _first(pieces: Iterator[Tensor], frames: int) -> Iterator[Tensor]:
+def _first_frames(pieces: Iterator[Tensor], frames: int) -> Iterator[Tensor]:
     """The first frames, and no piece after them."""
     for piece in pieces:
         yield piece[:frames]
@@ -63,7 +65,7 @@ def _first(pieces: Iterator[Tensor], frames: int) -> Iterator[Tensor]:
             return
 
 
-def _cut(piece: Tensor, height: int, width: int) -> Tensor:
+def _fit_size(piece: Tensor, height: int, width: int) -> Tensor:
     """Frames shrunk until one side fits, and cut about the middle."""
     rows, columns = piece.shape[-2:]
     scale = max(height / rows, width / columns)

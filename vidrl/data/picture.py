@@ -79,27 +79,31 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
 def _decoded(file: Path) -> Image:
     from PIL import Image
 
-    with Image.open(file, formats=FORMATS) as found:
-        if found.width * found.height > LARGEST:
-            size = f"{found.width} x {found.height}"
+    with Image.open(file, formats=FORMATS) as opened:
+        if opened.width * opened.height > LARGEST:
+            size = f"{opened.width} x {opened.height}"
             raise BadPicture(
                 f"expected an image of up to {LARGEST} pixels, got {size} in {file}: shrink it"
             )
-        if found.format != "MPO" and getattr(found, "is_animated", False):  # MPO: JPEG and preview
+        if opened.format != "MPO" and getattr(
+            opened, "is_animated", False
+        ):  # MPO: JPEG and preview
             raise BadPicture(
                 f"expected an image, got an animation, {file}: save one of its frames as an image"
             )
-        found.load()
-        return _rgb(found)
+        opened.load()
+        return _rgb(opened)
 
 
-def _rgb(found: Image) -> Image:
+def _rgb(opened: Image) -> Image:
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(found)
-    if upright.mode.startswith("I"):  # 16 bits, which Pillow's `convert` cuts off at 255
-        upright = upright.point(lambda level: level / 257).convert("L")
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        over = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return upright.convert("RGB")
+    image_upright = ImageOps.exif_transpose(opened)
+    if image_upright.mode.startswith("I"):  # 16 bits, which Pillow's `convert` cuts off at 255
+        image_upright = image_upright.point(lambda level: level / 257).convert("L")
+    if "A" in image_upright.getbands() or "transparency" in image_upright.info:
+        with_alpha = image_upright.convert("RGBA")
+        image_upright = Image.alpha_composite(
+            Image.new("RGBA", with_alpha.size, "white"), with_alpha
+        )
+    return image_upright.convert("RGB")

@@ -43,13 +43,13 @@ class Prompt(str):
     def __new__(
         cls, text: str, references: Mapping[str, str | os.PathLike[str]] | None = None
     ) -> Prompt:
-        made = super().__new__(cls, text)
-        given = of(text) if references is None else references
-        for name, value in given.items():
+        created = super().__new__(cls, text)
+        references = of(text) if references is None else references
+        for name, value in references.items():
             _check(name, value)
-        ordered = {name: os.fspath(given[name]) for name in sorted(given)}
-        object.__setattr__(made, "references", MappingProxyType(ordered))
-        return made
+        ordered = {name: os.fspath(references[name]) for name in sorted(references)}
+        object.__setattr__(created, "references", MappingProxyType(ordered))
+        return created
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str):
@@ -60,12 +60,12 @@ class Prompt(str):
         return not self == other
 
     def __hash__(self) -> int:
-        given = self.references
-        return hash((str(self), *given.items())) if given else str.__hash__(self)
+        references = self.references
+        return hash((str(self), *references.items())) if references else str.__hash__(self)
 
     def __repr__(self) -> str:
-        given = dict(self.references)
-        return f"Prompt({str(self)!r}, {given!r})" if given else repr(str(self))
+        references = dict(self.references)
+        return f"Prompt({str(self)!r}, {references!r})" if references else repr(str(self))
 
     def __reduce__(self) -> tuple[type[Prompt], tuple[str, dict[str, str]]]:
         return type(self), (str(self), dict(self.references))

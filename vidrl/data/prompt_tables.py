@@ -20,7 +20,13 @@ from . import clip_files, references
 from .prompt import is_file, is_text
 
 EXAMPLE = '{"prompt": "a cat runs", "image": "cat.png"}'
-USUAL = ("image", "last_image", "video", "mask_image", "negative_prompt")  # of many pipelines
+USUAL_COLUMNS = (
+    "image",
+    "last_image",
+    "video",
+    "mask_image",
+    "negative_prompt",
+)  # of many pipelines
 
 
 class BadPrompts(ValueError):
@@ -48,20 +54,22 @@ def read(path: Path) -> File:
     left_out = list[str]()
     kept = dict[str, str]()
     column = _column(path, table, notes)
-    wrong = _unknown(table, column)
+    faults = _unknown(table, column)
     files = {name for _, cells in table for name in references.named(cells) if is_file(name)}
     for where, cells in table:
-        made, why = _made(path, where, cells, column, files)
-        bad = [one for one in why if one.startswith("expected ")]  # of another kind: refused
-        wrong += [f"{where}: {one}" for one in bad]
-        why = why or ([f"repeats {kept[made]}"] if made in kept else [])
-        left_out += [f"{where} {one}" for one in why if one not in bad]
-        if not why:
-            kept[made] = where
-    if wrong or not kept:
-        told = "not all rows can be read" if wrong else "no row is left"
+        created, reasons = _prompt_of_row(path, where, cells, column, files)
+        refused = [
+            one for one in reasons if one.startswith("expected ")
+        ]  # of another kind: refused
+        faults += [f"{where}: {one}" for one in refused]
+        reasons = reasons or ([f"repeats {kept[created]}"] if created in kept else [])
+        left_out += [f"{where} {one}" for one in reasons if one not in refused]
+        if not reasons:
+            kept[created] = where
+    if faults or not kept:
+        reason = "not all rows can be read" if faults else "no row is left"
         raise BadPrompts(
-            f"prompt file {path}: {told}:{listed([*wrong, *left_out])}\n  A row is {EXAMPLE}"
+            f"prompt file {path}: {reason}:{listed([*faults, *left_out])}\n  A row is {EXAMPLE}"
         )
     return File(list(kept), left_out, notes)
 
@@ -74,14 +82,14 @@ def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
     """
     file, notes = Path(path), list[str]()
     table = _entries(file)
-    column, wrong = _column(file, table, notes), list[str]()
+    column, faults = _column(file, table, notes), list[str]()
     found: list[tuple[str, Mapping[str, Any]]] = []
     for where, cells in table:
-        made, why = _made(file, where, cells, column)
-        wrong += [f"{file}, {where}: expected {EXAMPLE}, but it {one}" for one in why]
-        found.append((made, cells))
-    if wrong:
-        raise BadPrompts("\n".join(wrong))
+        created, reasons = _prompt_of_row(file, where, cells, column)
+        faults += [f"{file}, {where}: expected {EXAMPLE}, but it {one}" for one in reasons]
+        found.append((created, cells))
+    if faults:
+        raise BadPrompts("\n".join(faults))
     return found
 
 
@@ -101,17 +109,17 @@ def _column(path: Path, table: Sequence[TableRow], notes: list[str]) -> str:
     """The name of the column of prompts: `prompt`, or else one of a usual name, as
     `caption`."""
     names = list(dict.fromkeys(name for _, cells in table for name in cells))
-    usual = [one for one in names if one.lower() in NAMES["prompt"]]
-    able = ["prompt"] if "prompt" in names else usual
-    if len(able) != 1:
-        got = " and ".join(able) if able else ", ".join(names)
+    prompt_columns = [name for name in names if name.lower() in NAMES["prompt"]]
+    candidates = ["prompt"] if "prompt" in names else prompt_columns
+    if len(candidates) != 1:
+        got = " and ".join(candidates) if candidates else ", ".join(names)
         raise BadPrompts(
             f"prompt file {path}: expected a column prompt, got {got}: name the "
             f"column of prompts prompt; a row is {EXAMPLE}"
         )
-    if able[0] != "prompt":
-        notes.append(f"{path}: the column {able[0]!r} is read as the prompt")
-    return able[0]
+    if candidates[0] != "prompt":
+        notes.append(f"{path}: the column {candidates[0]!r} is read as the prompt")
+    return candidates[0]
 
 
 def _unknown(table: Sequence[TableRow], column: str) -> list[str]:
@@ -123,13 +131,13 @@ def _unknown(table: Sequence[TableRow], column: str) -> list[str]:
             if value is not None and name != column and not (is_file(name) or is_text(name)):
                 first.setdefault(name, where)
     return [
-        f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take it out, "
+        f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL_COLUMNS)}; take it out, "
         "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
         for name, where in first.items()
     ]
 
 
-def _made(
+def _prompt_of_row(
     path: Path, where: str, cells: Mapping[str, Any], column: str, files: Set[str] = frozenset()
 ) -> tuple[str, list[str]]:
     """The prompt of a row, and why it cannot be used; every row must have the `files`."""
@@ -140,12 +148,12 @@ def _made(
         return "", [f"expected {column} to be text, got {str(text)[:60]!r}"]
     found = references.named({name: value for name, value in cells.items() if name != column})
     try:
-        made = references.prompt(text, found, lambda name: clip_files.inside(path, where, name))
+        created = references.prompt(text, found, lambda name: clip_files.inside(path, where, name))
     except ValueError as error:
         return "", [f"expected {str(error).partition('expected ')[2]}"]  # without the place
-    return made, [f"has no {name}, which other rows have" for name in sorted(files - {*found})] or [
-        f"has a bad {why}" for why in references.faults(made)
-    ]
+    return created, [
+        f"has no {name}, which other rows have" for name in sorted(files - {*found})
+    ] or [f"has a bad {reasons}" for reasons in references.faults(created)]
 
 
 def listed(lines: Sequence[str]) -> str:

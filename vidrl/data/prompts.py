@@ -74,7 +74,9 @@ def table(path: str | Path) -> File:
     ([Prompt('a cat runs', {'negative_prompt': 'blur'})], ['line 2 has no prompt'])
     """
     file = Path(path)
-    return prompt_tables.read(file) if file.suffix.lower() in SUFFIXES else File(_plain(file))
+    return (
+        prompt_tables.read(file) if file.suffix.lower() in SUFFIXES else File(_text_prompts(file))
+    )
 
 
 def as_text(prompts: Sequence[str]) -> tuple[str, str]:
@@ -87,19 +89,23 @@ def as_text(prompts: Sequence[str]) -> tuple[str, str]:
     ('.txt', 'a cat\\na dog\\n')
     """
     if not any(
-        of(one) or one.startswith("#") or "\n" in one or "\r" in one or one != one.strip()
-        for one in prompts
+        of(prompt)
+        or prompt.startswith("#")
+        or "\n" in prompt
+        or "\r" in prompt
+        or prompt != prompt.strip()
+        for prompt in prompts
     ):
         return ".txt", "".join(f"{prompt}\n" for prompt in prompts)
     rows = (
         {
-            "prompt": str(one),
+            "prompt": str(prompt),
             **{
                 name: os.path.abspath(value) if is_file(name) else value
-                for name, value in of(one).items()
+                for name, value in of(prompt).items()
             },
         }
-        for one in prompts
+        for prompt in prompts
     )
     return ".jsonl", "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
@@ -123,24 +129,24 @@ def notes(
     file.
     """
     found = {name: comments(name) for name in dict.fromkeys((str(training), str(held_out))) if name}
-    told = [
+    messages = [
         f"{name}: {count} lines begin with #: they are comments, not prompts"
         for name, count in found.items()
         if count
     ]
-    told += [remark for name in found for remark in _remarks(name)]
+    messages += [remark for name in found for remark in _remarks(name)]
     trained, measured = {*(read(training) if str(training) else ()), *others}, read(held_out)[:n]
     shared = sum(prompt in trained for prompt in measured)
     if shared:
         same = bool(str(training)) and Path(training).resolve() == Path(held_out).resolve()
-        told.append(
+        messages.append(
             f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of "
             f"{len(measured)} "
             "held-out prompts are trained on as well, so that the held-out measures do not "
             "show how the model "
             "does on prompts that it was not trained on"
         )
-    return told
+    return messages
 
 
 def differences(old: Sequence[str], new: Sequence[str]) -> str:
@@ -155,23 +161,24 @@ def differences(old: Sequence[str], new: Sequence[str]) -> str:
         return ""
     if Counter(old) == Counter(new):
         return f"{len(old)} prompts -> the same prompts in another order"
-    gone, added = (
-        [one for one in dict.fromkeys(a) if one not in set(b)] for a, b in ((old, new), (new, old))
+    removed, added = (
+        [prompt for prompt in dict.fromkeys(a) if prompt not in set(b)]
+        for a, b in ((old, new), (new, old))
     )
-    told = [
-        f"; {what}: {_few(which)}"
-        for what, which in (("no longer there", gone), ("new", added))
+    messages = [
+        f"; {what}: {_first_three(which)}"
+        for what, which in (("no longer there", removed), ("new", added))
         if which
     ]
-    return f"{len(old)} prompts -> {len(new)} prompts{''.join(told)}"
+    return f"{len(old)} prompts -> {len(new)} prompts{''.join(messages)}"
 
 
-def _few(prompts: Sequence[str]) -> str:
+def _first_three(prompts: Sequence[str]) -> str:
     more = f" and {len(prompts) - 3} more" if len(prompts) > 3 else ""
     return ", ".join(repr(prompt) for prompt in prompts[:3]) + more
 
 
-def _plain(path: Path) -> list[str]:
+def _text_prompts(path: Path) -> list[str]:
     """The prompts of a text file."""
     lines = _lines(path)
     prompts = [line for line in lines if not line.startswith("#")]
@@ -182,7 +189,7 @@ def _plain(path: Path) -> list[str]:
             f"prompt file {path}, line {lines.index('') + 1} is blank: expected one prompt a line; "
             "delete the line"
         )
-    _no_table(path, prompts[0], lines.index(prompts[0]) + 1)
+    _refuse_table(path, prompts[0], lines.index(prompts[0]) + 1)
     return prompts
 
 
@@ -208,7 +215,7 @@ def _lines(path: str | Path) -> list[str]:
     )
 
 
-def _no_table(path: str | Path, first: str, line: int) -> None:
+def _refuse_table(path: str | Path, first: str, line: int) -> None:
     """Raise where the first prompt is the header of a table, or a JSON object or list."""
     kind = "the header of a table" if _is_header(first) else "JSON" if _is_json(first) else ""
     if kind:

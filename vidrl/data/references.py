@@ -133,8 +133,8 @@ def images(
     """
     if not any(IMAGE in of(one) for one in asked):
         return None
-    made = [_image(of(one).get(IMAGE, ""), height, width) for one in asked]
-    return torch.stack(made)[:, None].to(device)
+    images_of_prompts = [_image(of(one).get(IMAGE, ""), height, width) for one in asked]
+    return torch.stack(images_of_prompts)[:, None].to(device)
 
 
 def shown(asked: str, path: Path, height: int, width: int) -> dict[str, Any]:
@@ -158,11 +158,11 @@ def _image(path: str, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=KEPT)
 def _resized(path: str, stamp: tuple[int, int], height: int, width: int) -> Tensor:
-    whole = picture.read(path)[None]
-    if whole.shape[-2:] == (height, width):
-        return whole[0]
-    small = torch.nn.functional.interpolate(whole, (height, width), mode="bicubic", antialias=True)
-    return small[0].clamp(0, 1)
+    full = picture.read(path)[None]
+    if full.shape[-2:] == (height, width):
+        return full[0]
+    resized = torch.nn.functional.interpolate(full, (height, width), mode="bicubic", antialias=True)
+    return resized[0].clamp(0, 1)
 
 
 @cache
@@ -192,7 +192,7 @@ def _sha256(path: str, stamp: tuple[int, int]) -> str:
 def _stamp(path: Path) -> tuple[int, int]:
     """When a file was changed, and its size: a file is read again where these differ."""
     try:
-        seen = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return 0, 0
-    return seen.st_mtime_ns, seen.st_size
+    return stat.st_mtime_ns, stat.st_size

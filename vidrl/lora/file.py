@@ -57,7 +57,7 @@ class Lora:
     def weights(self) -> dict[str, Tensor]:
         """The tensors by peft's names, "MODULE.lora_A.weight"; all modules have a bias or
         none has."""
-        made = {
+        created = {
             f"{name}.{part}": value
             for name, pair in self.pairs.items()
             for part, value in pair.items()
@@ -66,8 +66,8 @@ class Lora:
             zeros = {
                 f"{name}.{BIAS}": torch.zeros(len(pair[B])) for name, pair in self.pairs.items()
             }
-            made = zeros | made
-        return made
+            created = zeros | created
+        return created
 
     @property
     def biased(self) -> bool:
@@ -84,16 +84,16 @@ class Lora:
         patterns = {
             "rank_pattern": {f"^{name}": r for name, r in ranks.items() if r != rank},
             "alpha_pattern": {
-                f"^{name}": _whole(a) for name, a in self.alphas.items() if a != alpha
+                f"^{name}": _as_int(a) for name, a in self.alphas.items() if a != alpha
             },
         }
-        made = {
+        created = {
             "r": rank,
-            "lora_alpha": _whole(alpha),
+            "lora_alpha": _as_int(alpha),
             "target_modules": list(self.targets) or sorted(self.pairs),
         }
         return (
-            made
+            created
             | {key: value for key, value in patterns.items() if value}
             | ({"lora_bias": True} if self.biased else {})
         )
@@ -113,7 +113,7 @@ def find(path: str | Path) -> Path:
             "training saved, as runs/demo/lora, or download the file first"
         )
     if path.is_file():
-        return _safe(path)
+        return _checked_suffix(path)
     if (path / FULL).exists():
         raise ValueError(
             f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no "
@@ -129,7 +129,7 @@ def find(path: str | Path) -> Path:
     )
     if len(files) == 1:
         return files[0]
-    inside = ", ".join(sorted(one.name for one in (files or path.iterdir()))[:8]) or "nothing"
+    inside = ", ".join(sorted(file.name for file in (files or path.iterdir()))[:8]) or "nothing"
     raise ValueError(
         f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any "
         f"*.safetensors), got "
@@ -137,7 +137,7 @@ def find(path: str | Path) -> Path:
     )
 
 
-def _safe(path: Path) -> Path:
+def _checked_suffix(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(
             f"expected a LoRA as *.safetensors, got {path}: other files may run code when they "
@@ -161,10 +161,10 @@ def read(path: str | Path, prefix: str = "") -> Lora:
     file = find(path)
     tensors, meta = _load(file)
     config = _config(file, meta, prefix)
-    parts, spare = _sorted({key.removeprefix(prefix): value for key, value in tensors.items()})
+    parts, spare = _by_module({key.removeprefix(prefix): value for key, value in tensors.items()})
     _check_finite(parts, file)
     alphas = {name: pair.pop("alpha") for name, pair in parts.items() if "alpha" in pair}
-    pairs = {name: pair for name, pair in parts.items() if _whole_pair(name, pair, spare)}
+    pairs = {name: pair for name, pair in parts.items() if _is_complete(name, pair, spare)}
     if not pairs:
         raise ValueError(
             f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
@@ -214,26 +214,26 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
     """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module
     names as in diffusers."""
-    beside = file.with_name("adapter_config.json")
+    peft_config = file.with_name("adapter_config.json")
     text = meta.get("lora_adapter_metadata") or (
-        beside.read_text(encoding="utf-8") if beside.exists() else "{}"
+        peft_config.read_text(encoding="utf-8") if peft_config.exists() else "{}"
     )
-    where = f"the metadata of {file}" if "lora_adapter_metadata" in meta else str(beside)
+    where = f"the metadata of {file}" if "lora_adapter_metadata" in meta else str(peft_config)
     table = {
         key.removeprefix(prefix).removeprefix("transformer."): v
-        for key, v in _table(text, where).items()
+        for key, v in _parsed(text, where).items()
     }
     found = {key: value for key, value in table.items() if value is not None}
-    started = str(found.get("init_lora_weights"))
+    initialisation = str(found.get("init_lora_weights"))
     if (
         found.get("peft_type", "LORA") != "LORA"
         or found.get("use_dora")
-        or started.startswith(_CHANGED)
+        or initialisation.startswith(_CHANGED)
     ):
         raise ValueError(
             f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with "
             f"use_dora = "
-            f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a "
+            f"{bool(found.get('use_dora'))} and init_lora_weights = {initialisation}: convert it to a "
             f"plain LoRA"
         )
     for key in ("rank_pattern", "alpha_pattern"):
@@ -241,12 +241,12 @@ def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
     return found
 
 
-def _table(text: str, where: str) -> dict[str, Any]:
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        wanted = f"expected the configuration of a LoRA as JSON in {where}"
-        raise ValueError(f"{wanted}, got {text[:40]!r}: {error}") from None
+        expectation = f"expected the configuration of a LoRA as JSON in {where}"
+        raise ValueError(f"{expectation}, got {text[:40]!r}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(
             f"expected the configuration of a LoRA, a JSON object, in {where}, got {text[:40]!r}"
@@ -254,7 +254,9 @@ def _table(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+def _by_module(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     """Tensors by module and by role, float32; and the names of those that belong to no
     LoRA."""
     parts: dict[str, dict[str, Tensor]] = {}
@@ -287,7 +289,7 @@ def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None
         )
 
 
-def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
+def _is_complete(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
     """Whether both matrices are there and fit each other; if not, the reason goes to
     `spare`."""
     if "magnitude" in pair:
@@ -301,8 +303,10 @@ def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) ->
         spare[name] = f"has matrices A and B of shapes {shapes}, which do not fit each other"
     else:
         have = [each.split(".")[0] for each in pair]
-        lost = " and ".join(each.split(".")[0] for each in (A, B) if each not in pair)
-        spare[name] = f"has no {lost}" + (f", only {', '.join(have)}" if have else ", only alpha")
+        missing = " and ".join(each.split(".")[0] for each in (A, B) if each not in pair)
+        spare[name] = f"has no {missing}" + (
+            f", only {', '.join(have)}" if have else ", only alpha"
+        )
     return False
 
 
@@ -310,11 +314,13 @@ def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
     """alpha of a module as peft finds it: a pattern that matches the end of the name, then
     the usual one."""
     patterns = config["alpha_pattern"].items()
-    own = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None)
-    alpha = float(own if own is not None else config.get("lora_alpha", rank))
+    pattern_value = next(
+        (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None
+    )
+    alpha = float(pattern_value if pattern_value is not None else config.get("lora_alpha", rank))
     # rank-stabilised: scale = alpha / √rank
     return alpha * rank**0.5 if config.get("use_rslora") else alpha
 
 
-def _whole(number: float) -> float:
+def _as_int(number: float) -> float:
     return int(number) if float(number).is_integer() else float(number)

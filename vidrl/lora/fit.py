@@ -24,25 +24,27 @@ def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
     A LoRA that names fewer modules than the network has is whole: the other modules get no
     adapter.
     """
-    modules = _bare(network)
-    wrong = lora.spare | {name: why for name in lora.pairs if (why := _misfit(lora, name, modules))}
-    kept = {name: pair for name, pair in lora.pairs.items() if name not in wrong}
-    if wrong and (not kept or not partial):
+    modules = _without_adapters(network)
+    misfits = lora.spare | {
+        name: why for name in lora.pairs if (why := _misfit(lora, name, modules))
+    }
+    fitting = {name: pair for name, pair in lora.pairs.items() if name not in misfits}
+    if misfits and (not fitting or not partial):
         cure = (
             "Correct the file, or use the modules that fit: policy.lora_partial = true in a "
             "recipe, "
             "--lora-partial, partial=True in Python."
-            if kept
+            if fitting
             else "The file is of another model: name one that was trained on this network."
         )
-        raise ValueError(f"{_told(lora, wrong)}\n{cure}")
-    if wrong:
-        warnings.warn(f"{_told(lora, wrong)}\nThese were left out.", stacklevel=2)
-    targets = lora.targets if set(_chosen(modules, lora.targets)) == set(kept) else ()
+        raise ValueError(f"{_report(lora, misfits)}\n{cure}")
+    if misfits:
+        warnings.warn(f"{_report(lora, misfits)}\nThese were left out.", stacklevel=2)
+    targets = lora.targets if set(_matched(modules, lora.targets)) == set(fitting) else ()
     return replace(
         lora,
-        pairs=kept,
-        alphas={name: lora.alphas[name] for name in kept},
+        pairs=fitting,
+        alphas={name: lora.alphas[name] for name in fitting},
         spare={},
         targets=targets,
     )
@@ -52,11 +54,11 @@ def complete(lora: Lora) -> Lora:
     """The same LoRA, its modules named one by one; ValueError for tensors of its file that
     are no part of a pair."""
     if lora.spare:
-        raise ValueError(f"{_told(lora, lora.spare)}\nCorrect the file.")
+        raise ValueError(f"{_report(lora, lora.spare)}\nCorrect the file.")
     return replace(lora, targets=())
 
 
-def _bare(network: nn.Module) -> dict[str, nn.Module]:
+def _without_adapters(network: nn.Module) -> dict[str, nn.Module]:
     """Modules by name, as if no adapter were on the network."""
     return {
         name: getattr(module, "base_layer", module)
@@ -65,7 +67,7 @@ def _bare(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _chosen(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
+def _matched(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
     """The modules that peft finds by a list of names and ends of names."""
     listed = list(targets)
     return [
@@ -91,11 +93,13 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
             f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
             "another size of the model"
         )
-    bias, own = lora.pairs[name].get(BIAS), module.bias
-    if bias is not None and own is None:
+    bias, network_bias = lora.pairs[name].get(BIAS), module.bias
+    if bias is not None and network_bias is None:
         return "has a bias, and the network's module has none"
-    if bias is not None and own is not None and bias.shape != own.shape:
-        return f"has a bias of shape {tuple(bias.shape)}, the network's is {tuple(own.shape)}"
+    if bias is not None and network_bias is not None and bias.shape != network_bias.shape:
+        return (
+            f"has a bias of shape {tuple(bias.shape)}, the network's is {tuple(network_bias.shape)}"
+        )
     return ""
 
 
@@ -124,20 +128,20 @@ def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
     return f": the nearest is {close[0]}" if close else ""
 
 
-def _told(lora: Lora, wrong: Mapping[str, str]) -> str:
+def _report(lora: Lora, misfits: Mapping[str, str]) -> str:
     """The error message: how many modules fit, and which names do not, grouped by
     reason."""
-    kept = len(lora.pairs.keys() - wrong.keys())
+    fitting = len(lora.pairs.keys() - misfits.keys())
     groups: dict[str, list[str]] = {}
-    for name, why in wrong.items():
+    for name, why in misfits.items():
         groups.setdefault(why.partition(":")[0], []).append(name)
     lines = [
-        f"expected every tensor of {lora.source} to have a place in the network; {kept} "
+        f"expected every tensor of {lora.source} to have a place in the network; {fitting} "
         f"modules fit, "
-        f"{len(wrong)} names do not:"
+        f"{len(misfits)} names do not:"
     ]
     for names in groups.values():
-        lines += [f"  {name} {wrong[name]}" for name in names[:SHOWN]]
+        lines += [f"  {name} {misfits[name]}" for name in names[:SHOWN]]
         lines += (
             [f"  ... and {len(names) - SHOWN} more for the same reason"]
             if len(names) > SHOWN

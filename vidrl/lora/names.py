@@ -19,7 +19,7 @@ BLOCK = {  # within blocks.N.: the authors' name → diffusers' name
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
 }
-OUTSIDE = {
+OUTSIDE_BLOCKS = {
     "patch_embedding": "patch_embedding",
     "head.head": "proj_out",
     "time_projection.1": "condition_embedder.time_proj",
@@ -40,9 +40,11 @@ PREFIXES = (
 )
 KOHYA = "lora_unet_"
 
-_BACK = {new: old for old, new in (BLOCK | OUTSIDE).items()}
-_FLAT = {
-    name.replace(".", "_"): new for old, new in (BLOCK | OUTSIDE).items() for name in (old, new)
+_TO_ORIGINAL = {new: old for old, new in (BLOCK | OUTSIDE_BLOCKS).items()}
+_FROM_FLAT = {
+    name.replace(".", "_"): new
+    for old, new in (BLOCK | OUTSIDE_BLOCKS).items()
+    for name in (old, new)
 }
 _IN_BLOCK = re.compile(r"(blocks[._]\d+[._])(.+)")
 
@@ -61,10 +63,10 @@ def to_diffusers(name: str) -> str:
     for prefix in PREFIXES:
         plain = plain.removeprefix(prefix)
     found = _IN_BLOCK.fullmatch(plain)
-    head, rest = found.groups() if found else ("", plain)
+    head, inner = found.groups() if found else ("", plain)
     if flat:
-        return head.replace("_", ".") + _FLAT[rest] if rest in _FLAT else name
-    return head + (BLOCK if head else OUTSIDE).get(rest, rest)
+        return head.replace("_", ".") + _FROM_FLAT[inner] if inner in _FROM_FLAT else name
+    return head + (BLOCK if head else OUTSIDE_BLOCKS).get(inner, inner)
 
 
 def to_original(name: str) -> str | None:
@@ -76,6 +78,6 @@ def to_original(name: str) -> str | None:
         ('blocks.3.ffn.2', None)
     """
     found = _IN_BLOCK.fullmatch(name)
-    head, rest = found.groups() if found else ("", name)
-    known = _BACK.get(rest)
-    return head + known if known and (known in BLOCK) == bool(head) else None
+    head, inner = found.groups() if found else ("", name)
+    original = _TO_ORIGINAL.get(inner)
+    return head + original if original and (original in BLOCK) == bool(head) else None

@@ -39,12 +39,12 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
             f'"{ALL}"'
         )
     modules = {name: module for name, module in network.named_modules() if name}
-    found = {target: _found(modules, target) for target in wanted}
-    wrong = [_complaint(modules, target) for target, names in found.items() if not names]
-    if wrong:
+    found = {target: _resolved(modules, target) for target in wanted}
+    complaints = [_complaint(modules, target) for target, names in found.items() if not names]
+    if complaints:
         raise ValueError(
-            f"policy.lora_targets: {'; '.join(wrong)}. The network has "
-            f"{', '.join(_plain(modules)[:20])}"
+            f"policy.lora_targets: {'; '.join(complaints)}. The network has "
+            f"{', '.join(_layer_names(modules)[:20])}"
         )
     return list(dict.fromkeys(name for names in found.values() for name in names))
 
@@ -66,18 +66,18 @@ def usual(network: nn.Module) -> list[str]:
         (['out_layer', 'to_query'], 'policy.lora_targets: the ModuleList has ')
     """
     modules = dict(network.named_modules())
-    chosen = [target for target in USUAL if _found(modules, target)] or _projections(network)
+    chosen = [target for target in USUAL if _resolved(modules, target)] or _projections(network)
     if not chosen:
         raise ValueError(
             f"policy.lora_targets: expected modules {', '.join(USUAL)}, or attention, in the "
             f"{type(network).__name__}, found neither: name some, as "
-            f"{', '.join(_plain(modules)[:6])}, or "
+            f"{', '.join(_layer_names(modules)[:6])}, or "
             f'"{ALL}"'
         )
     if chosen != list(USUAL):
-        lacking = ", ".join(target for target in USUAL if target not in chosen)
+        missing = ", ".join(target for target in USUAL if target not in chosen)
         warnings.warn(
-            f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is "
+            f"policy.lora_targets: the {type(network).__name__} has no {missing}: the LoRA is "
             f"put on its "
             f"{', '.join(chosen)}",
             stacklevel=2,
@@ -102,15 +102,15 @@ def _projections(network: nn.Module) -> list[str]:
     )
 
 
-def _found(modules: Mapping[str, nn.Module], target: str) -> list[str]:
+def _resolved(modules: Mapping[str, nn.Module], target: str) -> list[str]:
     """What a target means: itself where peft understands it, else the names or ends of
     names of the layers."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
     if target == ALL:
         return [name for name in layers if isinstance(modules[name], nn.Linear)]
     named = [name for name in modules if name == target or name.endswith(f".{target}")]
-    own = [name for name in named if name in layers]
-    if named and len(own) == len(named):
+    matching_layers = [name for name in named if name in layers]
+    if named and len(matching_layers) == len(named):
         return [target]
     inside = {
         target + layer[len(name) :]
@@ -118,7 +118,7 @@ def _found(modules: Mapping[str, nn.Module], target: str) -> list[str]:
         for layer in layers
         if layer.startswith(f"{name}.")
     }
-    return [*own, *sorted(inside)] if named else _matched(modules, layers, target)
+    return [*matching_layers, *sorted(inside)] if named else _matched(modules, layers, target)
 
 
 def _matched(modules: Mapping[str, nn.Module], layers: Sequence[str], target: str) -> list[str]:
@@ -126,23 +126,23 @@ def _matched(modules: Mapping[str, nn.Module], layers: Sequence[str], target: st
         pattern = re.compile(target)
     except re.error:
         return []
-    hit = [name for name in modules if pattern.fullmatch(name)]
+    matches = [name for name in modules if pattern.fullmatch(name)]
     return [
         layer
         for layer in layers
-        if any(layer == name or layer.startswith(f"{name}.") for name in hit)
+        if any(layer == name or layer.startswith(f"{name}.") for name in matches)
     ]
 
 
 def _complaint(modules: Mapping[str, nn.Module], target: str) -> str:
-    hit = next((name for name in modules if name == target or name.endswith(f".{target}")), "")
-    if hit:
-        return f"{target!r} matches {hit}, a {type(modules[hit]).__name__}, which holds no Linear or Conv module"
-    close = difflib.get_close_matches(target, _ends(modules), n=1, cutoff=0.5)
+    matches = next((name for name in modules if name == target or name.endswith(f".{target}")), "")
+    if matches:
+        return f"{target!r} matches {matches}, a {type(modules[matches]).__name__}, which holds no Linear or Conv module"
+    close = difflib.get_close_matches(target, _possible_targets(modules), n=1, cutoff=0.5)
     return f"{target!r} matches no module" + (f", the nearest is {close[0]!r}" if close else "")
 
 
-def _plain(modules: Mapping[str, nn.Module]) -> list[str]:
+def _layer_names(modules: Mapping[str, nn.Module]) -> list[str]:
     """The layers without the numbers of their blocks, those of blocks first."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
     return sorted(
@@ -151,14 +151,14 @@ def _plain(modules: Mapping[str, nn.Module]) -> list[str]:
     )
 
 
-def _ends(modules: Mapping[str, nn.Module]) -> list[str]:
+def _possible_targets(modules: Mapping[str, nn.Module]) -> list[str]:
     """What a person may write for a layer: the ends of its name that begin with a word, and
     not after a number."""
-    split = [name.split(".") for name in _plain(modules)]
+    parts_of_names = [name.split_names(".") for name in _layer_names(modules)]
     return sorted(
         {
             ".".join(parts[i:])
-            for parts in split
+            for parts in parts_of_names
             for i in range(len(parts))
             if not any(part.isdigit() for part in parts[max(i - 1, 0) : i + 1])
         }

@@ -55,7 +55,7 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
         }
         with atomic_file.new_files(out) as private:
             WanPipeline.save_lora_weights(
-                private, _ready(weights), transformer_lora_adapter_metadata=plain
+                private, _contiguous(weights), transformer_lora_adapter_metadata=plain
             )
         return file
     from peft import LoraConfig
@@ -71,39 +71,39 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
     from safetensors.torch import save_file
 
     with atomic_file.new_path(file) as private:
-        save_file(_ready(tensors), private, {"format": "pt"})
+        save_file(_contiguous(tensors), private, {"format": "pt"})
     return file
 
 
-def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
-def _originals(lora: Lora, form: str) -> dict[str, str]:
+def _original_names(lora: Lora, form: str) -> dict[str, str]:
     """The names of Wan's authors, by diffusers' name."""
-    named = {name: to_original(name) for name in lora.pairs}
-    lost = [name for name, original in named.items() if original is None]
-    if lost:
+    original_names = {name: to_original(name) for name in lora.pairs}
+    unknown = [name for name, original in original_names.items() if original is None]
+    if unknown:
         raise ValueError(
             f"--format {form}: expected modules of Wan, the one family whose original names are "
-            f"known, got {len(lost)} others, as {lost[0]}, in {lora.source}: take --format "
+            f"known, got {len(unknown)} others, as {unknown[0]}, in {lora.source}: take --format "
             "diffusers or peft"
         )
-    return {name: original for name, original in named.items() if original}
+    return {name: original for name, original in original_names.items() if original}
 
 
 def _comfyui(lora: Lora) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for name, original in _originals(lora, "comfyui").items():
+    tensors: dict[str, Tensor] = {}
+    for name, original in _original_names(lora, "comfyui").items():
         pair, key = lora.pairs[name], f"diffusion_model.{original}"
-        made |= {
+        tensors |= {
             f"{key}.{A}": pair[A],
             f"{key}.{B}": pair[B],
             f"{key}.alpha": torch.tensor(lora.alphas[name]),
         }
         if BIAS in pair:
-            made[f"{key}.diff_b"] = pair[BIAS] * lora.scale(name)
-    return made
+            tensors[f"{key}.diff_b"] = pair[BIAS] * lora.scale(name)
+    return tensors
 
 
 def _kohya(lora: Lora) -> dict[str, Tensor]:
@@ -112,9 +112,9 @@ def _kohya(lora: Lora) -> dict[str, Tensor]:
             f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
             "diffusers or peft"
         )
-    made: dict[str, Tensor] = {}
-    for name, original in _originals(lora, "kohya").items():
+    tensors: dict[str, Tensor] = {}
+    for name, original in _original_names(lora, "kohya").items():
         pair, key = lora.pairs[name], KOHYA + original.replace(".", "_")
-        made |= {f"{key}.lora_down.weight": pair[A], f"{key}.lora_up.weight": pair[B]}
-        made[f"{key}.alpha"] = torch.tensor(lora.alphas[name])
-    return made
+        tensors |= {f"{key}.lora_down.weight": pair[A], f"{key}.lora_up.weight": pair[B]}
+        tensors[f"{key}.alpha"] = torch.tensor(lora.alphas[name])
+    return tensors
