@@ -85,11 +85,9 @@ PENDING: set[str] = {
     "vidrl/bench",
     "vidrl/bench/page",
     "vidrl/cli",
-    "vidrl/cost",
     "vidrl/data",
     "vidrl/inference",
     "vidrl/lookup",
-    "vidrl/lora",
     "vidrl/synthetic",
     "vidrl/training",
 }

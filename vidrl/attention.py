@@ -1,9 +1,9 @@
-"""Attention backends of diffusers, proven by running them.
+"""Choose attention backends of diffusers, and check their numbers before use.
 
-That a kernel's package imports says little: many kernels refuse a device only when called,
-and some carry no gradient, so that training with them runs fast and learns nothing. So a
-backend is tried, forward and backward, on the device that will train, against torch's own
-attention.
+An import of a kernel's package is no proof that the kernel works: many kernels refuse a
+device only when they are called, and some carry no gradient, so that training with them is
+quick and has no effect. So a backend is run, forward and backward, on the device that will
+train, and compared with torch's own attention.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Types = tuple[torch.dtype, torch.dtype, torch.dtype]  # of query, key and value
 
 # Families by the beginning of their name, leading underscores apart.
 INFERENCE_ONLY = {
-    "sage": "SageAttention quantises queries and keys and has no backward: their gradients would be missing",
+    "sage": "SageAttention quantises queries and keys and has no backward: their gradients would "
+    "be missing",
 }
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
 
 class AttentionError(RuntimeError):
-    """The attention backend is missing, does not run on this device, has no gradients, or
-    gives wrong numbers."""
+    """Says that a backend is missing, fails on this device, has no gradients or wrong numbers."""
 
 
 @contextmanager
@@ -45,11 +45,10 @@ def using(
     dtype: torch.dtype = torch.float32,
     training: bool = True,
 ) -> Iterator[str]:
-    """Run a diffusers model with `backend`, proven first; on leaving, the model is as
-    before.
+    """Run a diffusers model with a checked backend; on leaving, restore the model.
 
-    No other model of the process changes. Raises `AttentionError` where the backend cannot
-    run, differs from torch's attention or, in training, has no gradient; and where the
+    No other model of the process changes. Raises `AttentionError` if the backend cannot
+    run, if it differs from torch's attention, if it has no gradient in training, or if the
     model has no switch for a backend.
     """
     prove(backend, device, dtypes(device, dtype), training, masked=takes_mask(model))
@@ -62,12 +61,11 @@ def using(
 
 
 def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
-    """Set the backend of every attention processor of a model, and of nothing else; each
-    with the backend it had.
+    """Set the backend of every attention processor of a model; return the former backends.
 
-    diffusers' own `set_attention_backend` leaves out, without a word, the processors that
-    have no switch, and makes its choice the default of the whole process. Here a model with
-    such a processor is refused by name: `AttentionError`.
+    The result holds (processor, former backend). diffusers' own `set_attention_backend`
+    skips processors without a switch silently, and makes its choice the default of the
+    process. Here a model with such a processor is refused with `AttentionError`.
     """
     modules = (module for module in model.modules() if hasattr(module, "processor"))
     processors = list({id(module.processor): module.processor for module in modules}.values())
@@ -82,7 +80,8 @@ def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
             else "it has no attention processors"
         )
         raise AttentionError(
-            f"attention backend {backend!r} cannot be used in {name}: {reason}, and would go on with "
+            f"attention backend {backend!r} cannot be used in {name}: {reason}, and would go on "
+            "with "
             "torch's own attention; use 'native'"
         )
     switchable = [
@@ -97,7 +96,7 @@ def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
 
 
 def takes_mask(model: Any) -> bool:
-    """Whether a network's `forward` takes a mask of attention, which its backend must obey.
+    """Return whether a network's `forward` takes an attention mask.
 
     Example:
         >>> class Network(torch.nn.Module):
@@ -109,8 +108,7 @@ def takes_mask(model: Any) -> bool:
 
 
 def dtypes(device: torch.device | str, dtype: torch.dtype) -> Types:
-    """The types of query, key and value as a network of `dtype` hands them to attention in
-    the present context.
+    """Return the types of query, key and value of a network of `dtype` under this autocast.
 
     Under autocast the three may differ: on CUDA the normalisation of query and key gives
     float32, and the value keeps the half precision of its projection.
@@ -129,8 +127,10 @@ def choose(
     training: bool = True,
     masked: bool = False,
 ) -> str:
-    """The first backend of `wanted` that is proven; raises `AttentionError` with every
-    reason where none is."""
+    """Return the first backend of `wanted` that passes `prove`.
+
+    Raises `AttentionError` with every reason if none passes.
+    """
     reasons = []
     for backend in wanted:
         try:
@@ -151,13 +151,13 @@ def prove(
     kernel: Kernel | None = None,
     masked: bool = False,
 ) -> None:
-    """Run the backend on small random tensors and compare with torch's attention, gradients
-    too if `training`.
+    """Run a backend on small random tensors and compare output and gradients with torch's.
 
-    `dtype`: of query, key and value, one for all or one for each (see `dtypes`). `masked`:
-    with a boolean and with an additive mask too. `kernel` stands for the backend's own
-    function of query, key and value (B, F, heads, channels), and of the mask. Raises
-    `AttentionError`.
+    `dtype`: of query, key and value, one for all or one for each (see `dtypes`).
+    `training`: compare gradients too. `masked`: also run with a boolean and an additive
+    mask. `kernel`: replaces the backend's own function of query, key and value (B, F,
+    heads, channels) and the mask. Raises `AttentionError` if an error is above the
+    tolerance of the precision.
     """
     family = next((name for name in INFERENCE_ONLY if backend.lstrip("_").startswith(name)), None)
     if training and family:
@@ -175,14 +175,15 @@ def prove(
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise AttentionError(
-                f"attention backend {backend!r} does not run on {device} in {_dtype_text(types)}{what}: "
+                f"attention backend {backend!r} does not run on {device} in "
+                f"{_dtype_text(types)}{what}: "
                 f"{type(error).__name__}: {reason}"
             ) from error
         _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
 
 
 def _check_name(backend: str) -> None:
-    """Raise `AttentionError` for a name that diffusers does not know."""
+    """Raise `AttentionError` for a name that diffusers does not have."""
     known = [item.value for item in _dispatch().AttentionBackendName]
     if backend not in known:
         raise AttentionError(
@@ -192,6 +193,7 @@ def _check_name(backend: str) -> None:
 
 
 def _dtype_text(types: Types) -> str:
+    """Return the types of query, key and value as text."""
     if len(set(types)) == 1:
         return str(types[0])
     given = ", ".join(
@@ -201,6 +203,7 @@ def _dtype_text(types: Types) -> str:
 
 
 def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Tensor]:
+    """Return random query, key and value of fixed numbers."""
     draw = torch.Generator().manual_seed(0)
     # heads of 64 channels: flash kernels take only certain widths, and all take this one
     shape = (2, 64, 2, 64)
@@ -209,8 +212,10 @@ def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Te
 
 
 def _masks(device: torch.device | str, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
-    """No mask, and masks (B, 1, 1, F) that hide the last keys of one clip: those of a
-    padded text, in both forms."""
+    """Return no mask, and masks (B, 1, 1, F) of a padded text in both usual forms.
+
+    Both hide the last keys of one clip of the batch.
+    """
     seen = (torch.arange(64, device=device) < torch.tensor([[64], [40]], device=device))[
         :, None, None
     ]
@@ -221,6 +226,7 @@ def _masks(device: torch.device | str, dtype: torch.dtype) -> dict[str, tuple[Te
 def _run(
     kernel: Kernel, inputs: list[Tensor], mask: tuple[Tensor, ...], training: bool
 ) -> dict[str, Tensor | None]:
+    """Return the output and, in training, the gradients of query, key and value."""
     with torch.set_grad_enabled(training):
         output = kernel(*inputs, *mask)
     results: dict[str, Tensor | None] = {"output": output}
@@ -233,6 +239,7 @@ def _run(
 def _compare(
     backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None], types: Types
 ) -> None:
+    """Raise `AttentionError` if a result is missing or differs by more than the tolerance."""
     outputs = [item["output"] for item in (got, expected)]
     seen = [*types, *(item.dtype for item in outputs if item is not None)]  # the coarsest decides
     tolerance = max(_TOLERANCE.get(dtype, 1e-2) for dtype in seen)
@@ -255,6 +262,7 @@ def _compare(
 def _torch_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:
+    """Return torch's own attention, computed in the widest of the three types."""
     common = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
     q, k, v = (item.to(common).transpose(1, 2) for item in (query, key, value))
     mask = mask.to(common) if mask is not None and mask.dtype != torch.bool else mask
@@ -262,6 +270,8 @@ def _torch_attention(
 
 
 def _diffusers_kernel(backend: str) -> Kernel:
+    """Return diffusers' dispatcher with this backend as a function."""
+
     def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         dispatch = _dispatch()
         with dispatch.attention_backend(backend):
@@ -271,6 +281,7 @@ def _diffusers_kernel(backend: str) -> Kernel:
 
 
 def _dispatch() -> Any:
+    """Return diffusers' dispatcher; raise ImportError with the command that installs diffusers."""
     try:
         from diffusers.models import attention_dispatch
     except ImportError as error:

@@ -1,8 +1,9 @@
-"""What a recipe costs before it runs: calls, FLOPs, bytes and seconds; arithmetic on
-shapes, no weights, no training.
+"""Estimate what a recipe costs before it runs: calls, FLOPs, bytes and seconds.
 
-Legend: N clips of a round, K kept steps, M clips of a micro-batch, S segments; FLOPs are
-two a multiply-add.
+The estimate is arithmetic on shapes: it needs no weights and no training.
+
+Legend: N clips of a round, K kept steps, M clips of a micro-batch, S segments. A
+multiply-add counts as two FLOPs.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ ESTIMATE, MEASURED = "estimate, not measured", "from a calibration on this machi
 
 @dataclass(frozen=True)
 class Cost:
-    """A recipe's cost. `seconds` is empty where neither a card was named nor this machine
-    was measured."""
+    """The cost of a recipe: counts, FLOPs, bytes and, if known, seconds.
+
+    `seconds` is empty unless a card was named or this machine was measured. `basis` says
+    which of the two the seconds rest on.
+    """
 
     recipe: str
     shape: dict[str, Any]
@@ -44,7 +48,7 @@ class Cost:
     advice: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them; NaN is None."""
+        """Return plain values for JSON; NaN becomes None."""
         values = asdict(self)
         for part in ("flops", "memory", "seconds"):
             values[part] = {
@@ -60,13 +64,14 @@ def estimate(
     measure: bool | None = None,
     pace: Callable[[Recipe], Pace] | None = None,
 ) -> Cost:
-    """The cost of a recipe: on a card by its data sheet, or on this machine by a
-    calibration.
+    """Return the cost of a recipe, on a card by its data sheet or on this machine as measured.
 
-    `measure`: None is yes for a model whose weights lie here, where no card is named.
-    `pace` replaces the calibration. Raises ValueError for a card or a model that is not
-    known, more segments than latent frames, a utilisation outside (0, 1], or a calibration
-    without weights; and the errors of `config.load` and `plugin.load`.
+    `gpu`: the short name of a card. `utilisation`: the part of the card's peak that is
+    reached, in (0, 1]. `measure`: time a few calls on this machine; None measures if the
+    weights are here and no card is named. `pace` replaces the measurement. Raises
+    ValueError for an unknown card or model, more segments than latent frames, a utilisation
+    outside (0, 1], or a measurement without weights; and the errors of `config.load` and
+    `plugin.load`.
     """
     recipe = config.load(recipe)
     config.check_plugins(recipe)
@@ -133,10 +138,12 @@ def estimate(
 
 
 def _calibrate(recipe: Recipe) -> Pace:
+    """Measure the recipe's stages on this machine."""
     return Bench(recipe).measure()
 
 
 def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dict[str, Any]:
+    """Return the sizes of a clip and its latents."""
     config = None if parameters else getattr(backbone.network, "config", None)
     patch = config.patch_size if config is not None else (1, 1, 1)
     # a driven network's own affair
@@ -155,6 +162,7 @@ def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dic
 
 
 def _call_counts(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
+    """Return the numbers of denoiser calls by purpose."""
     first = calls.rounds[0]
     return {
         "clips": calls.clips,
@@ -171,13 +179,15 @@ def _call_counts(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -
 
 
 def _guidance_rows(recipe: Recipe, backbone: Denoiser) -> int | None:
-    """None for a driven pipeline, whose own code guides; its FLOPs of a call include
-    that."""
+    """Return the network rows of a call: 2 with guidance; None for a driven pipeline.
+
+    A driven pipeline guides in its own code, and its FLOPs of a call include the guidance.
+    """
     return None if recipe.backbone.name == driven.NAME else 2 if work.guided(backbone) else 1
 
 
 def _flops(recipe: Recipe, calls: Calls, work_done: Work) -> dict[str, float]:
-    """FLOPs of each stage of the first round, and of an evaluation with its decode."""
+    """Return the FLOPs of each stage of the first round, and of an evaluation with its decode."""
     first = calls.rounds[0]
     extra_calls = first["reference"] + first["divergence"] + first.get("recomputed", 0)
     in_loss = (
@@ -199,10 +209,10 @@ def _flops(recipe: Recipe, calls: Calls, work_done: Work) -> dict[str, float]:
 def _memory(
     recipe: Recipe, backbone: Denoiser, calls: Calls, work_done: Work, micro: int
 ) -> dict[str, float]:
-    """Bytes on the device by part, and the peak: what stays, and the largest of the stages.
+    """Return bytes on the device by part, and the peak: all parts and the largest stage.
 
-    AdamW keeps two moments, the gradient is a third, "reference" (and "ema") are copies:
-    float32 all.
+    All trained weights are float32. Beside them, AdamW keeps two moments, the gradient is a
+    third tensor, and "reference" and "ema" are copies.
     """
     options, numel = recipe.train, prod(backbone.shape)
     sets = 2 if options.ema else 1
@@ -220,7 +230,7 @@ def _memory(
     }
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
-        # joined out of micro-batches, so twice for a while
+        # twice: micro-batches are concatenated, and for a moment both copies exist
         "sampling": work_done.forward_peak + parts["kept trajectories"],
         "update": work_done.update_peak + calls.first.largest * (8.0 * numel + work_done.condition),
         "decoding": max(3 * clips, clips + work_done.decode_peak),
@@ -234,18 +244,18 @@ def _memory(
 
 
 def _offloaded(recipe: Recipe) -> bool:
-    """Whether text encoders visit the device only to encode."""
+    """Return whether text encoders are on the device only to encode."""
     options = recipe.backbone.options
     return bool(options.get("offload_text") or options.get("offload"))
 
 
 def _clip(backbone: Denoiser) -> float:
-    """Bytes of one clip, float32."""
+    """Return the bytes of one clip, float32."""
     return 4.0 * 3 * prod(_pixels(backbone))
 
 
 def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
-    """Frames, height and width of a clip."""
+    """Return frames, height and width of a clip."""
     frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
     size = getattr(backbone, "size", None)  # a driven pipeline's own
     if size:
@@ -258,18 +268,17 @@ def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
 
 
 def _conditions(n: int, backbone: Denoiser, work_done: Work) -> float:
-    """Bytes of the conditions of n prompts, of which the negative prompt's is there
-    once."""
+    """Return the bytes of the conditions of n prompts; the negative prompt is stored once."""
     text = work_done.condition / (2 if work.guided(backbone) else 1)
     return n * text + work_done.condition - text
 
 
 def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, work_done: Work) -> dict[str, float]:
-    """Bytes of host memory by part, beside the program and what the reward works with.
+    """Return bytes of host memory by part, without the program and the reward's own memory.
 
-    The clips decoded and scored at once; the clips that are shown, twice while they are
-    written; a thumbnail of every clip of a round or an evaluation; the text encoder, where
-    it is offloaded; the conditions that are kept of prompts.
+    The parts are: the clips decoded and scored at once; the clips that are shown, twice
+    while they are written; a thumbnail of every clip of a round or an evaluation; the text
+    encoder, if it is offloaded; the conditions that are cached of prompts.
     """
     options = recipe.train
     data = recipe.data
@@ -295,9 +304,8 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, work_done: Work) -> 
 
 
 def _process_memory(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
-    """The process's peak: what is resident once all is built, and the update or the scoring
-    of a few clips."""
-    # which the calibration held too
+    """Return the process's memory before a round, and its peak in the update or the scoring."""
+    # The measured peak includes the clips that were scored at once.
     kept = memory["host"] - memory["host: clips decoded and scored at once"]
     scoring = pace.peak + kept
     updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
@@ -307,6 +315,7 @@ def _process_memory(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> 
 def _with_totals(
     stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float
 ) -> dict[str, float]:
+    """Add the seconds of a round, an evaluation and the run."""
     round_seconds = sum(stages.values())
     return {
         **stages,
@@ -317,6 +326,7 @@ def _with_totals(
 
 
 def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
+    """Return the seconds of each stage from the times measured on this machine."""
     first, n = calls.rounds[0], calls.first.scored
     extra_calls = first["reference"] + first["divergence"]
     stages = {
@@ -332,8 +342,10 @@ def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
 def _on_card(
     recipe: Recipe, flops: Mapping[str, float], calls: Calls, card: Card, utilisation: float
 ) -> dict[str, float]:
-    """Seconds of the network, decoder and text encoder; a reward's are not in FLOPs, so NaN
-    stands for them."""
+    """Return the seconds of network, decoder and text encoder on a card.
+
+    The reward is NaN: its networks are not in the FLOPs.
+    """
     half = (
         recipe.train.mixed_precision != "no"
         or recipe.backbone.options.get("dtype", "float32") != "float32"
@@ -352,11 +364,12 @@ def _on_card(
 
 
 def _fits(memory: Mapping[str, float], card: Card) -> bool:
+    """Return whether the peak fits into the card's memory."""
     return memory["peak"] <= card.memory * 1e9 * HEADROOM
 
 
 def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str]:
-    """What makes a recipe smaller, the cheapest change first."""
+    """Return the changes that make a recipe smaller, the cheapest first."""
     options, is_driven = recipe.backbone.options, recipe.backbone.name == driven.NAME
     offload = "offload" if is_driven else "offload_text"
     changes = [

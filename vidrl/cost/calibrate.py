@@ -1,4 +1,4 @@
-"""Seconds of one call, one decode and one score on this machine, by really doing a few.
+"""Measure the seconds of one call, one decode and one score on this machine.
 
 Legend: M clips of a micro-batch.
 """
@@ -31,10 +31,10 @@ TRIES = 3  # of each; the median counts
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine of a call, a row of the loss with backward, and a clip's
-    decode, score and prompt.
+    """The times measured on this machine, in seconds, and the memory of the process in bytes.
 
-    Bytes: `resident` with model and reward built, and at the `peak` of the work done.
+    `backward` is a row of the loss with its backward pass. Bytes: `resident` with model and
+    reward built, and `peak` after the work done.
     """
 
     forward: float
@@ -47,8 +47,7 @@ class Pace:
 
 
 class Bench:
-    """A recipe's model and reward, built as training builds them, and what is timed on
-    them."""
+    """A recipe's model and reward, built as training builds them, with methods that time them."""
 
     def __init__(self, recipe: Recipe, clock: Callable[[], float] = time.perf_counter):
         self.recipe = recipe
@@ -75,7 +74,7 @@ class Bench:
         self.prompts = [prompts[i % len(prompts)] for i in range(max(self.micro, self.clips))]
 
     def measure(self) -> Pace:
-        """Time each stage; as long as a fraction of a round."""
+        """Time each stage; this takes a fraction of a round."""
         self.backbone.encode(self.prompts[:1])
         encode, condition = self._timed(lambda: self.backbone.encode(self.prompts[:1]))
         cond = rows(condition, torch.zeros(len(self.prompts), dtype=torch.long))
@@ -86,7 +85,7 @@ class Bench:
             latents = sample(
                 self.policy, rows(cond, slice(self.clips)), start, Plan(self.backbone.times(4))
             ).latents
-        self._decode_and_score(latents[:1])  # what is built at first use
+        self._decode_and_score(latents[:1])  # warm-up: networks are loaded at first use
         tries = [self._decode_and_score(latents) for _ in range(TRIES)]
         decode, reward = (
             sorted(taken)[len(taken) // 2] / self.clips for taken in zip(*tries, strict=True)
@@ -94,8 +93,10 @@ class Bench:
         return Pace(forward, backward, decode, reward, encode, resident, float(peak()))
 
     def _calls(self, cond: Cond) -> tuple[float, float]:
-        """Seconds of a call, and of a row with backward, of a micro-batch that the
-        algorithm itself made."""
+        """Return the seconds of a call, and of a loss row with backward.
+
+        The micro-batch is one that the algorithm itself made.
+        """
         count = self.recipe.train.prompts_per_round * self.recipe.train.group
         part = rows(cond, slice(self.micro))
         generators = draws(0, [("cost", i) for i in range(self.micro)])
@@ -118,7 +119,7 @@ class Bench:
         return forward / self.micro, backward / len(micro)
 
     def _micro_batch(self, cond: Cond, count: int) -> Any:
-        """The first micro-batch of a round whose rollout is noise."""
+        """Return the first micro-batch of a round whose rollout is noise."""
         shape = self.backbone.shape
         kept = len(self.plan.keep)
         plan = self.plan
@@ -129,15 +130,14 @@ class Bench:
         old = x.new_zeros(count, kept, plan.segments)
         rollout = Rollout(rows(cond, prompt_of_clip.to(x.device)), clean, x, x, old, plan, x)
         prompts = [self.prompts[i] for i in prompt_of_clip.tolist()]
-        # no two alike, and none 0: none is left out
+        # Distinct advantages other than 0, so that no algorithm leaves a sample out.
         credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)
         seen = Experience(rollout, credit, numbers // group, prompts, numbers, 0, 0)
         batch = next(iter(self.algorithm.minibatches(seen)))
         return batch.split(self.updater.micro_batch)[0]
 
     def _decode_and_score(self, latents: Tensor) -> tuple[float, float]:
-        """Seconds of the decode and of the score of clips, in pieces as training takes
-        them."""
+        """Return the seconds of decoding and of scoring, in pieces as training takes them."""
         decode = 0.0
         score = 0.0
         size = self.recipe.train.score_batch
@@ -150,12 +150,13 @@ class Bench:
         return decode, score
 
     def _now(self) -> float:
+        """Return the time after the work queued on the GPU has ended."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return self.clock()
 
     def _timed(self, work: Callable[[], Any], warm: bool = True) -> tuple[float, Any]:
-        """Seconds, the median of some tries after one that warms up, and what it made."""
+        """Return the median seconds of some tries after a warm-up, and the work's result."""
         result, taken = work() if warm else None, []
         for _ in range(TRIES):
             start = self.clock()
@@ -167,10 +168,10 @@ class Bench:
 
 
 def now() -> int:
-    """Bytes resident in this process."""
+    """Return the bytes resident in this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak() -> int:
-    """Most bytes resident in this process so far."""
+    """Return the most bytes resident in this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,5 +1,4 @@
-"""Graphics cards by their makers' data sheets, and how long work takes on one: an estimate,
-never measured."""
+"""List graphics cards by their makers' data sheets, to estimate how long work takes on one."""
 
 from __future__ import annotations
 
@@ -7,17 +6,16 @@ from dataclasses import dataclass
 
 from vidrl import plugin
 
-# of the peak that a transformer's large matrix products reach in plain torch: an assumption
+# part of the peak that a transformer's large matrix products reach in plain torch: assumed
 UTILISATION = 0.35
-# of a card's memory that a process can fill: the driver, the context and fragments take the
-# rest
+# part of a card's memory that a process can fill: the driver, the CUDA context and
+# fragmentation take the rest
 HEADROOM = 0.92
 
 
 @dataclass(frozen=True)
 class Card:
-    """Peak FLOP/s of dense matrix products (no sparsity) by precision, and memory in GB
-    (10⁹ bytes)."""
+    """A card has a peak FLOP/s of dense matrix products by precision, and memory in GB (10⁹)."""
 
     name: str
     bfloat16: float
@@ -26,7 +24,7 @@ class Card:
     memory: float
 
     def seconds(self, flops: float, precision: str, utilisation: float) -> float:
-        """FLOPs / (peak · utilisation); precision is "bfloat16", "tf32" or "float32"."""
+        """Return FLOPs / (peak · utilisation); `precision` is "bfloat16", "tf32" or "float32"."""
         return flops / (float(getattr(self, precision)) * utilisation)
 
 
@@ -40,9 +38,7 @@ CARDS = {
 
 
 def find(name: str) -> Card:
-    """A card by its short name.
-
-    Raises ValueError naming those that are known.
+    """Return a card by its short name; raise ValueError with the nearest name for another.
 
     Example:
         >>> find("a100-40").memory

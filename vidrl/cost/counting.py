@@ -1,8 +1,7 @@
-"""How often a recipe asks its denoiser: the recipe's own algorithm, run on a stand-in that
-counts and computes nothing.
+"""Count a recipe's denoiser calls: its own algorithm runs on a stand-in that only counts.
 
 Legend: N clips of a round, K kept steps, L latent frames, S segments. A call is one clip at
-one time; guidance makes two rows of the network of it.
+one time; with guidance the network computes two rows for a call.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from vidrl.training.rollout import Plan, Rollout, draws, sample, tree
 
 
 class StandIn(Denoiser):
-    """A backbone of the model's times and latent frames, one number a frame, that counts
-    what is asked of it."""
+    """A backbone with the model's times and one number a latent frame, that counts calls."""
 
     network: nn.Linear
 
@@ -44,34 +42,39 @@ class StandIn(Denoiser):
         self.stage, self.decoded = "sampling", 0.0
 
     def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+        """Return a condition of one number a prompt."""
         return {"text": torch.zeros(len(prompts), 1)}
 
     def times(self, n: int) -> list[float]:
+        """Return the model's own times."""
         return self.like.times(n)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Count the rows; return a prediction that carries the weight's gradient."""
         kind = self.stage if self.stage != "update" or torch.is_grad_enabled() else "reference"
         self.calls[kind] += len(x)
         return self.network.weight.sum() * x
 
     def decode(self, latents: Tensor) -> Tensor:
+        """Count the clips; a part of a clip counts as that part."""
         self.decoded += len(latents) * latents.shape[2] / self.shape[1]
         return latents.transpose(1, 2).expand(-1, -1, 3, -1, -1)
 
     @classmethod
     def tiny(cls) -> StandIn:
+        """Build a stand-in for the toy backbone."""
         from vidrl.backbones.toy import Toy
 
         return cls(Toy.tiny())
 
 
 class Brightness(Reward):
-    """Stands for the recipe's reward where a loss asks for one: it has a gradient and costs
-    nothing."""
+    """Replaces the recipe's reward if a loss asks for one: it has a gradient and costs nothing."""
 
     differentiable = True
 
     def forward(self, samples: Samples) -> Score:
+        """Return the mean brightness of each clip."""
         return Score(samples.video.mean((1, 2, 3, 4)))
 
 
@@ -79,9 +82,9 @@ class Brightness(Reward):
 class Round:
     """A round: its calls, the rows of its losses, and the clips that are decoded.
 
-    `largest` is the rows of the largest optimiser step. `scored` clips are decoded and
-    scored by the loop, 0 where a plan says that nothing is; `in_loss` clips are decoded by
-    the loss with gradient, a part of a clip as that part.
+    `largest` is the number of rows of the largest optimiser step. The loop decodes and
+    scores `scored` clips, 0 if the plan says that nothing is scored. The loss decodes
+    `in_loss` clips with gradient; a part of a clip counts as that part.
     """
 
     calls: dict[str, int]
@@ -93,7 +96,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Calls:
-    """Denoiser calls of a run's rounds and evaluations, and the numbers behind them."""
+    """The denoiser calls of a run's rounds and evaluations, with the numbers they derive from."""
 
     clips: int
     kept: int  # steps of the first round
@@ -109,29 +112,30 @@ class Calls:
 
     @property
     def run(self) -> int:
-        """All calls of the run, if no guard puts weights back and none was resumed."""
+        """All calls of the run, if no guard restores weights and the run is not resumed."""
         return sum(sum(item.values()) for item in self.rounds) + round(
             self.evaluation * self.whole_evaluations
         )
 
 
 def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch: int) -> Calls:
-    """Denoiser calls of every round and evaluation of a recipe, exactly.
+    """Count the denoiser calls of every round and evaluation of a recipe, exactly.
 
+    Rounds with equal plans and equal sets of weights make equal calls, and are run once.
     Raises the errors of the algorithm's plan: more segments than latent frames, no
     stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
-    # measured credit makes the same calls, and here nothing was measured yet
+    # Credit by a measured influence makes the same calls; no measurement exists here.
     if isinstance(algorithm, Credited):
         algorithm = replace(algorithm, credit="whole", influence="")
-    # so does a KL on some of the samples, for which the parts of a reward are needed
+    # A KL on some of the samples makes the same calls, but would need a reward with parts.
     if isinstance(algorithm, Gated):
         algorithm = replace(algorithm, gate=0.0)
     policy = Policy(stand_in, full=True)
     if options.ema:
         policy.remember("ema")
-    # a tree is planned for the group
+    # `setup` comes before any plan: some algorithms plan a tree for the group size.
     algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))
     files = offline(recipe, algorithm.data)
     clips = options.prompts_per_round * options.group
@@ -141,7 +145,7 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
         plan = algorithm.plan(
             stand_in, round_number, draws(recipe.seed, [("plan", round_number)])[0]
         )
-        # weights that need no second call
+        # A set that equals the live weights needs no second call.
         equal_sets = tuple(name for name in sorted(policy.sets) if equal(policy, name))
         key = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, equal_sets
         if key in round_of_plan:
@@ -181,6 +185,7 @@ def _count_round(
     micro_batch: int,
     source: str,
 ) -> Round:
+    """Run one round on the stand-in and count its calls."""
     stand_in = policy.backbone
     assert isinstance(stand_in, StandIn)
     stand_in.calls = Counter()
@@ -190,9 +195,9 @@ def _count_round(
     batches = list(algorithm.minibatches(seen))
     for batch in batches:
         stand_in.stage = "update"
-        # of all rows at once: micro-batches make as many calls
+        # All rows at once: micro-batches make as many calls together.
         loss = algorithm.loss(policy, batch).value
-        stand_in.stage = "recomputed"  # by checkpointing
+        stand_in.stage = "recomputed"  # calls in the backward pass, by checkpointing of the loss
         loss.backward()  # type: ignore[no-untyped-call]
         _change_weights(policy)
     in_loss = stand_in.decoded
@@ -214,11 +219,10 @@ def _count_round(
 
 
 def _experience(policy: Policy, plan: Plan, clips: int, group: int, source: str) -> Experience:
-    """What a round brings: samples of the policy, or of files, for which the denoiser is
-    not called."""
+    """Return the samples of a round: drawn from the policy, or of files without a call."""
     stand_in, numbers = policy.backbone, torch.arange(clips)
     cond, prompts = stand_in.encode([""] * clips), [""] * clips
-    # no two alike, and none 0: none is left out
+    # Distinct advantages other than 0, so that no algorithm leaves a sample out.
     credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)
     names = [(0, *divmod(i, group)) for i in range(clips)]
     if not source:
@@ -234,8 +238,11 @@ def _experience(policy: Policy, plan: Plan, clips: int, group: int, source: str)
 
 
 def _change_weights(policy: Policy) -> None:
-    """Change the weights a little, as an optimiser step does, so that no kept weights equal
-    them."""
+    """Change the weights a little, as an optimiser step does.
+
+    Then no kept set equals the live weights, and losses that compare sets call the network
+    for both.
+    """
     with torch.no_grad():
         for weight in policy.weights.values():
             weight.add_(1e-3)

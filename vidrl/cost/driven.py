@@ -1,8 +1,8 @@
-"""What a clip of a driven pipeline costs: the pipeline itself, run once with its weights,
-counted.
+"""Count the cost of a clip of a driven pipeline by really running the pipeline.
 
-No family's architecture is known here. So each stage is really computed for one row and for
-two rows, and a micro-batch of M rows is on the line through both.
+vidrl does not know the architecture of a pipeline's family. So each stage is computed with
+its weights for one row and for two rows; the cost of a micro-batch of M rows lies on the
+line through both.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from . import work
 from .tracing import size, trace
 from .work import Work
 
-NAME = "pipeline"  # the plug-in that drives pipelines
-TIMED = 4  # steps of the schedule whose first time is counted
+NAME = "pipeline"  # the backbone that drives pipelines
+TIMED = 4  # steps of the schedule; the call at the first of its times is counted
 
 
 def check_here(recipe: Recipe) -> None:
-    """Raise ValueError where a pipeline's checkpoint is not on this machine."""
+    """Raise ValueError if a pipeline's checkpoint is not on this machine."""
     model = recipe.backbone.options.get("model")
     if recipe.backbone.name != NAME or not isinstance(model, str) or Path(model).exists():
         return
@@ -45,6 +45,7 @@ def check_here(recipe: Recipe) -> None:
 
 
 def _cached(model: str) -> bool:
+    """Return whether a hub id is in the cache of huggingface_hub."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -54,7 +55,7 @@ def _cached(model: str) -> bool:
 
 
 def parameters(backbone: Any) -> dict[str, int]:
-    """Numbers of each network and frozen part, by its name in the pipeline."""
+    """Return the number of weights of each network and frozen part, by its name in the pipeline."""
     parts = {**backbone.networks, **backbone.frozen}
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
@@ -98,7 +99,7 @@ def trace_recipe(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
 
 
 def _weights(backbone: Any) -> dict[str, float]:
-    """Bytes; "text encoder" are all frozen parts but the autoencoder."""
+    """Return bytes of weights; "text encoder" are all frozen parts but the autoencoder."""
     decoder = backbone.autoencoder
     others = [part for part in backbone.frozen.values() if part is not decoder]
     return {
@@ -109,6 +110,7 @@ def _weights(backbone: Any) -> dict[str, float]:
 
 
 def _weights_alive(backbone: Any) -> list[Tensor]:
+    """Return all weights and buffers, which are no part of a stage's own memory."""
     parts: list[nn.Module] = [*backbone.networks.values(), *backbone.frozen.values()]
     return [x for part in parts for x in (*part.parameters(), *part.buffers())]
 
@@ -116,7 +118,7 @@ def _weights_alive(backbone: Any) -> list[Tensor]:
 def _network(
     policy: Any, backbone: Denoiser, rows: Tensor, time: float, amp: Callable[[], Any]
 ) -> list[float]:
-    """FLOPs and peak of a forward, and of a forward with backward."""
+    """Return FLOPs and peak bytes of a forward, and of a forward with backward."""
     x = backbone.noise([torch.Generator().manual_seed(i) for i in range(len(rows))])
     t, weights_alive = torch.full((len(rows),), time), [*_weights_alive(backbone), x]
 
@@ -125,7 +127,7 @@ def _network(
             return policy.predict(x, t, {"row": rows})
 
     with torch.no_grad():
-        forward()  # what is found out once, such as the shape of the network's output
+        forward()  # one-time checks, such as the shape of the network's output, are not counted
         forward_only = trace(forward, weights_alive)
     with_backward = trace(lambda: forward().sum().backward(), weights_alive)
     for weight in policy.weights.values():
@@ -135,6 +137,7 @@ def _network(
 
 @torch.no_grad()
 def _decode(backbone: Denoiser, row: Tensor) -> tuple[float, float]:
+    """Return FLOPs and peak bytes of the decode of one clip."""
     x = backbone.noise([torch.Generator().manual_seed(0)])
 
     def run() -> Tensor:

@@ -1,9 +1,9 @@
-"""A recipe's backbone without its weights: the real architecture, from configurations
-alone; nothing is downloaded.
+"""Build a recipe's backbone without weights: the real architecture on the device "meta".
 
-Every block of a transformer costs alike, and every latent frame of the causal decoder but
-the first two. So a model of n blocks is traced with 2 and with 3, and a long clip's decode
-at 3 and 4 latent frames: the line through both is exact.
+Configurations suffice; nothing is downloaded. All blocks of a transformer cost the same,
+and so do all latent frames of the causal decoder after the first two. So a model of n
+blocks is traced with 2 and with 3 blocks, and a long clip's decode with 3 and 4 latent
+frames: the line through both points is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from vidrl.backbones.base import Denoiser
 from vidrl.config import Backbone
 
 PARTS = ("transformer", "vae", "text_encoder", "scheduler")
-NEEDED = "transformer/config.json, vae/config.json, text_encoder/config.json and scheduler/scheduler_config.json"
+NEEDED = (
+    "transformer/config.json, vae/config.json, text_encoder/config.json and "
+    "scheduler/scheduler_config.json"
+)
 
 _WAN: dict[str, Any] = {
     "patch_size": (1, 2, 2),
@@ -44,7 +47,7 @@ _UMT5_XXL: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
     "dropout_rate": 0.0,
 }
-# by the public model cards; the autoencoder is diffusers' default
+# From the public model cards; the autoencoder has diffusers' default configuration.
 KNOWN: dict[str, dict[str, Any]] = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN
     | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
@@ -55,8 +58,10 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to build a backbone: its plug-in, options, and the configuration of each part;
-    `blocks` of the network."""
+    """A blueprint builds a backbone from its recipe section and each part's configuration.
+
+    Without parts (`parts` empty), the plug-in itself is built.
+    """
 
     section: Backbone
     parts: dict[str, dict[str, Any]]
@@ -64,24 +69,26 @@ class Blueprint:
 
     @property
     def blocks(self) -> int:
+        """The number of the network's blocks."""
         return int(self.parts["transformer"]["num_layers"]) if self.parts else 0
 
     @property
     def text_blocks(self) -> int:
+        """The number of the text encoder's blocks."""
         return int(self.parts["text_encoder"]["num_layers"]) if self.parts else 0
 
     def build(self, blocks: int = 0, text_blocks: int = 0) -> Denoiser:
-        """The backbone on the meta device, of fewer blocks where asked."""
+        """Build the backbone on the meta device, with fewer blocks if a number is given."""
         if not self.parts:
             return plugin.load("backbones", self.section.name, **self.section.options)
         return _wan(self, blocks or self.blocks, text_blocks or self.text_blocks)
 
 
 def read(section: Backbone) -> Blueprint:
-    """The blueprint of a recipe's backbone.
+    """Return the blueprint of a recipe's backbone, from a folder or a known model card.
 
-    Raises ValueError where the model is neither a folder of configurations nor a hub id
-    whose card is known.
+    Raises ValueError for a model that is neither a folder of configurations nor a known hub
+    id.
     """
     if section.name != "wan":
         return Blueprint(section, {}, local=True)
@@ -107,6 +114,7 @@ def read(section: Backbone) -> Blueprint:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
+    """Return the configuration of one part of a model's folder."""
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     if not file.is_file():
         raise ValueError(
@@ -120,6 +128,7 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
+    """Build the Wan backbone of a blueprint."""
     from vidrl.backbones.wan import Wan, _size
 
     options = dict(blueprint.section.options)
@@ -134,12 +143,14 @@ def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
 
 
 def _integers(size: dict[str, float]) -> dict[str, Any]:
+    """Return the sizes as integers, but fps as it is."""
     return {key: value if key == "fps" else int(value) for key, value in size.items()}
 
 
 def _pipe(
     parts: dict[str, dict[str, Any]], blocks: int, text_blocks: int, dtype: torch.dtype
 ) -> Any:
+    """Build a pipeline on the meta device, without a tokenizer."""
     import diffusers
     from transformers import UMT5Config, UMT5EncoderModel
 

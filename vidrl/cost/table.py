@@ -1,4 +1,4 @@
-"""A cost as text."""
+"""Print a cost as a table of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def scaled(value: float, unit: str) -> str:
-    """Three digits and a prefix.
+    """Format a number with three digits and a unit prefix.
 
     Example:
         >>> scaled(1.234e12, "FLOP"), scaled(float("nan"), "B")
@@ -23,7 +23,7 @@ def scaled(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours.
+    """Format seconds as seconds, minutes or hours.
 
     Example:
         >>> duration(5.04), duration(600), duration(9000)
@@ -38,12 +38,13 @@ def duration(seconds: float) -> str:
 
 
 def text(cost: Cost) -> str:
-    """What `vidrl cost` prints."""
+    """Return the text that `vidrl cost` prints."""
     blocks = [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _host(cost), _seconds(cost)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _rows(title: str, values: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a title and aligned rows below it."""
     return [title, *(f"  {name:36} {value}" for name, value in values)]
 
 
@@ -119,6 +120,7 @@ def _host(cost: Cost) -> list[str]:
 
 
 def _verdict(cost: Cost) -> list[str]:
+    """Say whether the recipe fits the card, and what to change if it does not."""
     if not cost.card:
         return []
     if cost.card["fits"]:
@@ -147,6 +149,7 @@ def _seconds(cost: Cost) -> list[str]:
 
 
 def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
+    """Yield the label and the duration of each stage."""
     names = {
         "sample": "sampling",
         "decode": "decode",

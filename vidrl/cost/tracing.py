@@ -1,5 +1,4 @@
-"""FLOPs and peak bytes of a computation that is never done: its shapes pass through torch,
-no number does."""
+"""Count FLOPs and peak bytes of a computation on shapes alone, without computing numbers."""
 
 from __future__ import annotations
 
@@ -18,12 +17,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> int:
+    """Return the FLOPs of the CPU's attention kernel."""
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
 def _attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
 ) -> int:
+    """Return the FLOPs of the backward pass of the CPU's attention kernel."""
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
 
@@ -35,11 +36,11 @@ FORMULAS: dict[Any, Any] = {  # torch's own registry knows the attention kernels
 
 
 class Ledger(TorchDispatchMode):
-    """FLOPs done, and bytes of the tensors alive with their peak; storages of `known`
-    tensors, as weights, count not.
+    """A dispatch mode that sums FLOPs, and tracks the bytes of living tensors and their peak.
 
-    One mode does both, because torch's FlopCounterMode keeps alive what gradient
-    checkpointing sets free.
+    Storages of the tensors `known`, such as weights, do not count. One mode does both,
+    because torch's FlopCounterMode keeps tensors alive that gradient checkpointing would
+    free.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()):
@@ -62,6 +63,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def _allocate(self, storage: Any) -> None:
+        """Count a new storage, and subtract it when it is freed."""
         if storage in self.sizes_of_storages:
             return
         size = storage.nbytes()
@@ -70,17 +72,17 @@ class Ledger(TorchDispatchMode):
         self.peak = max(self.peak, self.alive)
 
     def _release(self, size: int, _: object) -> None:
+        """Subtract a storage that was freed."""
         self.alive -= size
 
 
 def shapes() -> FakeTensorMode:
-    """The mode under which tensors have shapes and no numbers."""
+    """Return the mode under which tensors have shapes and no numbers."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def drop_numbers(module: nn.Module) -> None:
-    """Under `shapes()`: put tensors without numbers in place of a module's parameters and
-    buffers."""
+    """Replace a module's parameters and buffers by tensors without numbers, under `shapes()`."""
     for part in module.modules():
         for name, p in part._parameters.items():
             if p is not None:
@@ -92,8 +94,10 @@ def drop_numbers(module: nn.Module) -> None:
 
 
 def trace(run: Callable[[], object], known: Iterable[Tensor] = ()) -> tuple[int, int]:
-    """FLOPs (two a multiply-add, of products, convolutions and attention) and peak bytes of
-    `run` under `shapes()`.
+    """Return FLOPs and peak bytes of `run`.
+
+    FLOPs are those of matrix products, convolutions and attention, two a multiply-add. Call
+    it under `shapes()` to compute no numbers.
 
     Example:
         >>> with shapes():
@@ -107,5 +111,5 @@ def trace(run: Callable[[], object], known: Iterable[Tensor] = ()) -> tuple[int,
 
 
 def size(module: nn.Module) -> int:
-    """Bytes of a module's weights."""
+    """Return the bytes of a module's weights."""
     return sum(p.numel() * p.element_size() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""What one clip costs in each stage: FLOPs and bytes, traced by shapes alone.
+"""Trace what one clip costs in each stage, FLOPs and bytes, by shapes alone.
 
 Legend: M clips of a micro-batch, L latent frames.
 """
@@ -27,8 +27,7 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one call or one clip, and bytes: weights by part, of a condition, peaks of a
-    micro-batch of M."""
+    """The FLOPs of one call or one clip, and bytes: of weights, conditions and peaks."""
 
     forward: float
     backward: float  # forward and backward of one call, as the update does it
@@ -81,7 +80,7 @@ def trace_recipe(
 def _extrapolated(
     traced: Callable[[int], Sequence[float]], n: int, sizes: tuple[int, int]
 ) -> list[float]:
-    """Numbers that rise linearly with n, from two small n."""
+    """Return numbers that rise linearly with n, from two small n."""
     if n <= sizes[1]:
         return list(traced(n))
     low, high = traced(sizes[0]), traced(sizes[1])
@@ -89,12 +88,15 @@ def _extrapolated(
 
 
 def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Return a factory of the autocast context of a recipe's precision."""
     return (lambda: torch.autocast("cpu", AMP[precision])) if precision in AMP else nullcontext
 
 
 def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any]) -> list[float]:
-    """FLOPs and peak of a forward, of a forward with backward, of that with the other
-    checkpointing; weights."""
+    """Return FLOPs and peaks of a forward, with backward, and with the other checkpointing.
+
+    The last two numbers are the bytes of the weights and the number of trained weights.
+    """
     weights = float(size(backbone.network))
     policy = _policy(recipe, backbone)
     with shapes():
@@ -129,20 +131,21 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
 
 
 def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
-    """The recipe's trained weights, new, on whatever device the network is."""
+    """Return a policy with the recipe's trained weights, new, on the network's device."""
     p = recipe.policy
     rank = p.lora_rank
     alpha = p.lora_alpha
     targets = p.lora_targets
     if p.lora and not p.full:
         lora_config = backbone.load_lora(Path(p.lora), p.lora_partial)[1]
-        rank, alpha, targets = (lora_config[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]
+        names = ("r", "lora_alpha", "target_modules")
+        rank, alpha, targets = (lora_config[key] for key in names)  # type: ignore[assignment]
     with torch.device(backbone.device):
         return Policy(backbone, rank, alpha, targets, "", p.full, recipe.seed)
 
 
 def _toggle_checkpointing(backbone: Denoiser) -> bool:
-    """Turn gradient checkpointing of the network the other way; False where it has none."""
+    """Switch the network's gradient checkpointing; return False if the network has none."""
     network: Any = backbone.network
     if not hasattr(network, "enable_gradient_checkpointing"):
         return False
@@ -155,6 +158,7 @@ def _toggle_checkpointing(backbone: Denoiser) -> bool:
 
 
 def _condition(backbone: Denoiser, m: int) -> Cond:
+    """Return a condition of m prompts without numbers."""
     text = _text_encoder(backbone)
     if text is None:
         return {name: torch.empty(value.shape) for name, value in backbone.encode([""] * m).items()}
@@ -164,8 +168,10 @@ def _condition(backbone: Denoiser, m: int) -> Cond:
 
 
 def _decode(backbone: Denoiser, frames: int) -> list[float]:
-    """FLOPs and peak of the decode of one clip and one piece, of so many latent frames; the
-    decoder's weights."""
+    """Return FLOPs of one clip's decode, its peak, and the bytes of the decoder's weights.
+
+    `frames` is the number of latent frames.
+    """
     c, _, *space = backbone.shape
     decoder, pieces = _decoder(backbone), _at_once(backbone)
     weights = float(size(decoder)) if decoder is not None else 0.0
@@ -180,8 +186,10 @@ def _decode(backbone: Denoiser, frames: int) -> list[float]:
 
 
 def _text(backbone: Denoiser) -> list[float]:
-    """FLOPs of a prompt (both texts under guidance), the text encoder's weights, bytes of a
-    condition."""
+    """Return FLOPs of a prompt, the text encoder's bytes, and the bytes of a condition.
+
+    With guidance the FLOPs are of two texts.
+    """
     encoder = _text_encoder(backbone)
     condition_bytes = sum(
         prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values()
@@ -197,7 +205,7 @@ def _text(backbone: Denoiser) -> list[float]:
 
 
 def guided(backbone: Denoiser) -> bool:
-    """Whether a call is two rows of the network: with the text and without."""
+    """Return whether a call is two rows of the network: with the text and without."""
     return getattr(backbone, "guidance", 1.0) != 1.0
 
 

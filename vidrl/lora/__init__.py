@@ -1,8 +1,7 @@
-"""LoRA files (arXiv 2106.09685): four formats read and written, checked against the network
-that they are for.
+"""LoRA files (arXiv 2106.09685): read and write four formats, and check them against a network.
 
-A LoRA adds scale · B A to the weight of a module, with scale = alpha / rank. `Lora` holds
-it under diffusers' names.
+A LoRA adds scale · B A to the weight of a module, with scale = alpha / rank. `Lora` holds a
+LoRA under diffusers' names of the modules.
 """
 
 from .file import FORMATS, Lora, find, read

@@ -1,5 +1,7 @@
-"""Read a LoRA file of any of the four formats: its tensors, and its alpha from tensors or
-metadata."""
+"""Read a LoRA file of any of the four formats: its tensors, and its alpha.
+
+alpha may be a tensor for each module, or in the file's metadata or configuration.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,20 @@ _ENDINGS = [  # of a tensor's name → what the tensor is
     (re.compile(r"\.alpha$"), "alpha"),
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.default)?(\.weight)?)$"), "magnitude"),
 ]
-# peft changes the network's own weights for these
+# LoRA initialisations for which peft also changes the network's own weights
 _CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """ΔW = alpha / rank · B A of each module, float32, by diffusers' names.
+    """The change ΔW = alpha / rank · B A of each module, float32, by diffusers' module names.
 
-    `pairs`: module → {"lora_A.weight": (r, in), "lora_B.weight": (out, r)} and, in some
-    files, "lora_B.bias" (out,), which counts alpha / rank times too. `alphas`: module →
-    alpha. `spare`: tensors of the file that are no part of a pair → why. `source`: the
-    file.
+    - `pairs`: module → {"lora_A.weight": (r, in), "lora_B.weight": (out, r)} and, in some
+      files, "lora_B.bias" (out,), which is also multiplied by alpha / rank.
+    - `alphas`: module → alpha.
+    - `spare`: name of each tensor of the file that is no part of a pair → the reason.
+    - `source`: the file.
+    - `targets`: the module patterns of the file's own configuration.
     """
 
     pairs: dict[str, dict[str, Tensor]]
@@ -55,8 +59,11 @@ class Lora:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors by peft's names, "MODULE.lora_A.weight"; all modules have a bias or
-        none has."""
+        """The tensors by peft's names, "MODULE.lora_A.weight".
+
+        peft has biases for all modules or for none, so missing biases are zeros if any
+        module has one.
+        """
         created = {
             f"{name}.{part}": value
             for name, pair in self.pairs.items()
@@ -71,14 +78,19 @@ class Lora:
 
     @property
     def biased(self) -> bool:
+        """Whether any module of the LoRA has a bias."""
         return any(BIAS in pair for pair in self.pairs.values())
 
     def scale(self, name: str) -> float:
+        """Return alpha / rank of a module."""
         return self.alphas[name] / len(self.pairs[name][A])
 
     def config(self) -> dict[str, Any]:
-        """Keyword arguments of peft.LoraConfig; ranks and alphas that differ from the usual
-        ones are patterns."""
+        """Return keyword arguments of peft.LoraConfig.
+
+        The most frequent rank and alpha are `r` and `lora_alpha`; modules that differ are
+        patterns.
+        """
         ranks = {name: len(pair[A]) for name, pair in self.pairs.items()}
         rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, self.alphas))
         patterns = {
@@ -100,10 +112,10 @@ class Lora:
 
 
 def find(path: str | Path) -> Path:
-    """The safetensors file of a LoRA folder (or the file itself), on this machine.
+    """Return the safetensors file of a LoRA folder, or the file itself.
 
-    Raises ValueError where there is none, or several without a usual name; and for a folder
-    of all weights.
+    Raises ValueError if there is none, or several without a known name, and for a folder of
+    all weights.
     """
     path = Path(path)
     if not path.exists():
@@ -138,6 +150,7 @@ def find(path: str | Path) -> Path:
 
 
 def _checked_suffix(path: Path) -> Path:
+    """Return the path; raise ValueError if it is no safetensors file."""
     if path.suffix != ".safetensors":
         raise ValueError(
             f"expected a LoRA as *.safetensors, got {path}: other files may run code when they "
@@ -148,15 +161,12 @@ def _checked_suffix(path: Path) -> Path:
 
 
 def read(path: str | Path, prefix: str = "") -> Lora:
-    """The LoRA in a file or folder of any of `FORMATS`, with names with or without
-    prefixes, as float32.
+    """Return the LoRA in a file or folder of any of `FORMATS`, as float32.
 
-    `prefix`: another prefix of the names in a file, as "unet.", beside those that are
-    known.
-
-    alpha is a module's `alpha` tensor, else what the file's metadata (diffusers) or
-    adapter_config.json (peft) says, else the rank. Raises ValueError for what is no LoRA,
-    and for numbers that are not finite.
+    Module names may have any of the known prefixes, or none; `prefix` is a further one,
+    such as "unet.". alpha is a module's `alpha` tensor, else the value in the file's
+    metadata (diffusers) or adapter_config.json (peft), else the rank. Raises ValueError for
+    a file that is no LoRA, and for numbers that are not finite.
     """
     file = find(path)
     tensors, meta = _load(file)
@@ -184,7 +194,7 @@ def read(path: str | Path, prefix: str = "") -> Lora:
             "modules: such a LoRA changes nothing; correct alpha"
         )
     for name, pair in pairs.items():
-        if "diff_b" in pair:  # a bias that counts once
+        if "diff_b" in pair:  # this bias is added unscaled; lora_B.bias is scaled by alpha / rank
             pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / found[name])
     targets = config.get("target_modules") or ()
     return Lora(
@@ -193,6 +203,7 @@ def read(path: str | Path, prefix: str = "") -> Lora:
 
 
 def _number(alpha: Tensor, name: str, file: Path) -> float:
+    """Return an alpha tensor as a number; raise ValueError for several numbers."""
     if alpha.numel() != 1:
         raise ValueError(
             f"expected one number as {name}.alpha in {file}, got a tensor of shape "
@@ -202,18 +213,23 @@ def _number(alpha: Tensor, name: str, file: Path) -> float:
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+            keys = opened.keys()  # the opened file itself cannot be iterated
+            return {key: opened.get_tensor(key) for key in keys}, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"expected a file of safetensors, got {file}: {error}") from error
 
 
 def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
-    """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module
-    names as in diffusers."""
+    """Return the LoraConfig arguments of diffusers' metadata or peft's adapter_config.json.
+
+    Module names become diffusers'. Raises ValueError for variants of LoRA with other
+    arithmetic.
+    """
     peft_config = file.with_name("adapter_config.json")
     text = meta.get("lora_adapter_metadata") or (
         peft_config.read_text(encoding="utf-8") if peft_config.exists() else "{}"
@@ -233,7 +249,8 @@ def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
         raise ValueError(
             f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with "
             f"use_dora = "
-            f"{bool(found.get('use_dora'))} and init_lora_weights = {initialisation}: convert it to a "
+            f"{bool(found.get('use_dora'))} and init_lora_weights = {initialisation}: convert it to "
+            "a "
             f"plain LoRA"
         )
     for key in ("rank_pattern", "alpha_pattern"):
@@ -242,6 +259,7 @@ def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
+    """Return a JSON object; `where` names its place in the error."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
@@ -257,8 +275,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 def _by_module(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """Tensors by module and by role, float32; and the names of those that belong to no
-    LoRA."""
+    """Return float32 tensors by module and role, and the names of tensors of no LoRA."""
     parts: dict[str, dict[str, Tensor]] = {}
     spare: dict[str, str] = {}
     for key, value in tensors.items():
@@ -268,13 +285,14 @@ def _by_module(
             spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
         elif part:
             parts.setdefault(name, {})[part[1]] = value.float()
-        # leaving out a change by 0 changes nothing
+        # Some trainers write full-weight differences too; an all-zero one has no effect.
         elif not (key.endswith((".diff", ".diff_b")) and not value.any()):
             spare[key] = "is no tensor of a plain LoRA"
     return parts, spare
 
 
 def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
+    """Raise ValueError if a tensor holds NaN or infinity."""
     bad = [
         f"{name}.{part}"
         for name, pair in parts.items()
@@ -290,8 +308,7 @@ def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None
 
 
 def _is_complete(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
-    """Whether both matrices are there and fit each other; if not, the reason goes to
-    `spare`."""
+    """Return whether both matrices exist and fit each other; else `spare` gets the reason."""
     if "magnitude" in pair:
         spare[name] = (
             "is of DoRA, which also scales the network's own weight: convert it to a plain LoRA"
@@ -311,8 +328,7 @@ def _is_complete(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -
 
 
 def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """alpha of a module as peft finds it: a pattern that matches the end of the name, then
-    the usual one."""
+    """Return a module's alpha as peft does: by a pattern that matches, else the default."""
     patterns = config["alpha_pattern"].items()
     pattern_value = next(
         (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None
@@ -323,4 +339,5 @@ def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
 
 
 def _as_int(number: float) -> float:
+    """Return a whole number as int, so that a file of whole alphas is written with such."""
     return int(number) if float(number).is_integer() else float(number)

@@ -1,5 +1,4 @@
-"""Whether a LoRA fits a network: every tensor has its module in the network, or an error
-names those that have none."""
+"""Check a LoRA against a network: every tensor needs its module, or an error names the rest."""
 
 from __future__ import annotations
 
@@ -18,11 +17,10 @@ SHOWN = 4  # names of each reason that a message lists
 
 
 def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
-    """The LoRA with its parts that fit the network: all of them, or ValueError; with
-    `partial` a warning.
+    """Return the parts of a LoRA that fit the network; raise ValueError if some do not.
 
-    A LoRA that names fewer modules than the network has is whole: the other modules get no
-    adapter.
+    With `partial`, misfits are left out with a warning, as long as one module fits. A LoRA
+    may name fewer modules than the network has: the others get no adapter.
     """
     modules = _without_adapters(network)
     misfits = lora.spare | {
@@ -51,15 +49,17 @@ def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
 
 
 def complete(lora: Lora) -> Lora:
-    """The same LoRA, its modules named one by one; ValueError for tensors of its file that
-    are no part of a pair."""
+    """Return the LoRA with its modules named one by one.
+
+    Raises ValueError for tensors of its file that are no part of a pair.
+    """
     if lora.spare:
         raise ValueError(f"{_report(lora, lora.spare)}\nCorrect the file.")
     return replace(lora, targets=())
 
 
 def _without_adapters(network: nn.Module) -> dict[str, nn.Module]:
-    """Modules by name, as if no adapter were on the network."""
+    """Return the modules by the names that they have without an adapter on the network."""
     return {
         name: getattr(module, "base_layer", module)
         for name, module in network.named_modules()
@@ -68,7 +68,7 @@ def _without_adapters(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _matched(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
-    """The modules that peft finds by a list of names and ends of names."""
+    """Return the modules that peft finds by a list of names and ends of names."""
     listed = list(targets)
     return [
         name
@@ -78,7 +78,7 @@ def _matched(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
 
 
 def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
-    """Why a module of the LoRA does not fit the network; empty if it fits."""
+    """Say why a module of the LoRA does not fit the network; empty if it fits."""
     module = modules.get(name)
     if module is None:
         return f"names no module{_nearest(name, modules)}"
@@ -104,8 +104,7 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
-    """Advice: the valid block numbers, if only the number is wrong, else the most similar
-    name.
+    """Return advice: the valid block numbers if only the number is wrong, else a similar name.
 
     Example:
         >>> _nearest("blocks.9.to_q", {"blocks.0.to_q": None, "blocks.1.to_q": None})
@@ -129,8 +128,7 @@ def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _report(lora: Lora, misfits: Mapping[str, str]) -> str:
-    """The error message: how many modules fit, and which names do not, grouped by
-    reason."""
+    """Return the error message: how many modules fit, and the misfits grouped by reason."""
     fitting = len(lora.pairs.keys() - misfits.keys())
     groups: dict[str, list[str]] = {}
     for name, why in misfits.items():

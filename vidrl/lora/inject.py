@@ -1,5 +1,4 @@
-"""Put a LoRA into a network by peft, new or from a file, or add it to the network's
-weights."""
+"""Put a new LoRA, or one of a file, into a network by peft, or merge it into the weights."""
 
 from __future__ import annotations
 
@@ -18,16 +17,21 @@ from .targets import resolve
 def begin(
     network: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Put a new LoRA, whose output is 0 at first, into the network; return the arguments of
-    its peft.LoraConfig."""
+    """Put a new LoRA into the network; return the arguments of its peft.LoraConfig.
+
+    The matrix B is zero, so the network's output does not change. A is drawn from `seed`.
+    """
     config = {"r": rank, "lora_alpha": alpha, "target_modules": resolve(network, targets)}
     _inject(network, config, seed)
     return config
 
 
 def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Put a LoRA's weights, by peft's names, into the network, in float32 whatever the
-    network's precision is."""
+    """Put a LoRA's weights, by peft's names, into the network.
+
+    The LoRA is float32 even in a network of half precision, since optimisers need the
+    precision.
+    """
     _inject(network, config, 0, weights)
     for name, parameter in network.named_parameters():
         if ".lora_" in name:
@@ -36,7 +40,7 @@ def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, 
 
 
 def merge(network: nn.Module) -> None:
-    """Add the network's LoRA to its weights and take it out, as peft's `merge_and_unload`.
+    """Add the network's LoRA to its weights and remove the LoRA, as peft's `merge_and_unload`.
 
     This function adds the matrices itself, because peft's method fails for a 3D convolution
     with a 1 x 1 x 1 kernel.
@@ -64,12 +68,11 @@ def _inject(
     seed: int,
     only: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Put adapters on the targets of the configuration, or on exactly the modules that the
-    tensors `only` name."""
+    """Put adapters on the targets of the configuration, or on the modules named in `only`."""
     peft = _peft()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        # of other modules that targets match
+        # peft warns if `target_modules` match modules that `only` does not name
         warnings.filterwarnings("ignore", "While injecting the PEFT adapters")
         peft.inject_adapter_in_model(
             peft.LoraConfig(**config), network, state_dict=dict(only) if only else None
@@ -77,6 +80,7 @@ def _inject(
 
 
 def _peft() -> Any:
+    """Return the library; raise ImportError with the command that installs it."""
     try:
         import peft
     except ImportError as error:

@@ -1,9 +1,8 @@
-"""What the modules of Wan are called: by its authors, by diffusers, and by the three
-prefixes of LoRA files.
+"""Translate module names of Wan between its authors, diffusers, and prefixes of LoRA files.
 
-diffusers' own converters read these names too, but fold alpha into the weights, which
-rounds files of half precision, and the one of kohya's names fails where a module is
-missing, as in an attention-only file.
+diffusers' own converters read these names too. vidrl does not use them: they fold alpha
+into the weights, which rounds files of half precision, and the converter of kohya's names
+fails if a module is missing, as in an attention-only file.
 """
 
 from __future__ import annotations
@@ -50,12 +49,15 @@ _IN_BLOCK = re.compile(r"(blocks[._]\d+[._])(.+)")
 
 
 def to_diffusers(name: str) -> str:
-    """The module's name in diffusers, from any of the names; unknown names come back
-    without their prefix.
+    """Return a module's name in diffusers, from any of the names.
+
+    An unknown name is returned without its prefix.
 
     Example:
-        >>> to_diffusers("diffusion_model.blocks.3.cross_attn.o"), to_diffusers("lora_unet_blocks_3_ffn_0")
-        ('blocks.3.attn2.to_out.0', 'blocks.3.ffn.net.0.proj')
+        >>> to_diffusers("diffusion_model.blocks.3.cross_attn.o")
+        'blocks.3.attn2.to_out.0'
+        >>> to_diffusers("lora_unet_blocks_3_ffn_0")
+        'blocks.3.ffn.net.0.proj'
         >>> to_diffusers("base_model.model.blocks.3.attn1.to_q"), to_diffusers("unet.mid")
         ('blocks.3.attn1.to_q', 'unet.mid')
     """
@@ -70,8 +72,7 @@ def to_diffusers(name: str) -> str:
 
 
 def to_original(name: str) -> str | None:
-    """The authors' name of a module of Wan, from diffusers' name; None for a module that
-    Wan has not.
+    """Return the authors' name of a module of Wan, or None if Wan has no such module.
 
     Example:
         >>> to_original("blocks.3.ffn.net.2"), to_original("transformer_blocks.0.attn.to_q")

@@ -1,4 +1,4 @@
-"""Which modules of a network get a LoRA, as people write it."""
+"""Find the modules of a network that get a LoRA, from the names that a recipe gives."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what a LoRA is put on
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # the classes that take a LoRA
 ALL = "all-linear"
 # the projections of attention, as most networks of diffusers name them
 USUAL = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
-    """The target modules in peft's words. Each target is one of
+    """Return the target modules in peft's notation; each target is one of
 
     - the name of a module or the end of it ("to_q", "ffn.net.2", "blocks.0.attn1.to_q"),
-    - the same of something that holds modules ("to_out", "ffn", "attn1"): all Linear and
-      Conv modules inside,
-    - a regular expression of whole names (".*attn1.to_(q|v)"),
+    - the name or end of the name of a module that holds others ("to_out", "ffn", "attn1"):
+      all Linear and Conv modules inside,
+    - a regular expression of complete names (".*attn1.to_(q|v)"),
     - "all-linear": every Linear module.
 
-    Raises ValueError where a target matches nothing, or nothing that takes a LoRA.
+    Raises ValueError if a target matches nothing, or nothing that takes a LoRA.
 
     Example:
-        >>> network = nn.ModuleDict({"to_q": nn.Linear(2, 2), "to_out": nn.ModuleList([nn.Linear(2, 2)])})
+        >>> layers = nn.ModuleList([nn.Linear(2, 2)])
+        >>> network = nn.ModuleDict({"to_q": nn.Linear(2, 2), "to_out": layers})
         >>> resolve(network, ["to_q", "to_out"])
         ['to_q', 'to_out.0']
     """
@@ -50,10 +51,9 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def usual(network: nn.Module) -> list[str]:
-    """The targets where nobody names any: those of USUAL that the network has, else its
-    attention's Linear modules.
+    """Return the targets for a recipe that names none: USUAL, else attention's Linear modules.
 
-    Warns, and says what is chosen, where that is not USUAL. Raises ValueError where the
+    Warns and names the targets if they are not exactly USUAL. Raises ValueError if the
     network has no attention.
 
     Example:
@@ -61,8 +61,8 @@ def usual(network: nn.Module) -> list[str]:
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.to_query, self.out_layer = nn.Linear(2, 2), nn.Linear(2, 2)
-        >>> with warnings.catch_warnings(record=True) as told:
-        ...     usual(nn.ModuleList([Attention()])), str(told[0].message)[:40]
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     usual(nn.ModuleList([Attention()])), str(caught[0].message)[:40]
         (['out_layer', 'to_query'], 'policy.lora_targets: the ModuleList has ')
     """
     modules = dict(network.named_modules())
@@ -86,7 +86,7 @@ def usual(network: nn.Module) -> list[str]:
 
 
 def _projections(network: nn.Module) -> list[str]:
-    """The ends of the names of the Linear modules directly in a network's attention."""
+    """Return the name ends of the Linear modules that are direct children of attention modules."""
     attention = [
         module
         for module in network.modules()
@@ -103,8 +103,7 @@ def _projections(network: nn.Module) -> list[str]:
 
 
 def _resolved(modules: Mapping[str, nn.Module], target: str) -> list[str]:
-    """What a target means: itself where peft understands it, else the names or ends of
-    names of the layers."""
+    """Return a target itself if peft understands it, else the names of the layers it means."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
     if target == ALL:
         return [name for name in layers if isinstance(modules[name], nn.Linear)]
@@ -122,6 +121,7 @@ def _resolved(modules: Mapping[str, nn.Module], target: str) -> list[str]:
 
 
 def _matched(modules: Mapping[str, nn.Module], layers: Sequence[str], target: str) -> list[str]:
+    """Return the layers whose name, or whose parent's name, the target matches as an expression."""
     try:
         pattern = re.compile(target)
     except re.error:
@@ -135,15 +135,17 @@ def _matched(modules: Mapping[str, nn.Module], layers: Sequence[str], target: st
 
 
 def _complaint(modules: Mapping[str, nn.Module], target: str) -> str:
+    """Say why a target matches no layer."""
     matches = next((name for name in modules if name == target or name.endswith(f".{target}")), "")
     if matches:
-        return f"{target!r} matches {matches}, a {type(modules[matches]).__name__}, which holds no Linear or Conv module"
+        kind = type(modules[matches]).__name__
+        return f"{target!r} matches {matches}, a {kind}, which holds no Linear or Conv module"
     close = difflib.get_close_matches(target, _possible_targets(modules), n=1, cutoff=0.5)
     return f"{target!r} matches no module" + (f", the nearest is {close[0]!r}" if close else "")
 
 
 def _layer_names(modules: Mapping[str, nn.Module]) -> list[str]:
-    """The layers without the numbers of their blocks, those of blocks first."""
+    """Return the layers' names without their block numbers, those inside blocks first."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
     return sorted(
         {re.sub(r"^\w+\.\d+\.", "", name) for name in layers},
@@ -152,9 +154,8 @@ def _layer_names(modules: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _possible_targets(modules: Mapping[str, nn.Module]) -> list[str]:
-    """What a person may write for a layer: the ends of its name that begin with a word, and
-    not after a number."""
-    parts_of_names = [name.split_names(".") for name in _layer_names(modules)]
+    """Return the ends of layer names that may be targets: they neither are nor follow a number."""
+    parts_of_names = [name.split(".") for name in _layer_names(modules)]
     return sorted(
         {
             ".".join(parts[i:])

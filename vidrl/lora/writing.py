@@ -1,4 +1,4 @@
-"""A LoRA as a file that other programs read."""
+"""Write a LoRA as a file that other programs read."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def write(lora: Lora, form: str, out: Path) -> Path:
     `out`: for "diffusers" and "peft" a folder; for "comfyui" and "kohya" a file that ends
     in .safetensors.
 
-    - "diffusers": `pipe.load_lora_weights(folder)` reads it; alpha lies in the file's
+    - "diffusers": `pipe.load_lora_weights(folder)` reads it; alpha is in the file's
       metadata.
-    - "peft": `PeftModel.from_pretrained(network, folder)` reads it; alpha lies in
+    - "peft": `PeftModel.from_pretrained(network, folder)` reads it; alpha is in
       adapter_config.json.
     - "comfyui": the names of Wan's authors after "diffusion_model.", alpha as tensors.
     - "kohya": the names that kohya's musubi-tuner writes, "lora_unet_...lora_down", alpha
       as tensors.
 
-    Raises ValueError for a module that Wan has not in the last two, since only Wan's names
-    are known.
+    For the last two, raises ValueError for a module that Wan does not have, since the
+    original names of other families are not known.
     """
     if form in FILES:
         return folder(lora.weights, lora.config(), form, out)
@@ -42,12 +42,11 @@ def write(lora: Lora, form: str, out: Path) -> Path:
 
 
 def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, out: Path) -> Path:
-    """Write the format of diffusers or peft from peft's names of tensors and the arguments
-    of its LoraConfig."""
+    """Write diffusers' or peft's format from peft's tensors and its LoraConfig arguments."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / FILES[form]
     if form == "diffusers":
-        # every family's writer gives "transformer." and the metadata alike
+        # One writer serves all families: each writes the prefix "transformer." and the metadata
         from diffusers import WanPipeline
 
         plain = {
@@ -66,8 +65,10 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
-    """Write tensors as safetensors, whole or not at all, with the mode of any new file;
-    safetensors writes 0600."""
+    """Write tensors as safetensors, completely or not at all, with the mode of any new file.
+
+    safetensors itself writes files that only their owner may read (mode 0600).
+    """
     from safetensors.torch import save_file
 
     with atomic_file.new_path(file) as private:
@@ -76,11 +77,12 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as safetensors needs them: on the CPU and contiguous."""
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
 def _original_names(lora: Lora, form: str) -> dict[str, str]:
-    """The names of Wan's authors, by diffusers' name."""
+    """Return the names of Wan's authors by diffusers' names."""
     original_names = {name: to_original(name) for name in lora.pairs}
     unknown = [name for name, original in original_names.items() if original is None]
     if unknown:
@@ -93,6 +95,7 @@ def _original_names(lora: Lora, form: str) -> dict[str, str]:
 
 
 def _comfyui(lora: Lora) -> dict[str, Tensor]:
+    """Return the tensors under ComfyUI's names."""
     tensors: dict[str, Tensor] = {}
     for name, original in _original_names(lora, "comfyui").items():
         pair, key = lora.pairs[name], f"diffusion_model.{original}"
@@ -107,6 +110,7 @@ def _comfyui(lora: Lora) -> dict[str, Tensor]:
 
 
 def _kohya(lora: Lora) -> dict[str, Tensor]:
+    """Return the tensors under kohya's names; raise ValueError for biases."""
     if lora.biased:
         raise ValueError(
             f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
