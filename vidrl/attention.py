@@ -81,8 +81,7 @@ def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
         )
         raise AttentionError(
             f"attention backend {backend!r} cannot be used in {name}: {reason}, and would go on "
-            "with "
-            "torch's own attention; use 'native'"
+            "with torch's own attention; use 'native'"
         )
     switchable = [
         (item, item._attention_backend)
@@ -176,8 +175,7 @@ def prove(
             reason = str(error).strip().split("\n")[0]
             raise AttentionError(
                 f"attention backend {backend!r} does not run on {device} in "
-                f"{_dtype_text(types)}{what}: "
-                f"{type(error).__name__}: {reason}"
+                f"{_dtype_text(types)}{what}: {type(error).__name__}: {reason}"
             ) from error
         _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
 

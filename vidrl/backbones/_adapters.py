@@ -145,9 +145,8 @@ def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
         if reader and _name_in_pipeline(pipe, name) in _written_networks(pipe):
             continue
         way_to_read = (
-            f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) "
-            f"reads the LoRA that is "
-            "written"
+            f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads "
+            "the LoRA that is written"
             if reader
             else f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads "
             "the LoRA that is written: train with policy.full = true for a network that "

@@ -34,9 +34,8 @@ def prove(backbone: Pipeline) -> None:
             names = ", ".join(type(network).__name__ for network in backbone.networks.values())
             raise ValueError(
                 f"expected gradient checkpointing to leave the prediction of {names} as it is, "
-                f"got a "
-                f"difference of {gap / max(size, 1e-6):.1%} of its maximum: set "
-                f"gradient_checkpointing = false"
+                f"got a difference of {gap / max(size, 1e-6):.1%} of its maximum: set "
+                "gradient_checkpointing = false"
             )
 
 

@@ -58,10 +58,9 @@ def load(model: str | Path, dtype: str) -> Any:
     name, version = entries.get("_class_name"), entries.get("_diffusers_version", "another version")
     if not isinstance(name, str) or not hasattr(diffusers(), name):
         raise ValueError(
-            f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got "
-            f"{name}, which was saved by "
-            f"{version}: install a newer diffusers, or write a backbone for it "
-            f"(CONTRIBUTING.md, 'A backbone')"
+            f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got {name}, "
+            f"which was saved by {version}: install a newer diffusers, or write a backbone for "
+            "it (CONTRIBUTING.md, 'A backbone')"
         )
     _check_complete(Path(model), entries)
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
@@ -80,8 +79,7 @@ def load(model: str | Path, dtype: str) -> Any:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
             f"expected every component that {model}/model_index.json names, with weights as "
-            f"safetensors, "
-            f"got: {reason}: {cure}"
+            f"safetensors, got: {reason}: {cure}"
         ) from error
 
 
@@ -111,8 +109,7 @@ def newer_version_note(index: Mapping[str, Any]) -> str:
         return ""
     return (
         f"diffusers {saved} saved the model, which is newer than the installed one: install "
-        f"diffusers {saved}, "
-        f"because {own} does not know, or leaves out, what came later"
+        f"diffusers {saved}, because {own} does not know, or leaves out, what came later"
     )
 
 
@@ -127,9 +124,8 @@ def index(model: str | Path) -> Mapping[str, Any]:
     cure = "name a folder that save_pretrained of a pipeline wrote, with a model_index.json"
     if folder.is_file():
         raise ValueError(
-            f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline "
-            f"and write a "
-            "folder with save_pretrained"
+            f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline and "
+            "write a folder with save_pretrained"
         )
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which {_describe_folder(folder)}: {cure}")
@@ -169,8 +165,7 @@ def check(pipe: Any) -> Any:
     if missing:
         raise ValueError(
             f"expected every component of {type(pipe).__name__}, got None as "
-            f"{', '.join(missing)}: load "
-            "the whole pipeline"
+            f"{', '.join(missing)}: load the whole pipeline"
         )
     return pipe
 
@@ -265,6 +260,6 @@ def scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str,
     )
     return (
         f"the model carries {type(pipeline_scheduler).__name__}, and vidrl samples with "
-        f"{kind.__name__}, so "
-        f"pipe() makes other clips of the same noise until pipe.scheduler = {assignment}",
+        f"{kind.__name__}, so pipe() makes other clips of the same noise until pipe.scheduler = "
+        f"{assignment}",
     )

@@ -90,9 +90,9 @@ def check(runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None)
     if found != known:
         raise ValueError(
             f"expected pictures that give {_frame_list(known)}, as they do without a prompt, got "
-            f"{runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: "
-            f"bring pictures of "
-            "the same names with every prompt, and name one of each in backbone.options.call"
+            f"{runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: bring "
+            "pictures of the same names with every prompt, and name one of each in "
+            "backbone.options.call"
         )
 
 

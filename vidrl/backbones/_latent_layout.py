@@ -171,9 +171,8 @@ def find_layout(runner: Runner, row: int) -> Layout:
 def _wrong_length(runner: Runner, name: str, frames: int, nearest: int) -> ValueError:
     """Build the error for a number of frames that the pipeline would change."""
     return ValueError(
-        f"expected a number of frames that {runner.name} makes, got {name} = {frames}, which "
-        f"it would "
-        f"change: the nearest is {name} = {nearest}"
+        f"expected a number of frames that {runner.name} makes, got {name} = {frames}, which it "
+        f"would change: the nearest is {name} = {nearest}"
     )
 
 

@@ -299,10 +299,9 @@ def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
         return _discrete_probe(scheduler)
     raise ValueError(
         f"expected a flow, variance-preserving or EDM scheduler in {pipeline}, got "
-        f"{type(scheduler).__name__} of "
-        f"{config.get('prediction_type', 'no prediction_type')}: vidrl cannot tell the path of "
-        f"its noise; put another "
-        "scheduler into the pipeline, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+        f"{type(scheduler).__name__} of {config.get('prediction_type', 'no prediction_type')}: "
+        "vidrl cannot tell the path of its noise; put another scheduler into the pipeline, or "
+        "write a backbone for it (CONTRIBUTING.md, 'A backbone')"
     )
 
 

@@ -111,8 +111,7 @@ def _refused_arguments(runner: Runner, error: Exception) -> ValueError:
     )
     refused = ValueError(
         f"expected arguments that {runner.name} runs with, got {arguments[:200]}: "
-        f"{type(error).__name__}: "
-        f"{str(error).strip()[:400]}{_nearest(runner, str(error))}"
+        f"{type(error).__name__}: {str(error).strip()[:400]}{_nearest(runner, str(error))}"
     )
     refused.__cause__ = error
     return refused

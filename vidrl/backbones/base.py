@@ -85,10 +85,9 @@ class Generator(ABC):
                     f"prompts with no references but {reads}" if reads else "prompts of text alone"
                 )
                 raise ValueError(
-                    f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
-                    f"{', '.join(unread)}: take these columns out of the prompt file, or use a "
-                    f"backbone "
-                    "that reads them"
+                    f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} "
+                    f"with {', '.join(unread)}: take these columns out of the prompt file, or "
+                    "use a backbone that reads them"
                 )
             if missing:
                 raise ValueError(
@@ -243,14 +242,13 @@ class Denoiser(Generator):
         if tuple(video.shape[1:]) != tuple(self.clip_shape):
             raise ValueError(
                 f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as "
-                f"{type(self).__name__} makes "
-                f"them, got {tuple(video.shape[1:])}: cut and shrink the clips to that"
+                f"{type(self).__name__} makes them, got {tuple(video.shape[1:])}: cut and shrink "
+                "the clips to that"
             )
         if not bool(finite.all()):
             raise ValueError(
-                f"expected finite clips, got NaN or infinity in clip "
-                f"{int(finite.all(1).int().argmin())}: "
-                "leave it out"
+                "expected finite clips, got NaN or infinity in clip "
+                f"{int(finite.all(1).int().argmin())}: leave it out"
             )
         scale = 255 if video.dtype == torch.uint8 else 1
         with without_autocast(self.device):

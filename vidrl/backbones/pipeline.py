@@ -109,9 +109,8 @@ class Pipeline(Denoiser):
         if not local and dtype != "float32":
             raise ValueError(
                 f"expected dtype with a folder or a hub id, got {dtype} with a pipeline in "
-                f"memory, which keeps its own "
-                f"precision: leave dtype out, and call pipe.to(torch.{dtype}) first, and "
-                f"pipe.vae.to(torch.float32)"
+                "memory, which keeps its own precision: leave dtype out, and call "
+                f"pipe.to(torch.{dtype}) first, and pipe.vae.to(torch.float32)"
             )
         self.folder = Path(str(model)) if local and Path(str(model)).is_dir() else None
         pipe = _components.check(_components.load(str(model), dtype) if local else model)
@@ -278,8 +277,8 @@ class Pipeline(Denoiser):
             raise self.runner.refusal(
                 "it draws new random numbers in each step, so that a prediction is not a function "
                 "of the latents and the time",
-                "switch that off in backbone.options.call, as "
-                "image_cond_noise_scale = 0 does for some pipelines",
+                "switch that off in backbone.options.call, as image_cond_noise_scale = 0 does "
+                "for some pipelines",
             )
         return raw if sign == 1 else sign * raw
 
@@ -347,9 +346,8 @@ class Pipeline(Denoiser):
         if isinstance(self.layout, JointLayout):
             raise NotImplementedError(
                 f"expected a pipeline that makes pictures alone, got {self.runner.name}, whose "
-                f"latents hold sound "
-                "as well, which clips do not bring: train it by an algorithm that samples, or "
-                "use another pipeline"
+                "latents hold sound as well, which clips do not bring: train it by an algorithm "
+                "that samples, or use another pipeline"
             )
         super().check_encodes_video()
 

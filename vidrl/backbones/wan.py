@@ -450,8 +450,7 @@ def _scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str
         return ()
     name, shift = type(vidrl_scheduler).__name__, vidrl_scheduler.config.shift
     return (
-        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples "
-        f"with {name}(shift={shift:g}), so "
-        f"pipe() makes other clips of the same noise until pipe.scheduler = "
-        f"{name}(shift={shift:g})",
+        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples with "
+        f"{name}(shift={shift:g}), so pipe() makes other clips of the same noise until "
+        f"pipe.scheduler = {name}(shift={shift:g})",
     )

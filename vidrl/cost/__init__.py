@@ -146,7 +146,7 @@ def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dic
     """Return the sizes of a clip and its latents."""
     config = None if parameters else getattr(backbone.network, "config", None)
     patch = config.patch_size if config is not None else (1, 1, 1)
-    # a driven network's own affair
+    # the number of tokens of a driven pipeline's network is not known
     tokens = None if parameters else prod(backbone.shape[1:]) // prod(patch)
     frames, *_ = _pixels(backbone)
     return {

@@ -36,10 +36,9 @@ def check_here(recipe: Recipe) -> None:
     clips, rounds = recipe.train.prompts_per_round * recipe.train.group, recipe.train.rounds
     raise ValueError(
         f"expected backbone.options.model on this machine, got {model!r}, which is not, and "
-        f"nothing "
-        f"is downloaded. Known without it: {clips} clips a round, {rounds} rounds. Not known: "
-        "latents, parameters, denoiser calls, FLOPs, memory and seconds, which come of the "
-        f"pipeline itself. Get it with `hf download {model} --local-dir FOLDER`, then set "
+        f"nothing is downloaded. Known without it: {clips} clips a round, {rounds} rounds. Not "
+        "known: latents, parameters, denoiser calls, FLOPs, memory and seconds, which come of "
+        f"the pipeline itself. Get it with `hf download {model} --local-dir FOLDER`, then set "
         "backbone.options.model=FOLDER"
     )
 

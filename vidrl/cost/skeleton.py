@@ -98,8 +98,7 @@ def read(section: Backbone) -> Blueprint:
         if str(model) not in KNOWN:
             raise ValueError(
                 f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got "
-                f"{model!r}: "
-                f"give a folder that holds {NEEDED}; no weights are needed"
+                f"{model!r}: give a folder that holds {NEEDED}; no weights are needed"
             )
         parts_known = {
             "transformer": KNOWN[str(model)],
@@ -119,8 +118,7 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
             f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which "
-            f"has no "
-            f"{file.relative_to(folder)}: it must hold {NEEDED}"
+            f"has no {file.relative_to(folder)}: it must hold {NEEDED}"
         )
     return {
         key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_")

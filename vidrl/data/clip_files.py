@@ -85,8 +85,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     if not any(row.prompt for row in rows):
         raise BadTable(
             f"expected a column prompt, or caption or text, in {table}, found no prompt in "
-            f"{len(rows)} "
-            "rows: a clip is learned together with its prompt"
+            f"{len(rows)} rows: a clip is learned together with its prompt"
         )
     without_prompt = [
         f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()

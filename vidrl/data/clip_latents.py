@@ -108,14 +108,12 @@ def _usable(
     if left_out and strict:
         raise BadData(
             f"{table.path}: data.strict expects every clip to be there and to fit, but "
-            f"{len(left_out)} are "
-            f"not: {shown(left_out)}"
+            f"{len(left_out)} are not: {shown(left_out)}"
         )
     if not entries:
         raise BadData(
             f"{table.path}: expected clips to learn from, none of {len(table.entries)} rows is "
-            f"left: "
-            f"{shown(left_out)}"
+            f"left: {shown(left_out)}"
         )
     return Clips(
         entries,
@@ -137,8 +135,7 @@ def _check_same_table(table: Table, workers: Workers) -> None:
     if bool((everyone != digest).any()):
         raise BadData(
             f"expected the same clips on every process, got others than here for {table.path}: "
-            f"each machine "
-            "needs an equal copy of the table and of its clips"
+            "each machine needs an equal copy of the table and of its clips"
         )
 
 
@@ -148,7 +145,6 @@ def _check_room(clips: int, backbone: Denoiser) -> None:
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 2 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
         raise BadData(
-            f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and "
-            f"this machine has "
-            f"{room / 1e9:.0f}: name fewer clips, or take smaller ones"
+            f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and this "
+            f"machine has {room / 1e9:.0f}: name fewer clips, or take smaller ones"
         )

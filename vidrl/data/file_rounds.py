@@ -173,8 +173,7 @@ def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
     if plan.keep:
         raise BadData(
             f"data.{key}: expected an algorithm that keeps no sampling steps, because clips of "
-            f"files were "
-            "not sampled step by step: use another algorithm"
+            "files were not sampled step by step: use another algorithm"
         )
     other = next((e for e in table.entries if len(e.labels) not in (0, 1, plan.segments)), None)
     if other is not None:

@@ -38,16 +38,14 @@ def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Te
     if film.size[0] < width or film.size[1] < height:
         raise Unfit(
             f"expected {width} x {height} pixels or more, got {film.size[0]} x {film.size[1]}: "
-            f"it would have "
-            "to be enlarged"
+            "it would have to be enlarged"
         )
     times, wanted = [time - film.times[0] for time in film.times], [i / fps for i in range(frames)]
     same_rate, duration = abs(film.fps / fps - 1) < SAME_RATE, len(times) / film.fps
     if len(times) < frames if same_rate else duration < wanted[-1]:
         raise Unfit(
-            f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, "
-            f"got {len(times)} "
-            f"at {film.fps:g}, which take {duration:.2f} s: take a longer clip"
+            f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, got "
+            f"{len(times)} at {film.fps:g}, which take {duration:.2f} s: take a longer clip"
         )
     pieces = (_fit_size(piece, height, width) for piece in film.pieces())
     frames_out = (

@@ -49,8 +49,7 @@ def read(path: str | Path, strict: bool = False) -> list[str]:
     if strict and found.left_out:
         raise BadPrompts(
             f"prompt file {path}: data.strict expects every row to be usable, but "
-            f"{len(found.left_out)} "
-            f"are not:{listed(found.left_out)}"
+            f"{len(found.left_out)} are not:{listed(found.left_out)}"
         )
     return found.prompts
 
@@ -141,10 +140,8 @@ def notes(
         same = bool(str(training)) and Path(training).resolve() == Path(held_out).resolve()
         messages.append(
             f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of "
-            f"{len(measured)} "
-            "held-out prompts are trained on as well, so that the held-out measures do not "
-            "show how the model "
-            "does on prompts that it was not trained on"
+            f"{len(measured)} held-out prompts are trained on as well, so that the held-out "
+            "measures do not show how the model does on prompts that it was not trained on"
         )
     return messages
 
@@ -220,10 +217,9 @@ def _refuse_table(path: str | Path, first: str, line: int) -> None:
     kind = "the header of a table" if _is_header(first) else "JSON" if _is_json(first) else ""
     if kind:
         raise BadPrompts(
-            f"prompt file {path}, line {line}: expected plain text, one prompt a line, got {kind}, "
-            f"{first[:60]!r}: write the prompts alone into a text file, one a line, or give "
-            f"the table its "
-            "suffix, .csv or .jsonl"
+            f"prompt file {path}, line {line}: expected plain text, one prompt a line, got "
+            f"{kind}, {first[:60]!r}: write the prompts alone into a text file, one a line, or "
+            "give the table its suffix, .csv or .jsonl"
         )
 
 

@@ -120,17 +120,15 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise ValueError(
-            f"expected a LoRA file or folder on this machine, got {path}, which does not "
-            f"exist: name what "
-            "training saved, as runs/demo/lora, or download the file first"
+            f"expected a LoRA file or folder on this machine, got {path}, which does not exist: "
+            "name what training saved, as runs/demo/lora, or download the file first"
         )
     if path.is_file():
         return _checked_suffix(path)
     if (path / FULL).exists():
         raise ValueError(
-            f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no "
-            f"LoRA is made; "
-            "policy.full = true starts from them"
+            f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA "
+            "is made; policy.full = true starts from them"
         )
     if (path / "lora").is_dir():
         raise ValueError(
@@ -144,8 +142,7 @@ def find(path: str | Path) -> Path:
     inside = ", ".join(sorted(file.name for file in (files or path.iterdir()))[:8]) or "nothing"
     raise ValueError(
         f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any "
-        f"*.safetensors), got "
-        f"{path}, which holds {inside}: name the file itself"
+        f"*.safetensors), got {path}, which holds {inside}: name the file itself"
     )
 
 
@@ -154,8 +151,7 @@ def _checked_suffix(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(
             f"expected a LoRA as *.safetensors, got {path}: other files may run code when they "
-            f"are read; "
-            "convert it where you trust it"
+            "are read; convert it where you trust it"
         )
     return path
 
@@ -190,8 +186,8 @@ def read(path: str | Path, prefix: str = "") -> Lora:
     if not all(found.values()):
         raise ValueError(
             f"expected an alpha other than 0 in {file}, got 0 for "
-            f"{sum(not a for a in found.values())} "
-            "modules: such a LoRA changes nothing; correct alpha"
+            f"{sum(not a for a in found.values())} modules: such a LoRA changes nothing; correct "
+            "alpha"
         )
     for name, pair in pairs.items():
         if "diff_b" in pair:  # this bias is added unscaled; lora_B.bias is scaled by alpha / rank
@@ -248,10 +244,8 @@ def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
     ):
         raise ValueError(
             f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with "
-            f"use_dora = "
-            f"{bool(found.get('use_dora'))} and init_lora_weights = {initialisation}: convert it to "
-            "a "
-            f"plain LoRA"
+            f"use_dora = {bool(found.get('use_dora'))} and init_lora_weights = {initialisation}: "
+            "convert it to a plain LoRA"
         )
     for key in ("rank_pattern", "alpha_pattern"):
         found[key] = {to_diffusers(name): value for name, value in (found.get(key) or {}).items()}

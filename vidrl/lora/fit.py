@@ -30,8 +30,7 @@ def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
     if misfits and (not fitting or not partial):
         cure = (
             "Correct the file, or use the modules that fit: policy.lora_partial = true in a "
-            "recipe, "
-            "--lora-partial, partial=True in Python."
+            "recipe, --lora-partial, partial=True in Python."
             if fitting
             else "The file is of another model: name one that was trained on this network."
         )
@@ -135,8 +134,7 @@ def _report(lora: Lora, misfits: Mapping[str, str]) -> str:
         groups.setdefault(why.partition(":")[0], []).append(name)
     lines = [
         f"expected every tensor of {lora.source} to have a place in the network; {fitting} "
-        f"modules fit, "
-        f"{len(misfits)} names do not:"
+        f"modules fit, {len(misfits)} names do not:"
     ]
     for names in groups.values():
         lines += [f"  {name} {misfits[name]}" for name in names[:SHOWN]]

@@ -78,8 +78,7 @@ def usual(network: nn.Module) -> list[str]:
         missing = ", ".join(target for target in USUAL if target not in chosen)
         warnings.warn(
             f"policy.lora_targets: the {type(network).__name__} has no {missing}: the LoRA is "
-            f"put on its "
-            f"{', '.join(chosen)}",
+            f"put on its {', '.join(chosen)}",
             stacklevel=2,
         )
     return chosen
