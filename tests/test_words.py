@@ -83,7 +83,6 @@ PENDING: set[str] = {
     "rewards/_vbench",
     "vidrl",
     "vidrl/bench",
-    "vidrl/bench/page",
     "vidrl/cli",
     "vidrl/data",
     "vidrl/inference",

@@ -24,7 +24,7 @@ from vidrl.bench.page.facts import (
     plural,
     probability,
     prompts,
-    told,
+    summary_row,
     verdict,
 )
 from vidrl.rewards._files import spreadsheet_cells
@@ -252,7 +252,7 @@ def _row_of(results: Results, names: Sequence[str], dim: str, bold: str) -> list
 
 def _cell(results: Results, name: str, dim: str, bold: str) -> str:
     """Return mean and interval of a set, bold for the best set, marked for few clips."""
-    row = told(results, name, dim)
+    row = summary_row(results, name, dim)
     if row.get("mean") is None:
         return "–"
     middle, low, high = mean(results, name, dim)

@@ -28,15 +28,13 @@ FOLDERS = {
 BETWEEN_TAGS = re.compile(r"(?<=[>}])([ \t]*\n\s*)(?=[<{])")
 
 
-def render(template: str, /, **values: Any) -> Markup:
-    """Render a template, such as "report/run.html", with values that it names.
+def render(template: str, /, **values: Any) -> str:
+    """Render a whole page, such as "report/run.html", with the values that it names.
 
     Every value is escaped unless it is `Markup`, which only this module and macros return.
     A name that the template uses and `values` lacks raises jinja2's UndefinedError.
     """
-    from markupsafe import Markup
-
-    return Markup(_environment().get_template(template).render(**values))
+    return _environment().get_template(template).render(**values)
 
 
 def macro(template: str, macro_name: str, /, **values: Any) -> Markup:
@@ -59,20 +57,28 @@ def inlined(*paths: str) -> Markup:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # the filter `tojson` escapes <, > and &, so that data cannot end their script element
+    environment.policies["json.dumps_kwargs"] = {
+        "ensure_ascii": False,
+        "allow_nan": False,
+        "separators": (",", ":"),
+    }
+    return environment
 
 
-def _source(template: str) -> str:
-    """Return a template's text, its line breaks between tags moved into jinja2 comments.
+def _source(template: str) -> tuple[str, str, None]:
+    """Return a template's text, its file, and that the file is never read again.
 
-    The comments keep the line numbers of jinja2's error messages right.
+    Line breaks between tags are moved into jinja2 comments, so that error messages still name
+    the right line.
     """
     folder, _, name = template.partition("/")
-    text = files("vidrl").joinpath(FOLDERS[folder], name).read_text("utf-8")
-    return BETWEEN_TAGS.sub(r"{#\1#}", text)
+    file = files("vidrl").joinpath(FOLDERS[folder], name)
+    return BETWEEN_TAGS.sub(r"{#\1#}", file.read_text("utf-8")), str(file), None

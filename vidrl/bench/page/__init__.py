@@ -1,14 +1,13 @@
-"""The benchmark's report: results.json as one HTML page that holds all it shows and asks
-nothing of a network."""
+"""The benchmark's report: results.json as one HTML page that loads nothing from elsewhere.
+
+Each module prepares the data of one section; the HTML is in templates/.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,35 @@ from vidrl.bench.page.cases import cases, examples, opened, order
 from vidrl.bench.page.clips import clips
 from vidrl.bench.page.differences import differences
 from vidrl.bench.page.facts import Results
+from vidrl.bench.page.frames import first_case, frames, script_data
 from vidrl.bench.page.head import header, title
 from vidrl.bench.page.kinds import kinds
-from vidrl.bench.page.look import data, first_case, look
 from vidrl.bench.page.media import LIMIT, media
-from vidrl.bench.page.rest import distances, left_out, made, to_paste, totals
-from vidrl.bench.page.script import SCRIPT
+from vidrl.bench.page.rest import distances, left_out, method, paste, totals
 from vidrl.bench.page.summary import summary
+from vidrl.report.render import inlined, render
 from vidrl.rewards._files import atomic_file
 
 __all__ = ["LARGEST", "media", "page", "write"]
 
-STYLES = ("report/templates/report.css", "bench/page/page.css")
+STYLES = ("report/templates/report.css", "bench/page/templates/bench.css")
+SCRIPT = "bench/page/templates/bench.js"
 LARGEST = 20_000_000  # bytes of a page
+# The links under the head: the name of a section's data → its id on the page and its words.
 LINKS = {
-    "differences": "Differences",
-    "summary": "Every dimension",
-    "kinds": "By kind",
-    "clips": "Best and worst",
-    "look": "Frame by frame",
-    "left-out": "Left out",
-    "paste": "To paste",
-    "made": "How it was measured",
+    "differences": ("differences", "Differences"),
+    "summary": ("summary", "Every dimension"),
+    "kinds": ("kinds", "By kind"),
+    "clips": ("clips", "Best and worst"),
+    "frames": ("look", "Frame by frame"),
+    "left_out": ("left-out", "Left out"),
+    "paste": ("paste", "To paste"),
+    "method": ("made", "How it was measured"),
 }
+ALWAYS = {"left_out"}  # sections that are there without data as well
 
 
-_shown = media  # whose name `write` gives to the folder
+_shown = media  # `write` has a parameter called media
 
 
 def write(
@@ -49,81 +51,75 @@ def write(
 ) -> Path:
     """Write the page to `out`, or to report.html in the folder `out`, and return its path.
 
-    Up to `limit` clips, the best and the worst, are read again and shown, in `jobs`
-    processes; the folder `media` keeps what is made of them for the next time. A page is
-    never above 20 MB: clips are left to their files until it is not. Raises ValueError
-    where no clips are left to leave out.
+    Args:
+        results: as read from results.json.
+        out: a file that ends in .html, or a folder.
+        media: a folder that keeps small copies of the shown clips for the next time.
+        limit: clips, the best and the worst, that are read again and shown.
+        jobs: processes that read them.
+
+    A page has at most 20 MB: where it would be larger, fewer clips are shown, and the others
+    are links to their files. Raises ValueError where a page without clips is still larger.
     """
     path = out / "report.html" if out.suffix.lower() not in (".html", ".htm") else out
     shown = _shown(results, media, limit, jobs=jobs)
     text = page(results, path, shown).encode("utf-8", "backslashreplace")
     while len(text) > LARGEST and shown:
+        # the first clips of the dictionary are those that a reader sees first
         shown = dict(list(shown.items())[: len(shown) // 2])
         text = page(results, path, shown).encode("utf-8", "backslashreplace")
     if len(text) > LARGEST:
         raise ValueError(
-            f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: take --format csv"
+            f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: "
+            "take --format csv"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     return atomic_file.write_bytes(path, text)
 
 
 def page(results: Results, out: Path, shown: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page, with what `media` made of some clips; `out` is where it will lie."""
+    """Return the page as HTML.
+
+    `shown` is the result of `media` for some clips; `out` is the path of the page, from which
+    links to files start.
+    """
     found = cases(results)
     picked = examples(results, found)
     first = opened(results, picked)
-    inline = [named for example in picked.get(first or "", []) for named in example.case.keys]
-    known, kept = data(results, found, shown, inline)
+    # the clips of the open fold hold their films, so that they play without scripts
+    inline = [key for example in picked.get(first or "", []) for key in example.case.keys]
+    data, kept = script_data(results, found, shown, inline)
     start = first_case(results, found, order(results, picked))
-    sections = [
-        differences(results),
-        summary(results),
-        kinds(results),
-        clips(results, picked, shown, out),
-        look(results, found, start, shown, out, kept),
-        totals(results),
-        distances(results),
-        left_out(results),
-        to_paste(results),
-        made(results),
-    ]
-    body = "\n".join(filter(None, sections))
-    return _document(title(results), header(results) + _links(body) + body, known)
-
-
-def _links(body: str) -> str:
-    found = "".join(
-        f'<a href="#{name}">{words}</a>' for name, words in LINKS.items() if f'id="{name}"' in body
+    script = inlined(SCRIPT)
+    sections = {
+        "differences": differences(results),
+        "summary": summary(results),
+        "kinds": kinds(results),
+        "clips": clips(results, picked, shown, out),
+        "frames": frames(results, start, shown, out, kept, len(found)),
+        "totals": totals(results),
+        "distances": distances(results),
+        "left_out": left_out(results),
+        "paste": paste(results),
+        "method": method(results),
+    }
+    return render(
+        "bench/bench.html",
+        style=inlined(*STYLES),
+        script=script,
+        policy=_policy(script),
+        title=title(results),
+        header=header(results),
+        links=[link for name, link in LINKS.items() if sections[name] or name in ALWAYS],
+        data=data,
+        **sections,
     )
-    return f'<nav aria-label="Sections">{found}</nav>'
 
 
-def _document(name: str, body: str, known: Mapping[str, Any]) -> str:
-    style = "".join(files("vidrl").joinpath(one).read_text(encoding="utf-8") for one in STYLES)
+def _policy(script: str) -> str:
+    """Return what a browser may do with the page: run its one script, and fetch nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)} · vidrl bench</title><style>{style}</style></head>\n<body><main>{body}</main>"
-        f'<script type="application/json" id="data">{_harmless(known)}</script>'
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _policy() -> str:
-    """What a browser may do with the page: run its one script, show what it holds, and
-    fetch nothing."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        f"media-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _harmless(known: Mapping[str, Any]) -> str:
-    """JSON in which nothing can end the element that holds it."""
-    text = json.dumps(known, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text

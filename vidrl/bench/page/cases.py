@@ -1,5 +1,4 @@
-"""Which clips belong together, and which of them are worth showing: the best and the worst
-on each dimension."""
+"""Groups the clips of all sets into cases, and picks the best and the worst on each dimension."""
 
 from __future__ import annotations
 
@@ -17,40 +16,46 @@ EACH = 2  # clips shown at either end of a dimension where there is one set
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked for once, and the clip that each set has of it: number of the set to
-    number of the clip."""
+    """A prompt that has a clip in some sets: `clips` maps a set's number to its clip's number."""
 
     prompt: str
     clips: Mapping[int, int]
 
     @property
     def keys(self) -> list[str]:
-        """The clips as the page's data names them."""
+        """Return the keys of the clips in the page's data."""
         return [key(at, i) for at, i in self.clips.items()]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A case shown for what it has on a dimension."""
+    """A case that is shown for its values on a dimension; `title` says for which."""
 
     title: str
     case: Case
 
 
 def key(at: int, i: int) -> str:
-    """How the page's data names clip `i` of set `at`."""
+    """Return the key of clip `i` of set `at` in the page's data."""
     return f"{at}.{i}"
 
 
-def clip_of(results: Results, named: str) -> Row:
-    """The clip of a key."""
-    at, i = map(int, named.split("."))
+def set_of(key: str) -> int:
+    """Return the number of the set of a key."""
+    return int(key.split(".")[0])
+
+
+def clip_of(results: Results, key: str) -> Row:
+    """Return the clip of a key."""
+    at, i = map(int, key.split("."))
     return results["sets"][at]["clips"][i]
 
 
 def cases(results: Results) -> list[Case]:
-    """The clips of all sets, those of one prompt and seed together; without prompts, those
-    of one file name."""
+    """Group the clips of all sets by prompt and seed, and without prompts by file name.
+
+    The k-th clip of a set for a prompt and seed belongs to the k-th clips of the other sets.
+    """
     found: dict[Any, dict[int, int]] = {}
     for at, one in enumerate(results["sets"]):
         seen: Counter[Any] = Counter()
@@ -71,7 +76,7 @@ def _prompt(results: Results, clips: Mapping[int, int]) -> str:
 
 
 def examples(results: Results, found: Iterable[Case]) -> dict[str, list[Example]]:
-    """By dimension, what is shown of it; a dimension without a scored clip has nothing."""
+    """Return what is shown, by dimension; a dimension without a scored clip is left out."""
     found, names = list(found), [one["name"] for one in results["sets"]]
     paired = [case for case in found if len(case.clips) > 1]
     shown = {}
@@ -84,8 +89,7 @@ def examples(results: Results, found: Iterable[Case]) -> dict[str, list[Example]
 
 
 def _versus(results: Results, paired: Iterable[Case], dim: str, names: list[str]) -> list[Example]:
-    """Where the last set of a case is furthest ahead of its first, and where furthest
-    behind."""
+    """Pick the cases in which the last set is furthest ahead of the first, and furthest behind."""
     gaps = [
         (gap, i, case)
         for i, case in enumerate(paired)
@@ -97,7 +101,8 @@ def _versus(results: Results, paired: Iterable[Case], dim: str, names: list[str]
     ends += [("worst", min(gaps, key=lambda one: one[:2]))] if len(gaps) > 1 else []
     return [
         Example(
-            f"{names[max(case.clips)]} does {word} against {names[min(case.clips)]}: {number(gap, sign=True)}",
+            f"{names[max(case.clips)]} does {word} against {names[min(case.clips)]}: "
+            f"{number(gap, sign=True)}",
             case,
         )
         for word, (gap, _, case) in ends
@@ -105,6 +110,7 @@ def _versus(results: Results, paired: Iterable[Case], dim: str, names: list[str]
 
 
 def _gap(results: Results, case: Case, dim: str) -> float | None:
+    """Return the value of the last set minus that of the first; None where one is missing."""
     first, second = (
         results["sets"][at]["clips"][case.clips[at]]["value"].get(dim)
         for at in (min(case.clips), max(case.clips))
@@ -113,7 +119,7 @@ def _gap(results: Results, case: Case, dim: str) -> float | None:
 
 
 def _ends(results: Results, found: Iterable[Case], dim: str, names: list[str]) -> list[Example]:
-    """The worst and the best clips of each set, where none belongs to another."""
+    """Pick the worst and the best clips of each set, where no clip has a partner."""
     shown = []
     for at, name in enumerate(names):
         scored = [
@@ -125,6 +131,7 @@ def _ends(results: Results, found: Iterable[Case], dim: str, names: list[str]) -
         ]
         ranked = sorted(scored, key=lambda one: one[:2])
         each = min(EACH, len(ranked) // 2) or len(ranked)
+        # with fewer clips than 2 EACH no clip is both among the worst and among the best
         of = f" of {name}" if len(names) > 1 else ""
         shown += [
             Example(_rank(k, "worst") + of, case) for k, (_, _, case) in enumerate(ranked[:each])
@@ -139,23 +146,25 @@ def _rank(k: int, word: str) -> str:
 
 
 def opened(results: Results, shown: Mapping[str, Any]) -> str | None:
-    """The dimension that a reader sees first: that of the surest difference, or the first
-    there is."""
-    sure = [
+    """Return the dimension that a reader sees first: that of the surest difference.
+
+    Without a difference beyond doubt it is the first dimension that is shown.
+    """
+    decided = [
         row
         for row in results.get("comparisons", [])
         if row["dim"] in shown and verdict(results, row)
     ]
-    if sure:
+    if decided:
         return min(
-            sure,
+            decided,
             key=lambda row: (row["p_holm"] >= LEVEL, row["p_holm"], -abs(row.get("effect") or 0)),
         )["dim"]
     return next(iter(shown), None)
 
 
 def order(results: Results, shown: Mapping[str, list[Example]]) -> list[str]:
-    """The clips that are shown, the first seen first."""
+    """Return the keys of the clips that are shown, in the order in which a reader sees them."""
     first = opened(results, shown)
     dims = [first, *(name for name in shown if name != first)] if first else []
     return list(

@@ -1,164 +1,150 @@
-"""The clips that are worth looking at, playing: by dimension, the best and the worst, sets
-side by side."""
+"""The best and the worst clips of each dimension, which play side by side."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vidrl.bench.page.cases import Case, Example, clip_of, opened
+from vidrl.bench.page.cases import Case, Example, clip_of, opened, set_of
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, short
 from vidrl.report.charts import Line, chart, number
-from vidrl.report.render import macro
 
 Shown = Mapping[str, Mapping[str, Any]]
+PIXELATED = 128  # pixels of the longer side up to which a clip is enlarged without smoothing
 
 
-def clips(results: Results, shown: Mapping[str, Sequence[Example]], media: Shown, out: Path) -> str:
-    """The section: one fold a dimension, that of the surest difference open."""
+def clips(
+    results: Results, shown: Mapping[str, Sequence[Example]], media: Shown, out: Path
+) -> dict[str, Any] | None:
+    """Return the data of the section, or None; the dimension of the surest difference is open."""
     if not shown:
-        return ""
+        return None
     first = opened(results, shown)
-    folds = "".join(
-        _fold(results, dim, shown[dim["name"]], media, out, dim["name"] == first)
-        for dim in results["dims"]
-        if dim["name"] in shown
-    )
-    what = "Pairs of clips" if len(results["sets"]) > 1 else "Clips"
-    return (
-        f'<section id="clips"><h2>Best and worst clips</h2><p class="note">{what} from both ends of each '
-        f"dimension, with the dimension frame by frame below. Ends are not typical: they show what a number "
-        f'reacts to.</p><div class="controls"><button id="pause" aria-pressed="false">Pause</button>'
-        f'<button id="slow" aria-pressed="false">Quarter speed</button></div>{folds}</section>'
-    )
-
-
-def _fold(
-    results: Results, dim: Row, shown: Sequence[Example], media: Shown, out: Path, is_open: bool
-) -> str:
-    style = "grid wide" if len(results["sets"]) > 1 else "grid"
-    cards = "".join(_card(results, dim, example, media, out, is_open) for example in shown)
-    return (
-        f'<details class="fold" name="dimension"{" open" if is_open else ""}><summary>{dim_name(dim)}</summary>'
-        f'<div class="{style}">{cards}</div></details>'
-    )
+    folds = []
+    for dim in results["dims"]:
+        is_open = dim["name"] == first
+        cards = [
+            _card(results, dim, example, media, out, is_open)
+            for example in shown.get(dim["name"], [])
+        ]
+        folds.append({"dim": dim_name(dim), "open": is_open, "cards": cards})
+    return {
+        "several": len(results["sets"]) > 1,
+        "folds": [fold for fold in folds if fold["cards"]],
+    }
 
 
 def _card(
     results: Results, dim: Row, example: Example, media: Shown, out: Path, inline: bool
-) -> str:
-    figures = "".join(
-        _figure(results, dim, named, media, out, inline) for named in example.case.keys
-    )
-    few = "" if len(example.case.clips) > 1 else " single"
-    return (
-        f'<article class="card"><h3><small>{escape(example.title)}</small>{asked(results, example.case)}</h3>'
-        f'{given(results, example.case, media)}<div class="pair{few}">{figures}</div>'
-        f"{curves(results, dim['name'], example.case)}"
-        f'<a class="look" href="#look" data-case="{example.case.keys[0]}">all dimensions, frame by frame</a>'
-        f"</article>"
-    )
+) -> dict[str, Any]:
+    keys = example.case.keys
+    return {
+        "title": example.title,
+        "asked": asked(results, example.case),
+        "given": given(results, example.case, media),
+        "figures": [_figure(results, dim, key, media, out, inline) for key in keys],
+        "curves": curves(results, dim["name"], example.case),
+        "key": keys[0],
+    }
 
 
 def asked(results: Results, case: Case) -> str:
-    """The prompt of a case, or the names of its files, as HTML."""
-    words = case.prompt or " · ".join(
-        dict.fromkeys(Path(clip_of(results, named)["path"]).name for named in case.keys)
-    )
-    return f'<span dir="auto" class="asked">{escape(short(words))}</span>'
+    """Return the prompt of a case, or without a prompt the names of its files."""
+    names = dict.fromkeys(Path(clip_of(results, key)["path"]).name for key in case.keys)
+    return short(case.prompt or " · ".join(names))
 
 
-def given(results: Results, case: Case, media: Shown) -> str:
-    """What the clips of a case were made from beside the text, as HTML; "" for the text
-    alone."""
-    return "".join(
-        macro(
-            "report/film.html",
-            "given",
-            source=f"data:image/jpeg;base64,{media[named]['given']['picture']}" if named else "",
-            words=words,
-        )
-        for named, words in references(results, case, media)
-    )
+def given(results: Results, case: Case, media: Shown) -> list[dict[str, str]]:
+    """Return what the clips of a case were made from besides the prompt: pictures and words."""
+    return [
+        {
+            "source": f"data:image/jpeg;base64,{media[key]['given']['picture']}" if key else "",
+            "words": words,
+        }
+        for key, words in references(results, case, media)
+    ]
 
 
 def references(results: Results, case: Case, media: Shown) -> list[tuple[str, str]]:
-    """The same, each file once: the key of the clip whose media hold its picture, or "",
-    and words on it."""
+    """Return each reference of a case once: the key of a clip whose media hold it, and words.
+
+    The key is "" where no clip's media hold the picture; the words then say why.
+    """
     found: dict[str, tuple[str, str]] = {}
-    for named in case.keys:
-        clip, shown = clip_of(results, named), media.get(named, {}).get("given") or {}
-        path, kept = clip.get("reference"), "picture" in shown
-        same = str(clip.get("reference_id") or path)
-        if not path or (same in found and (found[same][0] or not kept)):
+    for key in case.keys:
+        clip, shown = clip_of(results, key), media.get(key, {}).get("given") or {}
+        path, is_kept = clip.get("reference"), "picture" in shown
+        # clips of several sets may have the same picture; one with kept media is preferred
+        identity = str(clip.get("reference_id") or path)
+        if not path or (identity in found and (found[identity][0] or not is_kept)):
             continue
-        why = "" if kept else f": {shown.get('why') or 'not kept on this page'}"
-        found[same] = (named if kept else "", short(Path(path).name, 60) + short(why, 160))
+        why = "" if is_kept else f": {shown.get('why') or 'not kept on this page'}"
+        found[identity] = (key if is_kept else "", short(Path(path).name, 60) + short(why, 160))
     return list(found.values())
 
 
-def _figure(results: Results, dim: Row, named: str, media: Shown, out: Path, inline: bool) -> str:
-    clip, at = clip_of(results, named), int(named.split(".")[0])
-    who = results["sets"][at]["name"] if len(results["sets"]) > 1 else Path(clip["path"]).name
-    value = clip["value"].get(dim["name"])
-    return (
-        f"<figure>{player(clip, named, media.get(named, {}), out, inline)}<figcaption><span>"
-        f'<i class="key {hue(results, at)}"></i>{escape(short(who, 60))}</span><span>{number(value)}</span>'
-        f"</figcaption></figure>"
-    )
+def _figure(
+    results: Results, dim: Row, key: str, media: Shown, out: Path, inline: bool
+) -> dict[str, Any]:
+    clip, at = clip_of(results, key), set_of(key)
+    name = results["sets"][at]["name"] if len(results["sets"]) > 1 else Path(clip["path"]).name
+    return {
+        "player": player(clip, key, media.get(key, {}), out, inline),
+        "hue": hue(results, at),
+        "name": short(name, 60),
+        "value": number(clip["value"].get(dim["name"])),
+    }
 
 
-def player(clip: Row, named: str, shown: Mapping[str, Any], out: Path, inline: bool) -> str:
-    """The clip itself, playing over and over; or a link to its file, and why.
+def player(
+    clip: Row, key: str, shown: Mapping[str, Any], out: Path, inline: bool
+) -> dict[str, Any]:
+    """Return the clip as the template plays it, or a link to its file and why it is not shown.
 
-    `inline`: with its source, so that it plays without scripts; else the page's script
-    fills it in from its data.
+    `inline`: with its bytes, so that the clip plays without scripts. Otherwise the page's
+    script takes the bytes from its data.
     """
-    small = " pixels" if max(clip.get("size") or [999]) <= 128 else ""
-    label = f'aria-label="{escape(short(clip.get("prompt") or Path(clip["path"]).name))}"'
-    if "image" in shown:
-        return f'<img class="still{small}" alt="" src="data:image/jpeg;base64,{escape(shown["image"])}">'
-    if "video" in shown:
-        source = (
-            f'src="data:video/mp4;base64,{escape(shown["video"])}" data-own="{named}" autoplay'
-            if inline
-            else f'data-clip="{named}"'
-        )
-        return f'<video class="clip{small}" {label} {source} loop muted playsinline></video>'
-    why = shown.get("why") or "not kept on this page"
-    return (
-        f'<div class="missing"><span>{escape(short(why, 160))}</span>'
-        f'<a href="{escape(link(clip["path"], out))}">the file</a></div>'
-    )
+    has_video = "video" in shown
+    return {
+        "image": shown.get("image"),
+        "video": shown["video"] if has_video and inline else None,
+        "key": key if has_video else "",
+        "small": " pixels" if max(clip.get("size") or [999]) <= PIXELATED else "",
+        "label": short(clip.get("prompt") or Path(clip["path"]).name),
+        "why": short(shown.get("why") or "not kept on this page", 160),
+        "link": link(clip["path"], out),
+    }
 
 
 def link(path: str, out: Path) -> str:
-    """A file's address as seen from the page's folder, never one with a scheme.
+    """Return a file's address relative to the page's folder; it never has a scheme.
 
-    >>> link("videos/a b#1.mp4", Path("runs/bench/report.html")), link("javascript:alert(1)", Path("report.html"))
-    ('../../videos/a%20b%231.mp4', './javascript%3Aalert%281%29')
+    >>> link("videos/a b#1.mp4", Path("runs/bench/report.html"))
+    '../../videos/a%20b%231.mp4'
+    >>> link("javascript:alert(1)", Path("report.html"))
+    './javascript%3Aalert%281%29'
     """
     relative = os.path.relpath(path, out.parent).replace(os.sep, "/")
     try:
         address = quote(os.fsencode(relative))
-    except UnicodeEncodeError:  # half a character that stands for no byte of a file name
+    except UnicodeEncodeError:  # half a surrogate pair, which is no byte of a file name
         address = quote(relative, errors="replace")
     return address if address.startswith("../") else f"./{address}"
 
 
 def curves(results: Results, dim: str, case: Case) -> str:
-    """A dimension over the frames of the clips of a case; empty where it has no curve."""
+    """Draw a dimension over the frames of the clips of a case; "" where it has no curve."""
     lines = []
-    for named in case.keys:
-        curve, at = (clip_of(results, named).get("curve") or {}).get(dim), int(named.split(".")[0])
+    for key in case.keys:
+        curve, at = (clip_of(results, key).get("curve") or {}).get(dim), set_of(key)
         if curve and len(curve) > 1:
+            # the value of frame t is drawn in the middle of its cell [t, t + 1)
             middles = [(t + 0.5) for t in range(len(curve))]
             lines.append(Line(results["sets"][at]["name"], middles, curve, hue(results, at)))
-    length = max((len(line.y) for line in lines), default=0)
     if not any(value is not None for line in lines for value in line.y):
         return ""
+    length = max(len(line.y) for line in lines)
     return chart(lines, span=(0, length), axis="frame", cells=True, title=f"{dim}, frame by frame")

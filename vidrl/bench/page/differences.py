@@ -1,12 +1,12 @@
-"""The comparisons of two sets: all dimensions at once on one axis, in standard deviations
-between clips."""
+"""The comparisons of two sets: all dimensions on one axis, in standard deviations of clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
 from vidrl.bench.page.facts import (
+    Chip,
     Results,
     Row,
     compared,
@@ -17,7 +17,6 @@ from vidrl.bench.page.facts import (
     has_enough_clips,
     is_withheld,
     least_relevant,
-    listed,
     margin_verdict,
     mean,
     probability,
@@ -35,253 +34,211 @@ INSIDE = {
     "not worse": "above minus",
     "not better": "below plus",
 }
-OPEN = 3  # tables of pairs of sets that stand open; more are closed
+OPEN = 3  # tables of pairs of sets that are open; with more tables all are closed
 PAIRED = {
     SEED: "Clips of one prompt and seed are paired.",
     PROMPT: "All clips of a prompt are compared with all of the other set's clips of it.",
     NAME: "Files of one name are paired.",
-    UNPAIRED: "The sets have too little in common to be paired: the means of all clips are compared.",
+    UNPAIRED: "The sets have too little in common to be paired: the means of all clips are "
+    "compared.",
 }
-STYLES = {1: "up", 0: "", -1: "down"}
+STYLES = {1: "up", 0: "", -1: "down"}  # CSS classes, by the verdict
+SIZES = (
+    "dimension",
+    "effect size",
+    "margin",
+    "interval, all together",
+    "p",
+    "p, corrected",
+    "win rate",
+    "pairs",
+    "prompts",
+    "found at 80 % power from",
+    "prompts that find this difference",
+    "notes",
+)
 
 
-def differences(results: Results) -> str:
-    """The section; empty where there is one set."""
+def differences(results: Results) -> dict[str, Any] | None:
+    """Return the data of the section; None where there is one set."""
     pairs = compared(results)
     if not pairs:
-        return ""
-    shown = [
-        _table(results, first, second, rows, len(pairs) > 1)
-        for (first, second), rows in pairs.items()
-    ]
-    titles = [_titled(results, *names, rows) for names, rows in pairs.items()]
-    tables = (
-        "".join(shown)
-        if len(shown) <= OPEN
-        else "".join(
-            f"<details><summary>{title}</summary>{table}</details>"
-            for title, table in zip(titles, shown, strict=True)
-        )
-    )
-    return (
-        f'<section id="differences"><h2>{"Difference" if len(pairs) == 1 else "Differences"}</h2>'
-        f'<p class="note">{_paired(results)} The dot is the mean difference, the bar its 95 % interval, from '
-        f"resampled prompts; both are divided by the standard deviation between clips, so that all dimensions "
-        f'share one axis. <span class="up">Teal</span>: better beyond doubt, <span class="down">orange</span>: '
-        f"worse. Beyond doubt means: p &lt; 0.05 after correction{_family(results)}; also where every clip without "
-        f"a number counts as the worst; and more than the least relevant difference, which a re-encoding that "
-        f"nobody sees makes. Grey: the clips do not tell, or too little to matter. Wins, ties and losses count "
-        f"prompts.{_unmeasured(results)}</p>{tables}</section>"
-    )
+        return None
+    bare = [dim_name(dim) for dim in results["dims"] if dim.get("relevant") is None]
+    return {
+        "paired": _paired(results),
+        "family": _family(results),
+        "unmeasured": bare,  # dimensions on which any difference beyond doubt counts
+        "pairs": [_pair(results, *names, rows) for names, rows in pairs.items()],
+        "closed": len(pairs) > OPEN,
+    }
 
 
-def _titled(results: Results, first: str, second: str, rows: Sequence[Row]) -> str:
-    """The title of a closed table, with what it says."""
-    said = [verdict(results, row) for row in rows]
-    return (
-        f"{escape(second)} against {escape(first)}: better on {said.count(1)}, worse on {said.count(-1)}, not told "
-        f"apart on {said.count(0)}"
-    )
+def _paired(results: Results) -> str:
+    """Say how clips were paired, in one sentence for each way that occurs."""
+    ways = dict.fromkeys(row.get("paired_by") or PROMPT for row in results["comparisons"])
+    return " ".join(PAIRED.get(way) or f"Clips are paired by {way}." for way in ways)
 
 
 def _family(results: Results) -> str:
-    """What p values are corrected for."""
+    """Say for how many comparisons the p values are corrected."""
     sets, primary = len(results["sets"]), (results.get("claims") or {}).get("primary")
     of_sets = f" and all {sets * (sets - 1) // 2} pairs of sets" if sets > 2 else ""
     if primary:
         return (
-            f" (of {escape(primary)}, which was named first, for the pairs of sets alone; of the others for all "
-            f"dimensions{of_sets}, and only where {escape(primary)} differs too)"
+            f" (of {primary}, which was named first, for the pairs of sets alone; of the others "
+            f"for all dimensions{of_sets}, and only where {primary} differs too)"
         )
     return f" for all dimensions{of_sets} (Holm)"
 
 
-def _unmeasured(results: Results) -> str:
-    """The dimensions on which any sure difference counts."""
-    bare = [dim_name(dim) for dim in results["dims"] if dim.get("relevant") is None]
-    return f" No least relevant difference is known of {listed(bare)}." if bare else ""
-
-
-def _paired(results: Results) -> str:
-    """How clips were paired, a sentence a way."""
-    ways = dict.fromkeys(row.get("paired_by") or PROMPT for row in results["comparisons"])
-    return " ".join(PAIRED.get(way) or f"Clips are paired by {escape(way)}." for way in ways)
-
-
-def _table(results: Results, first: str, second: str, rows: Sequence[Row], several: bool) -> str:
+def _pair(results: Results, first: str, second: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the table of two sets, with the counts that its title says where it is closed."""
     reach = _reach(results, rows)
-    title = f"<h4>{escape(second)} against {escape(first)}</h4>" if several else ""
-    names = (
-        "",
-        escape(first),
-        escape(second),
-        "difference",
-        "",
-        "95 % interval",
-        "p, corrected",
-        "wins / ties / losses",
-    )
-    styles = ("dim", "one", "two", "gap", "plot", "range", "p", "wtl")
-    head = "".join(
-        f'<span role="columnheader" class="{style}">{name}</span>'
-        for style, name in zip(styles, names, strict=True)
-    )
-    body = "".join(_row(results, row, reach) for row in rows)
-    return (
-        f'{title}<div class="compare" role="table" aria-label="{escape(second)} against {escape(first)}">'
-        f'<div class="versus head" role="row">{head}</div>{body}{_scale(first, second, reach)}</div>'
-        f"{_sizes(results, rows)}"
-    )
+    verdicts = [verdict(results, row) for row in rows]
+    return {
+        "first": first,
+        "second": second,
+        "better": verdicts.count(1),
+        "worse": verdicts.count(-1),
+        "open": verdicts.count(0),
+        "rows": [_row(results, row, reach) for row in rows],
+        "scale": [
+            {"left": _place(at, reach), "words": number(at, sign=at != 0)} for at in _ticks(reach)
+        ],
+        "sizes": {"head": SIZES, "rows": [_sizes(results, row) for row in rows]},
+    }
 
 
-def _row(results: Results, row: Row, reach: float) -> str:
-    dim = next((dim for dim in results["dims"] if dim["name"] == row["dim"]), {"name": row["dim"]})
+def _row(results: Results, row: Row, reach: float) -> dict[str, Any]:
+    """Return the comparison of two sets on one dimension."""
     one, two = (mean(results, row[side], row["dim"])[0] for side in ("first", "second"))
     gap, low, high = difference(row)
-    style = STYLES[verdict(results, row)]
-    interval = f"{low} to {high}" if row.get("low") is not None else "–"
-    cells = [
-        ("one", one),
-        ("two", two),
-        ("gap", gap),
-        ("plot", forest(results, row, reach)),
-        ("range", interval),
-        ("p", probability(row.get("p_holm"))),
-        ("wtl", _wins(row)),
-    ]
-    drawn = "".join(
-        f'<span role="cell" class="{name}"{_named(row, name)}>{cell}</span>' for name, cell in cells
-    )
-    return (
-        f'<div class="versus {style}" role="row"><span role="rowheader" class="dim">{dim_name(dim)}'
-        f"{_chip(results, row)}</span>{drawn}</div>"
-    )
+    return {
+        "style": STYLES[verdict(results, row)],
+        "dim": _dim(results, row),
+        "chip": _chip(results, row),
+        "one": one,
+        "two": two,
+        "gap": gap,
+        "plot": _forest(results, row, reach),
+        "interval": f"{low} to {high}" if row.get("low") is not None else "–",
+        "p": probability(row.get("p_holm")),
+        "wins": _wins(row),
+    }
 
 
-def _named(row: Row, name: str) -> str:
-    """The set of a mean, which a narrow page says beside it."""
-    side = {"one": "first", "two": "second"}.get(name)
-    return f' data-name="{escape(row[side])}"' if side else ""
+def _dim(results: Results, row: Row) -> str:
+    dims = [dim for dim in results["dims"] if dim["name"] == row["dim"]]
+    return dim_name(dims[0] if dims else {"name": row["dim"]})
 
 
-def _chip(results: Results, row: Row) -> str:
-    notes = "; ".join(map(str, row.get("notes") or []))
+def _chip(results: Results, row: Row) -> Chip | None:
+    """Return the label of a comparison: the first reason that limits what may be concluded."""
+    notes = _notes(row)
     if not row.get("n"):
-        return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
+        return Chip("no pairs", notes, bad=True)
     if not has_enough_clips(results, row):
-        return f'<span class="chip out" title="{escape(notes)}">{escape(few(results, row))}</span>'
+        return Chip(few(results, row), notes, bad=True)
     if is_withheld(results, row):
-        return f'<span class="chip out" title="{escape(notes)}">clips without a number</span>'
+        return Chip("clips without a number", notes, bad=True)
     if significant_side(results, row) and not exceeds_least_relevant(results, row):
         words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
-        return f'<span class="chip out" title="{words}">not relevant</span>'
+        return Chip("not relevant", words, bad=True)
     if word := margin_verdict(results, row):
-        words = f"the interval of all differences together lies {INSIDE[word]} the margin, {number(row['margin'])}"
-        return f'<span class="chip" title="{words}">{word}</span>'
-    return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
+        words = (
+            f"the interval of all differences together lies {INSIDE[word]} the margin, "
+            f"{number(row['margin'])}"
+        )
+        return Chip(word, words)
+    return Chip("note", notes) if notes else None
 
 
-def forest(results: Results, row: Row, reach: float) -> str:
-    """A dot at the difference and a bar over its interval, in standard deviations between
-    clips."""
+def _notes(row: Row) -> str:
+    return "; ".join(map(str, row.get("notes") or []))
+
+
+def _forest(results: Results, row: Row, reach: float) -> dict[str, Any]:
+    """Return a dot at the difference and a bar over its interval, on the shared axis.
+
+    Numbers are in standard deviations between clips. Without an interval there is only the
+    axis. A dot that lies beyond the axis is drawn at its end with its number.
+    """
     std = scale(results, row)
-    lines = "".join(
-        f'<i class="tick{" zero" if at == 0 else ""}" style="left:{_place(at, reach):.2f}%"></i>'
-        for at in _ticks(reach)
-    )
+    ticks = [{"left": _place(at, reach), "zero": at == 0} for at in _ticks(reach)]
     if std is None or row.get("difference") is None or row.get("low") is None:
-        return f'<div class="shared">{lines}</div>'
+        return {"ticks": ticks, "words": ""}
     low, middle, high = (row[key] / std for key in ("low", "difference", "high"))
+    texts = [number(value, sign=True, digits=2) for value in (middle, low, high)]
     left, right = _place(low, reach), _place(high, reach)
-    said = [number(value, sign=True, digits=2) for value in (middle, low, high)]
-    words = f"{said[0]} standard deviations, {said[1]} to {said[2]}"
-    far = (
-        f'<b class="{"over" if middle > 0 else "under"}">{said[0]}</b>'
-        if abs(middle) > reach
-        else ""
-    )
-    return (
-        f'<div class="shared" role="img" aria-label="{words}" title="{words}">{lines}'
-        f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
-        f'<i class="dot" style="left:{_place(middle, reach):.2f}%"></i>{far}</div>'
-    )
+    return {
+        "ticks": ticks,
+        "words": f"{texts[0]} standard deviations, {texts[1]} to {texts[2]}",
+        "left": left,
+        "width": max(right - left, 0.6),
+        "dot": _place(middle, reach),
+        "far": "" if abs(middle) <= reach else "over" if middle > 0 else "under",
+        "value": texts[0],
+    }
 
 
-def _sizes(results: Results, rows: Sequence[Row]) -> str:
-    """Effect sizes, p before correction, and what was paired."""
-    names = {dim["name"]: dim_name(dim) for dim in results["dims"]}
-    head = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in (
-            "dimension",
-            "effect size",
-            "margin",
-            "interval, all together",
-            "p",
-            "p, corrected",
-            "win rate",
-            "pairs",
-            "prompts",
-            "found at 80 % power from",
-            "prompts that find this difference",
-            "notes",
-        )
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{cell}</td>"
-            for cell in [
-                names.get(row["dim"], escape(row["dim"])),
-                number(row.get("effect"), sign=True),
-                number(least_relevant(results, row["dim"])),
-                probability(row.get("p")),
-                probability(row.get("p_holm")),
-                escape(str(row.get("n") or 0)),
-                escape(str(row.get("prompts") or "–")),
-                escape("; ".join(map(str, row.get("notes") or []))),
-            ]
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<details><summary>Effect sizes and pairs</summary><div class="scroll"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div></details>"
-    )
+def _sizes(results: Results, row: Row) -> list[Any]:
+    """Return the row of the table of effect sizes, in the order of SIZES."""
+    return [
+        _dim(results, row),
+        number(row.get("effect"), sign=True),
+        number(least_relevant(results, row["dim"])),
+        _interval(row, "all_low", "all_high"),
+        probability(row.get("p")),
+        probability(row.get("p_holm")),
+        _win_rate(row),
+        row.get("n") or 0,
+        row.get("prompts") or "–",
+        *_prompts_needed(results, row),
+        _notes(row),
+    ]
 
 
-def _ends(row: Row, low: str, high: str) -> str:
+def _interval(row: Row, low: str, high: str) -> str:
     return f"{number(row.get(low))} to {number(row.get(high))}" if row.get(low) is not None else "–"
 
 
-def _needs(results: Results, row: Row) -> list[str]:
-    """The least difference that the prompts find, and how many prompts find the one that is
-    there."""
+def _prompts_needed(results: Results, row: Row) -> list[str]:
+    """Return the least difference that these prompts find, and the prompts that this one needs."""
     if row.get("spread") is None:
         return ["–", "–"]
     family = sum(one.get("spread") is not None for one in results["comparisons"])
-    few = prompts_needed(row["spread"], row["difference"], family)
+    needed = prompts_needed(row["spread"], row["difference"], family)
     return [
         number(detectable_difference(row["spread"], row["groups"], family)),
-        "–" if few is None else f"about {few}",
+        "–" if needed is None else f"about {needed}",
     ]
 
 
-def _rate(row: Row) -> str:
-    """The win rate and its interval, in percent."""
+def _win_rate(row: Row) -> str:
+    """Return the win rate and its interval, in percent."""
     if row.get("win_rate") is None:
         return "–"
-    ends = (
-        f" ({100 * row['win_low']:.0f} to {100 * row['win_high']:.0f})"
-        if row.get("win_low") is not None
-        else ""
-    )
+    ends = ""
+    if row.get("win_low") is not None:
+        ends = f" ({100 * row['win_low']:.0f} to {100 * row['win_high']:.0f})"
     return f"{100 * row['win_rate']:.0f} %{ends}"
 
 
+def _wins(row: Row) -> dict[str, Any] | None:
+    """Return the prompts that the second set wins, ties and loses, as words and as bars."""
+    counts = [row.get(key) or 0 for key in ("wins", "ties", "losses")]
+    if not sum(counts):
+        return None
+    styles = zip(("plus", "tie", "minus"), counts, strict=True)
+    return {
+        "words": " / ".join(map(str, counts)),
+        "bars": [{"style": style, "count": count} for style, count in styles if count],
+    }
+
+
 def _reach(results: Results, rows: Sequence[Row]) -> float:
-    """The smallest end of the axis that shows every interval, or the largest there is."""
+    """Return the smallest end of the axis that shows every interval, or the largest end."""
     most = 0.0
     for row in rows:
         std = scale(results, row)
@@ -296,30 +253,5 @@ def _ticks(reach: float) -> list[float]:
 
 
 def _place(value: float, reach: float) -> float:
+    """Return the place of a value on the axis in percent; 2 % on both sides are left free."""
     return 50 + 48 * min(1.0, max(-1.0, value / reach))
-
-
-def _scale(first: str, second: str, reach: float) -> str:
-    """The axis under the rows."""
-    labels = "".join(
-        f'<span style="left:{_place(at, reach):.2f}%">{number(at, sign=at != 0)}</span>'
-        for at in _ticks(reach)
-    )
-    ends = f"<em>← {escape(first)} better</em><em>{escape(second)} better →</em>"
-    return (
-        f'<div class="versus under" aria-hidden="true"><div class="plot"><div class="labels">{labels}</div>{ends}'
-        f"</div></div>"
-    )
-
-
-def _wins(row: Row) -> str:
-    counts = [row.get(key) or 0 for key in ("wins", "ties", "losses")]
-    total = sum(counts)
-    if not total:
-        return "–"
-    bars = "".join(
-        f'<i class="{style}" style="flex-grow:{escape(str(count))}"></i>'
-        for style, count in zip(("plus", "tie", "minus"), counts, strict=True)
-        if count
-    )
-    return f'<span>{escape(" / ".join(map(str, counts)))}</span><span class="share" aria-hidden="true">{bars}</span>'

@@ -1,56 +1,55 @@
-"""The dims by what the prompts ask: a table for each field that the manifest or the suite
-knows of its prompts."""
+"""The dimensions by what the prompts ask for: one table for each field of the prompts.
+
+The manifest or the suite has these fields, such as a category.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from vidrl.bench.page.facts import Results, dim_name
 from vidrl.report.charts import number
 
 
-def kinds(results: Results) -> str:
-    """A section; empty where no clip says what kind it is of."""
+def kinds(results: Results) -> list[dict[str, Any]]:
+    """Return the tables; empty where the prompts have no fields."""
     parts: Mapping[str, Any] = results.get("breakdown") or {}
-    if not parts:
-        return ""
-    fields = list(dict.fromkeys(field for part in parts.values() for field in part))
-    tables = "".join(_table(results, parts, field, i == 0) for i, field in enumerate(fields))
-    words = "Means with their 95 % intervals in the hover; in brackets the clips. Few clips of a kind tell little."
-    return f'<section id="kinds"><h2>By kind of prompt</h2><p class="note">{words}</p>{tables}</section>'
+    fields = dict.fromkeys(field for part in parts.values() for field in part)
+    return [_table(results, parts, field) for field in fields]
 
 
-def _table(results: Results, parts: Mapping[str, Any], field: str, opened: bool) -> str:
+def _table(results: Results, parts: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Return the table of one field: a row for each of its values and each set."""
     rows = [
         (name, value, part[field][value])
         for name, part in parts.items()
         for value in part.get(field, {})
     ]
-    rows.sort(key=lambda row: row[1])  # the sets side by side
+    rows.sort(key=lambda row: row[1])  # the sets of one value follow each other
     dims = [dim for dim in results["dims"] if any(dim["name"] in row[2] for row in rows)]
-    head = "".join(f'<th scope="col">{dim_name(dim)}</th>' for dim in dims)
-    body = "".join(_row(row, dims, len(parts) > 1) for row in rows)
-    return (
-        f'<details{" open" if opened else ""}><summary>by {escape(field)}</summary><div class="scroll">'
-        f'<table><thead><tr><th scope="col">{escape(field)}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div></details>"
-    )
+    return {
+        "field": field,
+        "dims": [dim_name(dim) for dim in dims],
+        "rows": [_row(row, dims, len(parts) > 1) for row in rows],
+    }
 
 
 def _row(
     row: tuple[str, str, Mapping[str, Any]], dims: Sequence[Mapping[str, Any]], several: bool
-) -> str:
+) -> dict[str, Any]:
     name, value, found = row
-    label = f"{escape(value)}, {escape(name)}" if several else escape(value)
-    return f"<tr><td>{label}</td>{''.join(_cell(found.get(dim['name'])) for dim in dims)}</tr>"
+    return {
+        "label": f"{value}, {name}" if several else value,
+        "cells": [_cell(found.get(dim["name"])) for dim in dims],
+    }
 
 
-def _cell(over: Mapping[str, Any] | None) -> str:
-    if not over:
-        return "<td>–</td>"
-    return (
-        f'<td title="{number(over["low"])} to {number(over["high"])}">{number(over["mean"])} '
-        f"<small>({escape(str(over['n']))})</small></td>"
-    )
+def _cell(summary: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not summary:
+        return None
+    return {
+        "mean": number(summary["mean"]),
+        "interval": f"{number(summary['low'])} to {number(summary['high'])}",
+        "n": summary["n"],
+    }

@@ -1,5 +1,4 @@
-"""Clips as a page shows them: small films, a few of their frames, and maps of where in the
-picture a fault is.
+"""Makes small copies of clips for the page: films, frames, and maps of where faults are.
 
 Shapes: F frames, C channels, H W pixels; K frames of a film.
 """
@@ -33,10 +32,10 @@ FILM = 8  # frames of a film
 HEIGHT = 72  # pixels of such a frame
 SIDE = 160  # the shorter side of what plays
 GIVEN = 160  # the longer side of what a clip was made from
-SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
-# the shorter side at which motion is looked at for the maps, which are drawn HEIGHT pixels
-# high
-MAP = 96
+# A longer clip plays its first seconds and frames up to these.
+SECONDS = 10.0
+MOST = 240
+MAP = 96  # the shorter side at which motion is estimated; maps are drawn HEIGHT pixels high
 MANY = 8  # clips that are worth the start of other processes
 PATIENCE = 300.0  # seconds for one clip in such a process
 SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map
@@ -64,29 +63,33 @@ def media(
     budget: int = BUDGET,
     jobs: int = 0,
 ) -> dict[str, Shown]:
-    """What the page shows of its best and worst clips, by key; only these are read again.
+    """Return what the page shows of its best and worst clips, by key.
 
-    `folder` keeps what was made for the next time, `jobs` processes make what is missing.
-    Of each clip: "video" or "image" (base64), "film" (K frames), "at" (their numbers),
-    "maps" by name, "covers" (the share of the clip that plays); "why" where there is
-    nothing; "given", see `_references`. Above `limit` clips or `budget` bytes a clip is
-    left to its file.
+    Args:
+        results: as read from results.json.
+        folder: keeps the copies for the next time.
+        limit: clips, at most; the page links to the files of the others.
+        budget: bytes of all copies; later clips have only a reason.
+        jobs: processes that make missing copies; 0 makes them in this process.
+
+    Each clip has some of these keys: "video" or "image" (base64), "film" (K frames), "at"
+    (the numbers of these frames), "maps" by name, "covers" (the share of the clip that
+    plays), "why" (the reason for having nothing), "given" (see `_references`).
     """
-    made: dict[str, Shown] = {}
-    spent = 0
+    media: dict[str, Shown] = {}
+    used = 0
     keys = order(results, examples(results, cases(results)))[:limit]
     clips = [clip_of(results, named) for named in keys]
     found, given = _all(results, clips, folder, jobs), _references(results, clips, jobs)
     for named, clip, shown in zip(keys, clips, found, strict=True):
         shown = shown | ({"given": given[clip["reference"]]} if clip.get("reference") else {})
-        spent += len(json.dumps(shown))
-        made[named] = shown if spent <= budget else {"why": "left out to keep the page small"}
-    return made
+        used += len(json.dumps(shown))
+        media[named] = shown if used <= budget else {"why": "left out to keep the page small"}
+    return media
 
 
 def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int) -> list[Shown]:
-    """What is shown of each clip: made before of the same bytes by the same protocol, or
-    now."""
+    """Return what is shown of each clip: kept copies of the same bytes, or new copies."""
     places = [_place(results, clip, folder) for clip in clips]
     found = [
         {"why": clip["closed"]} if clip.get("closed") else _recalled(place)
@@ -94,7 +97,7 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
     ]
     missing = [i for i, shown in enumerate(found) if shown is None]
     new = _each(
-        partial(_made, protocol=dict(results["protocol"])),
+        partial(_clip_copy, protocol=dict(results["protocol"])),
         [str(clips[i]["path"]) for i in missing],
         jobs,
     )
@@ -106,39 +109,44 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
 
 
 def _references(results: Results, clips: Sequence[Row], jobs: int) -> dict[str, Shown]:
-    """What clips were made from, by path: "picture" (base64), the image or a film's first
-    frame; else "why" not."""
+    """Return what clips were made from, by path: "picture" (base64), or "why" there is none.
+
+    The picture is the image, or the first frame of a film.
+    """
     why = {
         clip["reference"]: clip.get("reference_closed") for clip in clips if clip.get("reference")
     }
     opened = [path for path, reason in why.items() if not reason]
-    made = _each(partial(_given, protocol=dict(results["protocol"])), opened, jobs)
+    copies = _each(partial(_reference_copy, protocol=dict(results["protocol"])), opened, jobs)
     return {path: {"why": reason} for path, reason in why.items() if reason} | dict(
-        zip(opened, made, strict=True)
+        zip(opened, copies, strict=True)
     )
 
 
 def _place(results: Results, clip: Row, folder: Path | None) -> Path | None:
-    """Where what is shown of a clip is kept. Its name is a hash: no text of a results file
-    becomes part of a path."""
+    """Return the file that keeps a clip's copy, or None.
+
+    Its name is a hash, so that no text of a results file becomes part of a path.
+    """
     if folder is None or not clip.get("id"):
         return None
     return folder / f"{digest([clip['id'], results['protocol'], VERSION], 32)}.json"
 
 
 def _recalled(place: Path | None) -> Shown | None:
+    """Return a kept copy; None where there is none or its file is damaged."""
     try:
         if place is None or not place.is_file():
             return None
         found = schema.parsed(place.read_bytes())
         SHOWN(found, "")
         return found
-    except (OSError, ValueError):  # spoiled: it is made anew
+    except (OSError, ValueError):
         return None
 
 
 def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iterator[Shown]:
-    """`make` of every path, in order, where there are many in other processes."""
+    """Yield `make` of every path in order; where there are many, other processes run `make`."""
     from vidrl.rewards._files.workers import map_in_processes
 
     if not jobs or len(paths) < MANY:
@@ -148,15 +156,16 @@ def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iter
         yield done.result if done.why is None else {"why": done.why}
 
 
-def _made(path: str, protocol: Mapping[str, Any]) -> Shown:
+def _clip_copy(path: str, protocol: Mapping[str, Any]) -> Shown:
     return _or_why(lambda: thumbnails(Path(path), protocol))
 
 
-def _given(path: str, protocol: Mapping[str, Any]) -> Shown:
+def _reference_copy(path: str, protocol: Mapping[str, Any]) -> Shown:
     return _or_why(lambda: {"picture": _first(Path(path), protocol)})
 
 
 def _or_why(make: Callable[[], Shown]) -> Shown:
+    """Return what `make` returns, or the reason why `make` failed."""
     try:
         return make()
     except (OSError, ValueError, MemoryError, ImportError) as error:
@@ -164,8 +173,10 @@ def _or_why(make: Callable[[], Shown]) -> Shown:
 
 
 def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
-    """What is shown of one file, measured by a protocol. Raises FileNotFoundError and
-    Unreadable."""
+    """Return what is shown of one file, read by a protocol.
+
+    Raises FileNotFoundError and Unreadable.
+    """
     frames, count, fps, playing, at = _read(path, protocol)
     if count == 1:
         return {"image": _jpeg(frames[0], 2 * SIDE)}
@@ -181,7 +192,7 @@ def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
 
 
 def _first(path: Path, facts: Mapping[str, Any]) -> str:
-    """An image, or the first frame of a film, as a small picture (base64)."""
+    """Return an image, or the first frame of a film, as a small picture (base64)."""
     from vidrl.bench.scoring import read_reference
 
     frame = read_reference(path, _protocol(facts), all_frames=False)[0]
@@ -200,8 +211,11 @@ def _protocol(facts: Mapping[str, Any]) -> Protocol:
 def _read(
     path: Path, facts: Mapping[str, Any]
 ) -> tuple[dict[int, Tensor], int, float, int, list[int]]:
-    """Frames (C, H, W) that are needed by number, how many are measured, their rate, how
-    many play, which are shown."""
+    """Return the frames (C, H, W) that are needed, by number, and four facts.
+
+    The facts: how many frames the protocol measures, their rate, how many of them play, and
+    the numbers of those that are shown.
+    """
     import torch
 
     from vidrl.bench.clip import Clip
@@ -222,7 +236,7 @@ def _read(
 
 
 def spaced(count: int, most: int = FILM) -> list[int]:
-    """The numbers of the frames of a film, each in the middle of its stretch.
+    """Return the numbers of the shown frames, each in the middle of an equal part of the clip.
 
     >>> spaced(16), spaced(3)
     ([1, 3, 5, 7, 9, 11, 13, 15], [0, 1, 2])
@@ -240,11 +254,10 @@ def _stride(fps: float, count: int) -> int:
 def maps(
     frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float
 ) -> dict[str, dict[int, Tensor]]:
-    """The maps of `WarpError` at some frames of a clip, (H, W) by number; the last have
-    none.
+    """Return the maps of `WarpError` at some frames of a clip, (H, W) by number of the frame.
 
-    They are those of the whole clip with a shorter side of at most MAP pixels, from no more
-    than the frames that they look at.
+    The maps are those of the whole clip with a shorter side of at most MAP pixels. Only the
+    pairs of frames at `at` are computed; the last frames have no partner and no map.
     """
     import torch
 
@@ -271,23 +284,25 @@ def _maps(
 
 
 def _heat(values: Tensor, most: float) -> Tensor:
-    """A map (H, W) as a picture (3, H, W): black is none, bright is `most` and above, by
-    the square root."""
+    """Colour a map (H, W) as a picture (3, H, W): black is 0, the brightest `most` and above.
+
+    The square root makes small faults visible.
+    """
     import cv2
     import torch
 
-    share = (values.nan_to_num().clamp(min=0) / most).clamp(max=1).sqrt()
-    grey = (share * 255).round().to(torch.uint8).cpu().numpy()
+    brightness = (values.nan_to_num().clamp(min=0) / most).clamp(max=1).sqrt()
+    grey = (brightness * 255).round().to(torch.uint8).cpu().numpy()
     return torch.from_numpy(
         cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()
     ).permute(2, 0, 1)
 
 
 def _jpeg(picture: Tensor, height: float) -> str:
-    """A picture (3, H, W) of bytes as base64, at most `height` pixels high."""
+    """Return a picture (3, H, W) of bytes as a JPEG in base64, at most `height` pixels high."""
     import cv2
 
-    frame = picture.permute(1, 2, 0).numpy()[..., ::-1]
+    frame = picture.permute(1, 2, 0).numpy()[..., ::-1]  # OpenCV writes BGR
     scale = min(1.0, height / frame.shape[0])
     size = [max(1, round(side * scale)) for side in (frame.shape[1], frame.shape[0])]
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.copy()
@@ -297,7 +312,7 @@ def _jpeg(picture: Tensor, height: float) -> str:
 
 
 def film_of(frames: list[Tensor], fps: float) -> str | None:
-    """Frames (3, H, W) of bytes as a small mp4, base64; None without PyAV."""
+    """Encode frames (3, H, W) of bytes as a small mp4, base64; None without PyAV."""
     import torch
 
     try:
@@ -310,9 +325,11 @@ def film_of(frames: list[Tensor], fps: float) -> str | None:
         stream = container.add_stream(
             "libx264",
             rate=Fraction(fps).limit_denominator(1001),
+            # x264's tree of macroblocks reads memory that nobody wrote: files would differ
             options={"crf": "28", "preset": "veryfast", "x264-params": "mbtree=0"},
         )
-        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = "yuv420p"
         stream.thread_count = 1  # the same bytes on every machine
         for frame in clip:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -321,8 +338,10 @@ def film_of(frames: list[Tensor], fps: float) -> str | None:
 
 
 def _even(clip: Tensor) -> Tensor:
-    """Frames (F, 3, H, W) with their shorter side at most SIDE and even sides, which
-    half-resolution colour needs."""
+    """Shrink frames (F, 3, H, W) to a shorter side of SIDE at most, and to even sides.
+
+    Half-resolution colour (yuv420p) needs even sides.
+    """
     from torch.nn.functional import pad
 
     from vidrl.rewards.flow import shrunk

@@ -1,12 +1,12 @@
-"""The summary: every set on every dimension, its mean and interval over the marks of its
-clips."""
+"""The summary: every set on every dimension, its mean and interval over the marks of its clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
 from vidrl.bench.page.facts import (
+    Chip,
     Results,
     Row,
     best_set,
@@ -16,153 +16,128 @@ from vidrl.bench.page.facts import (
     hue,
     mean,
     plural,
-    told,
+    summary_row,
 )
 from vidrl.report.charts import number
 
 FAR = 3.0  # quartile ranges beyond the quartiles: Tukey's far out, drawn at the edge
 
-
-def summary(results: Results) -> str:
-    """The section."""
-    blocks = "".join(_block(results, dim) for dim in results["dims"])
-    bold = " Bold: better than every other set beyond doubt." if len(results["sets"]) > 1 else ""
-    bold += (
-        " Sets with a letter in common are not told apart; a is the best."
-        if len(results["sets"]) > 2
-        else ""
-    )
-    head = "".join(
-        f'<span role="columnheader">{name}</span>'
-        for name in ("", "mean", "95 % interval", "every clip, the mean and its interval", "clips")
-    )
-    return (
-        f'<section id="summary"><h2>Every dimension</h2><p class="note">Each mark is a clip; the dot is the mean, '
-        f"the bar its 95 % interval, from resampled prompts, each with all its clips. Each dimension has its own "
-        f'axis, shared by the sets; right is better.{bold}</p><div class="measures" role="table" '
-        f'aria-label="Every dimension"><div class="measure head" role="row">{head}</div>{blocks}</div>'
-        f"{_spreads(results)}</section>"
-    )
+DEVIATIONS = (
+    "dimension",
+    "set",
+    "std of clips",
+    "std between prompts",
+    "std within a prompt",
+    "share of the variance within a prompt",
+)
 
 
-def _block(results: Results, dim: Row) -> str:
-    """A dimension: its name and card, then one row a set on one axis."""
-    low, high = _ends(results, dim["name"])
-    told_apart = group_letters(results, dim["name"]) if len(results["sets"]) > 2 else {}
-    rows = "".join(
-        _row(
-            results,
-            one["name"],
-            dim["name"],
-            values(one, dim["name"]),
-            (low, high),
-            told_apart.get(one["name"], ""),
-        )
-        for one in results["sets"]
-    )
-    about = f"<p>{escape(dim['about'])}</p>" if dim.get("about") else ""
-    compatible = (
-        '<span class="chip">VBench\'s arithmetic</span>' if dim.get("profile") == "vbench" else ""
-    )
-    ends = (
-        f"<span>{number(low)}</span><span>{number(high)}</span>"
-        if high > low
-        else f"<span>{number(low)}</span>"
-    )
-    drawn = any(values(one, dim["name"]) for one in results["sets"])
-    alone = (
-        marks(results, told(results, results["sets"][0]["name"], dim["name"]))
-        if len(results["sets"]) == 1
-        else ""
-    )
-    under = f'<div class="axis" aria-hidden="true"><i></i><div>{ends}</div></div>' if drawn else ""
-    return (
-        f'<div class="of" role="row"><div role="rowheader"><h3>{dim_name(dim)}{compatible}{alone}</h3>{about}'
-        f"</div></div>{rows}{under}"
-    )
+def summary(results: Results) -> dict[str, Any]:
+    """Return the data of the section."""
+    return {
+        "sets": len(results["sets"]),
+        "blocks": [_block(results, dim) for dim in results["dims"]],
+        "deviations": {
+            "head": DEVIATIONS,
+            "rows": [
+                _deviation(dim, one["name"], summary_row(results, one["name"], dim["name"]))
+                for dim in results["dims"]
+                for one in results["sets"]
+            ],
+        },
+    }
+
+
+def _block(results: Results, dim: Row) -> dict[str, Any]:
+    """Return a dimension: its name and card, then one row for each set on one axis."""
+    name, sets = dim["name"], results["sets"]
+    low, high = _ends(results, name)
+    # with two sets the table of differences says which is better
+    letters = group_letters(results, name) if len(sets) > 2 else {}
+    rows = [
+        _row(results, one, name, (low, high)) | {"letters": letters.get(one["name"], "")}
+        for one in sets
+    ]
+    has_clips = any(values(one, name) for one in sets)
+    ends = [number(low), number(high)] if high > low else [number(low)]
+    return {
+        "dim": dim_name(dim),
+        "vbench": dim.get("profile") == "vbench",
+        # of a single set the row has no name, so that its labels are beside the dimension's
+        "chips": rows[0]["chips"] if len(sets) == 1 else [],
+        "about": dim.get("about"),
+        "rows": rows,
+        "ends": ends if has_clips else [],
+    }
 
 
 def _ends(results: Results, dim: str) -> tuple[float, float]:
-    """The axis of a dimension: of its clips, and of the intervals of all sets."""
+    """Return the axis of a dimension, which shows its clips and the intervals of all sets."""
     low, high = axis([value for one in results["sets"] for value in values(one, dim)])
-    rows = [
-        row
-        for one in results["sets"]
-        if (row := told(results, one["name"], dim)).get("low") is not None
-    ]
+    rows = [summary_row(results, one["name"], dim) for one in results["sets"]]
+    rows = [row for row in rows if row.get("low") is not None]
     return min([low, *(row["low"] for row in rows)]), max([high, *(row["high"] for row in rows)])
 
 
-def _row(
-    results: Results,
-    name: str,
-    dim: str,
-    found: Sequence[float],
-    ends: tuple[float, float],
-    letter: str,
-) -> str:
-    row = told(results, name, dim)
+def _row(results: Results, one: Row, dim: str, ends: tuple[float, float]) -> dict[str, Any]:
+    """Return a set on a dimension: its mean, interval, marks and counts."""
+    name = one["name"]
+    row = summary_row(results, name, dim)
     middle, low, high = mean(results, name, dim)
-    strong = ' class="best"' if best_set(results, dim) == name else ""
-    interval = f"{low} to {high}" if row.get("low") is not None else "–"
-    group = f'<small class="letters"> {letter}</small>' if letter else ""
-    cells = (
-        f'<span role="cell"{strong}>{middle}{group}</span><span role="cell" class="range">{interval}</span>'
-        f'<span role="cell">{strip(row, found, ends)}</span><span role="cell" class="count">{_count(row)}</span>'
-    )
-    colour = hue(results, [one["name"] for one in results["sets"]].index(name))
-    who = (
-        f'<span><i class="key {colour}"></i>{escape(name)}</span>{marks(results, row)}'
-        if len(results["sets"]) > 1
-        else "all clips"
-    )
-    return (
-        f'<div class="measure {colour}" role="row"><span role="rowheader" class="who">{who}'
-        f"</span>{cells}</div>{_noted(row)}"
-    )
+    prompts = row.get("prompts") if row.get("n") else None
+    return {
+        "name": name,
+        "hue": hue(results, [other["name"] for other in results["sets"]].index(name)),
+        "chips": chips(results, row),
+        "best": best_set(results, dim) == name,
+        "mean": middle,
+        "interval": f"{low} to {high}" if row.get("low") is not None else "–",
+        "strip": strip(row, values(one, dim), ends),
+        "clips": row.get("n") or 0,
+        "prompts": plural(prompts, "prompt") if prompts and prompts > 1 else "",
+        "notes": _notes(row),
+    }
 
 
-def _noted(row: Row) -> str:
-    """What is to be known of a number beside what its marks say."""
+def _notes(row: Row) -> str:
+    """Return the notes on a number without those that its labels say already."""
     notes = [
         note for note in row.get("notes") or [] if not note.startswith(("fewer than", "saturated"))
     ]
-    return f'<p class="noted">{escape("; ".join(notes))}</p>' if notes else ""
+    return "; ".join(notes)
 
 
-def marks(results: Results, row: Row) -> str:
-    """Chips for what weakens a number: too few clips, saturation, values that are not
-    there."""
-    chips, why = [], escape("; ".join(row.get("notes") or []))
+def chips(results: Results, row: Row) -> list[Chip]:
+    """Return labels for what weakens a number: few clips, saturation, missing values."""
+    found, why = [], "; ".join(row.get("notes") or [])
     if not row.get("n"):
-        chips.append('<span class="chip out">unscored</span>')
+        found.append(Chip("unscored", bad=True))
     elif not row.get("enough", True):
-        chips.append(f'<span class="chip out" title="{why}">{escape(few(results, row))}</span>')
+        found.append(Chip(few(results, row), why, bad=True))
     if row.get("saturated"):
-        chips.append(f'<span class="chip out" title="{why}">saturated</span>')
+        found.append(Chip("saturated", why, bad=True))
     if row.get("unscored") and row.get("n"):
-        chips.append(f'<span class="chip">{escape(str(row["unscored"]))} unscored</span>')
-    return "".join(chips)
+        found.append(Chip(f"{row['unscored']} unscored"))
+    return found
 
 
-def strip(row: Row, found: Sequence[float], ends: tuple[float, float]) -> str:
-    """The clips as marks on an axis, the mean as a dot, its interval as a bar."""
+def strip(row: Row, found: Sequence[float], ends: tuple[float, float]) -> dict[str, Any] | None:
+    """Return the clips as marks on an axis, the mean as a dot, its interval as a bar; or None."""
     if not found or row.get("mean") is None:
-        return '<div class="strip none"></div>'
+        return None
+    # marks that fall on the same tenth of a percent are drawn once
     places = sorted({round(place(value, ends), 1) for value in found})
-    ticks = "".join(f"M{at:g},0V1" for at in places)
-    bar = _bar(row, ends)
-    ends_told = f"{number(min(found))} to {number(max(found))}"
-    words = f"mean {number(row['mean'])}, {plural(len(found), 'clip')} from {ends_told}"
-    return (
-        f'<div class="strip" role="img" aria-label="{words}" title="{words}"><svg viewBox="0 0 100 1" '
-        f'preserveAspectRatio="none" aria-hidden="true"><path d="{ticks}"/></svg>{bar}'
-        f'<i class="dot" style="left:{place(row["mean"], ends):.2f}%"></i></div>'
-    )
+    span = f"{number(min(found))} to {number(max(found))}"
+    return {
+        "ticks": "".join(f"M{at:g},0V1" for at in places),
+        "bar": _bar(row, ends),
+        "dot": place(row["mean"], ends),
+        "words": f"mean {number(row['mean'])}, {plural(len(found), 'clip')} from {span}",
+    }
 
 
 def axis(found: Sequence[float]) -> tuple[float, float]:
-    """The ends of a dimension's axis: its values, less what lies far out.
+    """Return the ends of a dimension's axis: its values without those that are far out.
 
     >>> axis([0.0, 1.0, 2.0, 3.0, 4.0]), axis([1.0, 1.1, 1.2, 1.3, 50.0]), axis([])
     ((0.0, 4.0), (1.0, 1.9), (0.0, 0.0))
@@ -171,70 +146,39 @@ def axis(found: Sequence[float]) -> tuple[float, float]:
         return (0.0, 0.0)
     ranked = sorted(found)
     lower, upper = (ranked[round(q * (len(ranked) - 1))] for q in (0.25, 0.75))
+    # where half of the values are equal, the quartiles say nothing about the width
     reach = FAR * (upper - lower) or ranked[-1] - ranked[0]
     return max(ranked[0], lower - reach), min(ranked[-1], upper + reach)
 
 
 def place(value: float, ends: tuple[float, float]) -> float:
-    """Where a value stands on an axis, in percent, from 1 to 99; the middle of an axis
-    without length."""
+    """Return the place of a value on an axis in percent, from 1 to 99; 50 for a single point."""
     low, high = ends
-    share = (value - low) / (high - low) if high > low else 0.5
-    return 1 + 98 * min(1.0, max(0.0, share))
+    fraction = (value - low) / (high - low) if high > low else 0.5
+    return 1 + 98 * min(1.0, max(0.0, fraction))
 
 
 def values(one: Row, dim: str) -> list[float]:
-    """The scored values of a set on a dimension."""
+    """Return the scored values of a set on a dimension."""
     return [clip["value"][dim] for clip in one["clips"] if clip["value"].get(dim) is not None]
 
 
-def _bar(row: Row, ends: tuple[float, float]) -> str:
+def _bar(row: Row, ends: tuple[float, float]) -> dict[str, float] | None:
+    """Return the interval on the axis, at least 0.4 % wide so that it can be seen; or None."""
     if row.get("low") is None or row.get("high") is None:
-        return ""
+        return None
     left, right = place(row["low"], ends), place(row["high"], ends)
-    return f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.4):.2f}%"></i>'
+    return {"left": left, "width": max(right - left, 0.4)}
 
 
-def _spreads(results: Results) -> str:
-    """How far clips are apart, and how much of it is between clips of one prompt."""
-    rows = "".join(
-        _spread(dim, one["name"], told(results, one["name"], dim["name"]))
-        for dim in results["dims"]
-        for one in results["sets"]
-    )
-    head = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in (
-            "dimension",
-            "set",
-            "std of clips",
-            "std between prompts",
-            "std within a prompt",
-            "its share of the variance",
-        )
-    )
-    return (
-        f'<details><summary>Spread of the clips, and within a prompt</summary><div class="scroll"><table><thead>'
-        f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
-
-
-def _spread(dim: Row, name: str, row: Row) -> str:
-    share = row.get("within_prompt_share")
-    cells = [
+def _deviation(dim: Row, name: str, row: Row) -> list[str]:
+    """Return how far the clips of a set differ, and how much of it is within a prompt."""
+    within = row.get("within_prompt_share")
+    return [
         dim_name(dim),
-        escape(name),
+        name,
         number(row.get("std")),
         number(row.get("between_prompt_std")),
         number(row.get("within_prompt_std")),
-        "–" if share is None else f"{100 * share:.0f} %",
+        "–" if within is None else f"{100 * within:.0f} %",
     ]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _count(row: Row) -> str:
-    if not row.get("n"):
-        return "0"
-    prompts = row.get("prompts")
-    n = escape(str(row["n"]))
-    return f"{n}<small> / {plural(prompts, 'prompt')}</small>" if prompts and prompts > 1 else n

@@ -1,7 +1,5 @@
-"""The page's script. It reads its data from the page, builds elements and never HTML, and
-asks nothing of a network."""
-
-SCRIPT = r"""
+/* The script of the benchmark's page. It reads its data from the page, builds elements and never
+   HTML, and asks nothing of a network. */
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
@@ -203,4 +201,3 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 }));
 if (matchMedia("(prefers-reduced-motion: reduce)").matches && $("pause")) $("pause").click();
 begin();
-"""
