@@ -88,7 +88,6 @@ PENDING: set[str] = {
     "vidrl/inference",
     "vidrl/lookup",
     "vidrl/synthetic",
-    "vidrl/training",
 }
 
 

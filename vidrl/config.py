@@ -1,14 +1,14 @@
-"""A run's configuration: a TOML recipe and dotted overrides, read strictly.
+"""Define the sections of a recipe, and read a TOML recipe with dotted overrides, strictly.
 
-An unknown key is an error that names the nearest right one, an ill-typed value one that
-says what was expected. TOML, because YAML reads `1e-4` as text.
+For an unknown key, the error names the nearest right key; for a value of a wrong type, the
+error says what was expected. Recipes are TOML, because YAML reads `1e-4` as text.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,44 +23,50 @@ from vidrl.training.learning_rate import Schedule
 
 @dataclass(frozen=True)
 class Backbone:
-    """The generator: a plug-in of `backbones` and its options."""
+    """The section that names the generator, a plug-in of `backbones`."""
 
+    # The plug-in's name, or package.module:Class.
     name: str = "wan"
+    # The options of its constructor.
     options: dict[str, Any] = field(default_factory=lambda: {"model": "assets/tiny-wan"})
 
 
 @dataclass(frozen=True)
 class PolicySection:
-    """What is trained: a new LoRA, an existing one (`lora` = its folder or file), or all
-    weights (`full`).
+    """The section that says what is trained: a new LoRA, an existing LoRA, or all weights."""
 
-    `full` with `lora` adds the LoRA to the weights first. `lora_partial` allows a LoRA of
-    which a part does not fit.
-    """
-
+    # The rank of a new LoRA.
     lora_rank: int = 16
+    # The LoRA's output is multiplied by lora_alpha / lora_rank.
     lora_alpha: int = 16
+    # The names of the layers that get a new LoRA.
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    # The folder or file of a LoRA whose training continues; "" begins a new LoRA.
     lora: str = ""
+    # Whether a part of that LoRA may not fit the network; that part is left out.
     lora_partial: bool = False
+    # Whether all weights are trained; those of `lora` are added to them first.
     full: bool = False
 
 
 @dataclass(frozen=True)
 class RewardSection:
-    """One reward by its `name` and `options`, or a composite of `parts`; neither means
-    `vidrl.rewards.default()`.
+    """The section that names the reward: one reward, or a composite of parts.
 
-    An entry of `parts` is a reward's name with its weight, or with a table of weight,
-    options, scale, band and gate (`vidrl.rewards._scoring.recipe_parts.Part`). "default"
-    stands for all parts of the default composite.
+    Without `name` and `parts`, the reward is `vidrl.rewards.default()`.
     """
 
+    # The name of one reward.
     name: str = ""
+    # The options of that reward.
     options: dict[str, Any] = field(default_factory=dict)
+    # The parts of a composite: a reward's name with its weight, or with a table of weight,
+    # options, scale, band and gate (`vidrl.rewards._scoring.recipe_parts.Part`). "default"
+    # stands for all parts of the default composite.
     parts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Read whole numbers as weights: `flicker = 1` means 1.0."""
         parts = {
             name: float(entry) if type(entry) is int else entry
             for name, entry in self.parts.items()
@@ -70,105 +76,125 @@ class RewardSection:
 
 @dataclass(frozen=True)
 class AlgorithmSection:
-    """A plug-in of `algorithms` and its options."""
+    """The section that names the algorithm, a plug-in of `algorithms`."""
 
+    # The plug-in's name, or package.module:Class.
     name: str = "nft"
+    # The algorithm's options.
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Prompt files; the first `held_out_n` held-out prompts are evaluated on.
+    """The section that names the prompts, and the clips of files that are learned from.
 
     A prompt file has one prompt a line, # for comments, or is a table (.jsonl, .csv,
-    .parquet) of prompts with images. `clips`: a table of clips and prompts, or a folder
-    with metadata.jsonl; `pairs`: a table of prompt, chosen and rejected clip. What is
-    missing or does not fit is left out, or refused with `strict`: docs/guides/training_data.md.
+    .parquet) of prompts with images; docs/guides/training_data.md describes all files.
     """
 
+    # The file of the prompts that are trained on.
     prompts: str = ""
+    # The file of the held-out prompts, of which the first `held_out_n` are evaluated on.
     held_out: str = ""
     held_out_n: int = 256
+    # A table of clips and their prompts, or a folder with metadata.jsonl.
     clips: str = ""
+    # A table of prompts, each with a chosen and a rejected clip.
     pairs: str = ""
+    # Whether a clip that is missing or does not fit is an error; otherwise it is left out.
     strict: bool = False
 
 
 @dataclass(frozen=True)
 class Train:
-    """The loop; `time_limit = 0` (seconds) is none.
+    """The section that holds the options of the training loop."""
 
-    `micro_batch`: clips sampled, and pairs updated, at once; 0 is 16 on a GPU and 32 on a
-    CPU. `score_batch`: clips decoded and scored at once, which is all that host memory
-    holds of the clips of a round or of an evaluation, beside those that are shown. Where
-    memory runs out, the size of the stage is halved. `data_weight`: of the loss of sft on
-    `data.clips`, added to the algorithm's own loss (DDRL, arXiv 2512.04332).
-
-    `lr_schedule`, `lr_end`, `warmup` (rounds): see `training.learning_rate`. `eval_n`: how
-    many held-out prompts, the first ones, are evaluated between rounds; 0 is all, as before
-    the first round and after the last.
-    """
-
+    # How many rounds are trained.
     rounds: int = 30
+    # How many prompts a round has, and how many clips of each prompt are sampled.
     prompts_per_round: int = 4
     group: int = 8
+    # The full learning rate of AdamW, and its schedule: see `training.learning_rate`.
+    # `lr_end` is the last round's fraction of the full rate, `warmup` a number of rounds.
     learning_rate: float = 2e-4
     lr_schedule: Schedule = "constant"
     lr_end: float = 0.1
     warmup: int = 0
     weight_decay: float = 0.0
+    # Gradients with a larger norm are scaled down to this norm.
     max_grad_norm: float = 1.0
+    # How many clips are sampled, and how many rows updated, at once; 0: 16 on a GPU, 32 on a
+    # CPU. Halved where memory runs out, as `score_batch` is.
     micro_batch: int = 0
+    # How many clips are decoded and scored at once. Besides the clips that are shown, host
+    # memory holds no others.
     score_batch: int = 4
+    # How many rounds lie between two evaluations on the held-out prompts.
     eval_every: int = 10
+    # How many held-out prompts, the first ones, are evaluated between rounds. 0: all prompts,
+    # as before the first round and after the last round.
     eval_n: int = 0
+    # How many denoising steps the clips of an evaluation take.
     eval_steps: int = 20
+    # How many rounds lie between two checkpoints, and how many checkpoints are kept.
     checkpoint_every: int = 5
     keep_checkpoints: int = 3
+    # The largest share of unscored clips; a larger share stops the run.
     max_unscored: float = 0.5
+    # After how many seconds of training a start stops; 0: no limit.
     time_limit: float = 0.0
+    # The names of accelerate's trackers that get the metrics, as "wandb".
     trackers: list[str] = field(default_factory=list)
+    # The decay, at each optimiser step, of the average of the weights that is evaluated and
+    # saved; 0: no average is kept.
     ema: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # How many clips of an evaluation the run folder shows.
     show: int = 8
+    # The weight of the loss of sft on `data.clips`, which is added to the algorithm's own loss
+    # (DDRL, arXiv 2512.04332); 0: no such loss.
     data_weight: float = 0.0
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Bands of held-out measures, as fractions of the base model's value, and what to do
-    outside them."""
+    """The section with the guards: bands of held-out measures, and the action outside them."""
 
+    # "stop" restores the best weights within the bands and ends the run, "rollback" restores
+    # them and continues, "warn" only writes an event.
     action: Literal["stop", "rollback", "warn"] = "stop"
+    # The lowest and the highest value of a measure, as fractions of the base model's value.
     bands: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark suite on the policy as it trains, every so many rounds; `suite = ""` is
-    none.
+    """The section with the benchmark suite that measures the policy between rounds."""
 
-    The first `prompts` of the suite's own prompts, or of `data.held_out` where it has none;
-    those of `data.prompts` are left out.
-    """
-
+    # The name or the file of a suite; "": no suite.
     suite: str = ""
+    # How many rounds lie between two measurements.
     every: int = 10
+    # How many prompts are used: the first prompts of the suite, or of `data.held_out` where
+    # the suite has none. Prompts that are trained on are left out.
     prompts: int = 32
+    # How many clips are made of each prompt, in how many denoising steps.
     per_prompt: int = 1
     steps: int = 20
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that defines a run; `run` is its folder.
+    """The recipe of a run, which holds everything that defines the run.
 
     >>> recipe = build({"run": "runs/x"}, ["train.rounds=3"], files=False)
     >>> recipe.train.rounds, recipe.train.learning_rate
     (3, 0.0002)
     """
 
+    # The run folder.
     run: str = ""
+    # The number from which every random draw of the run is derived.
     seed: int = 0
     backbone: Backbone = field(default_factory=Backbone)
     policy: PolicySection = field(default_factory=PolicySection)
@@ -180,23 +206,24 @@ class Recipe:
     bench: Bench = field(default_factory=Bench)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, tuples as lists: what TOML and JSON can hold."""
+        """Return nested plain values, with tuples as lists, which TOML and JSON can hold."""
         return plain(dataclasses.asdict(self))
 
     def to_toml(self) -> str:
-        """TOML text from which `build(tomllib.loads(text))` gives an equal recipe."""
+        """Return TOML text from which `build(tomllib.loads(text))` makes an equal recipe."""
         return toml.write(self.to_dict())
 
 
-Source = Recipe | Mapping[str, Any] | str | Path  # of a recipe
+# A recipe, a nested table, or the path of a TOML file.
+Source = Recipe | Mapping[str, Any] | str | Path
 
 
 def load(source: Source, overrides: Sequence[str] = (), files: bool = True) -> Recipe:
-    """The recipe in a TOML file (or a table, or a Recipe), with `key.path=value` overrides
-    applied, checked.
+    """Return the checked recipe of a TOML file, a table or a Recipe, with overrides applied.
 
-    Raises `BadRecipe`. A recipe without `run` goes to `runs/<name of the file>`; `files =
-    False` leaves its prompt files unread.
+    An override is text, `key.path=value`. The run folder of a file without `run` is
+    `runs/<name of the file>`. `files = False` leaves the prompt files unread. Raises
+    `BadRecipe`.
     """
     if isinstance(source, Recipe):
         return build(source.to_dict(), overrides, files=files)
@@ -212,8 +239,10 @@ def build(
     where: str = "recipe",
     files: bool = True,
 ) -> Recipe:
-    """The recipe that a nested table describes; `files = False` leaves the prompt files
-    unread."""
+    """Return the recipe of a nested table; `files = False` leaves the prompt files unread.
+
+    `where` names the table in errors. Raises `BadRecipe`.
+    """
     merged = plain(table)
     for override in overrides:
         apply(merged, override)
@@ -225,8 +254,10 @@ def build(
 
 
 def check_plugins(recipe: Recipe) -> None:
-    """Look up each plug-in of a recipe and check its options; raises `plugin.UnknownName`
-    or `plugin.BadOption`."""
+    """Find each plug-in of a recipe, and check its options.
+
+    Raises `plugin.UnknownName` or `plugin.BadOption`.
+    """
     Section = Backbone | AlgorithmSection
     named: list[tuple[str, Section]] = [
         ("backbones", recipe.backbone),
@@ -240,7 +271,10 @@ def check_plugins(recipe: Recipe) -> None:
 
 
 def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
-    """`vidrl.data.prompts.read`; a file that cannot be used raises `BadRecipe`."""
+    """Return the prompts of a file; raise `BadRecipe` for a file that cannot be used.
+
+    See `vidrl.data.prompts.read`.
+    """
     try:
         return prompts.read(path, strict)
     except prompts.BadPrompts as error:
@@ -248,8 +282,7 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
 
 
 def read_table(data: Data, key: str) -> clip_files.Table:
-    """The table that `data.clips` or `data.pairs` names; one that cannot be used raises
-    `BadRecipe`."""
+    """Return the table of `data.clips` or `data.pairs`; raise `BadRecipe` for a bad table."""
     try:
         return clip_files.read(key, getattr(data, key))
     except clip_files.BadTable as error:
@@ -257,8 +290,10 @@ def read_table(data: Data, key: str) -> clip_files.Table:
 
 
 def training_prompts(data: Data) -> list[str]:
-    """The prompts that are trained on: those of `data.prompts`; where that is empty, those
-    of `clips` and `pairs`."""
+    """Return the prompts that are trained on.
+
+    These are the prompts of `data.prompts`, or, where it is empty, of `clips` and `pairs`.
+    """
     if data.prompts:
         return read_prompts(data.prompts)
     tables = [read_table(data, key) for key in ("clips", "pairs") if getattr(data, key)]
@@ -266,45 +301,52 @@ def training_prompts(data: Data) -> list[str]:
 
 
 def offline(recipe: Recipe, learns: str) -> str:
-    """Where the samples of a round come from: "clips" or "pairs" of files, or "" for the
-    policy."""
+    """Return the source of a round's samples: "clips" or "pairs" of files, "" for the policy.
+
+    `learns`: the algorithm's `data`.
+    """
     if learns == "clips":
         return "clips"
     return "pairs" if learns == "optional pairs" and recipe.data.pairs else ""
 
 
 def members(recipe: Recipe, learns: str) -> int:
-    """How many samples of a round belong together: the clips of a table's row, or the group
-    of a prompt."""
+    """Return how many samples of a round form a group.
+
+    A group has the clips of a table's row, or the sampled clips of a prompt. `learns`: the
+    algorithm's `data`.
+    """
     return {"clips": 1, "pairs": 2}.get(offline(recipe, learns), recipe.train.group)
 
 
 def diff(a: Recipe, b: Recipe) -> list[str]:
-    """One line for each value in which two recipes differ, `key: of a -> of b`; the folder
-    `run` apart.
+    """Return one line, `key: old -> new`, for each value in which two recipes differ.
 
-    >>> one = build({"run": "r"}, files=False)
-    >>> diff(one, build(one.to_dict(), ["train.rounds=3"], files=False))
+    The folders `run` are not compared.
+
+    >>> recipe = build({"run": "r"}, files=False)
+    >>> diff(recipe, build(recipe.to_dict(), ["train.rounds=3"], files=False))
     ['train.rounds: 30 -> 3']
     """
     return toml.diff(a.to_dict(), b.to_dict(), ignore=("run",))
 
 
 # --- reading
-# ---------------------------------------------------------------------------------------------------------
 
 
 def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> Any:
+    """Return a section, a dataclass, of a table's values; `prefix` begins its dotted keys."""
     hints = typing.get_type_hints(cls)
     for key in table:
         if key not in hints:
-            known = (
+            # at the top, a dotted key may be the one that was meant
+            names = (
                 [prefix + name for name in hints]
                 if prefix
                 else [name for name, _ in toml.flat(Recipe().to_dict())]
             )
             raise BadRecipe(
-                f"{where}: unknown key {prefix + key!r}: {plugin.nearest(prefix + key, known)}"
+                f"{where}: unknown key {prefix + key!r}: {plugin.nearest(prefix + key, names)}"
             )
     return cls(
         **{key: _value(value, hints[key], prefix + key, where) for key, value in table.items()}
@@ -312,6 +354,7 @@ def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> An
 
 
 def _value(value: Any, hint: Any, key: str, where: str) -> Any:
+    """Return a value as its field's type asks; raise `BadRecipe` for another type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise BadRecipe(f"{where}: {key} is a section: expected a table [{key}], got {value!r}")
@@ -323,6 +366,7 @@ def _value(value: Any, hint: Any, key: str, where: str) -> Any:
 
 
 def _typed(value: Any, hint: Any) -> Any:
+    """Return a value with the texts of overrides converted, in nested tables too."""
     if isinstance(value, Given):
         return str(value).strip("\"'") if hint is str else value.value
     return (
@@ -333,6 +377,7 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def _default(key: str) -> Any:
+    """Return the default of a dotted key."""
     value: Any = Recipe()
     for name in key.split("."):
         value = getattr(value, name)
@@ -340,100 +385,22 @@ def _default(key: str) -> Any:
 
 
 # --- checking
-# --------------------------------------------------------------------------------------------------------
+
+
+# Whether a rule holds, and the message where it does not.
+Rule = tuple[object, str]
 
 
 def _check_values(recipe: Recipe) -> None:
-    train, guard = recipe.train, recipe.guard
+    """Raise `BadRecipe` for the first value outside its range, or that conflicts with another."""
     rules = [
         (recipe.run != "", "run: expected the run's folder, got ''; write run = 'runs/name'"),
-        (
-            0 <= train.max_unscored <= 1,
-            f"train.max_unscored: expected a share in [0, 1], got {train.max_unscored}",
-        ),
-        (0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"),
-        (
-            train.data_weight >= 0,
-            f"train.data_weight: expected 0 (none) or more, got {train.data_weight}",
-        ),
-        (
-            train.learning_rate > 0,
-            f"train.learning_rate: expected more than 0, got {train.learning_rate}",
-        ),
-        (
-            not (recipe.reward.name and recipe.reward.parts),
-            "reward: expected name or parts, got both",
-        ),
-        (
-            recipe.reward.name or not recipe.reward.options,
-            "reward.options: expected reward.name, whose options these "
-            "are; the options of a part are written as reward.parts.NAME = {options = {...}}",
-        ),
-        *(
-            (
-                low < high,
-                f"guard.bands.{name}: expected [low, high] with low < high, got [{low}, {high}]",
-            )
-            for name, (low, high) in guard.bands.items()
-        ),
-        *(
-            (
-                getattr(train, name) >= 1,
-                f"train.{name}: expected at least 1, got {getattr(train, name)}",
-            )
-            for name in (
-                "rounds",
-                "prompts_per_round",
-                "group",
-                "eval_every",
-                "eval_steps",
-                "checkpoint_every",
-                "keep_checkpoints",
-                "score_batch",
-            )
-        ),
-        *(
-            (
-                getattr(recipe.bench, name) >= 1,
-                f"bench.{name}: expected at least 1, got {getattr(recipe.bench, name)}",
-            )
-            for name in ("every", "prompts", "per_prompt", "steps")
-        ),
-        (
-            recipe.policy.lora or not recipe.policy.lora_partial,
-            "policy.lora_partial: expected policy.lora, the LoRA of "
-            "which a part may be left out, got ''",
-        ),
-        (
-            recipe.policy.lora_rank >= 1,
-            f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}",
-        ),
-        (
-            recipe.policy.lora_alpha > 0,
-            f"policy.lora_alpha: expected more than 0, got {recipe.policy.lora_alpha}: "
-            "what the LoRA adds is times lora_alpha / lora_rank",
-        ),
-        (
-            0 <= train.lr_end <= 1,
-            f"train.lr_end: expected a fraction of train.learning_rate in [0, 1], got "
-            f"{train.lr_end}: 0.1 ends at a tenth of it",
-        ),
-        (
-            train.lr_schedule != "constant" or train.lr_end == Train.lr_end,
-            "train.lr_end: expected train.lr_schedule = "
-            f'"linear" or "cosine" with lr_end = {train.lr_end}, got "constant", which does not read it: set the '
-            "schedule, or leave lr_end out",
-        ),
-        (
-            0 <= train.warmup < train.rounds,
-            f"train.warmup: expected 0 to {train.rounds - 1} rounds, fewer than the "
-            f"{train.rounds} of train.rounds, got {train.warmup}",
-        ),
-        (
-            0 <= train.eval_n <= recipe.data.held_out_n,
-            "train.eval_n: expected 0 (all prompts) to data.held_out_n = "
-            f"{recipe.data.held_out_n}, of which it takes the first, got {train.eval_n}",
-        ),
+        *_train_rules(recipe),
+        *_reward_rules(recipe.reward),
+        *_guard_rules(recipe.guard),
+        *_at_least_one(recipe),
+        *_policy_rules(recipe.policy),
+        *_schedule_rules(recipe.train),
     ]
     for holds, message in rules:
         if not holds:
@@ -444,13 +411,111 @@ def _check_values(recipe: Recipe) -> None:
         raise BadRecipe(f"reward.parts.{error}") from None
 
 
+def _train_rules(recipe: Recipe) -> Iterator[Rule]:
+    train = recipe.train
+    yield (
+        0 <= train.max_unscored <= 1,
+        f"train.max_unscored: expected a share in [0, 1], got {train.max_unscored}",
+    )
+    yield 0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"
+    yield (
+        train.data_weight >= 0,
+        f"train.data_weight: expected 0 (none) or more, got {train.data_weight}",
+    )
+    yield (
+        train.learning_rate > 0,
+        f"train.learning_rate: expected more than 0, got {train.learning_rate}",
+    )
+    yield (
+        0 <= train.eval_n <= recipe.data.held_out_n,
+        "train.eval_n: expected 0 (all prompts) to data.held_out_n = "
+        f"{recipe.data.held_out_n}, of which it takes the first, got {train.eval_n}",
+    )
+
+
+def _reward_rules(reward: RewardSection) -> Iterator[Rule]:
+    yield not (reward.name and reward.parts), "reward: expected name or parts, got both"
+    yield (
+        reward.name or not reward.options,
+        "reward.options: expected reward.name, whose options these are; the options of a part are "
+        "written as reward.parts.NAME = {options = {...}}",
+    )
+
+
+def _guard_rules(guard: Guard) -> Iterator[Rule]:
+    for name, (low, high) in guard.bands.items():
+        yield (
+            low < high,
+            f"guard.bands.{name}: expected [low, high] with low < high, got [{low}, {high}]",
+        )
+
+
+def _at_least_one(recipe: Recipe) -> Iterator[Rule]:
+    """Yield the rules for counts and intervals, which must be at least 1."""
+    names = {
+        "train": (
+            "rounds",
+            "prompts_per_round",
+            "group",
+            "eval_every",
+            "eval_steps",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "score_batch",
+        ),
+        "bench": ("every", "prompts", "per_prompt", "steps"),
+    }
+    for section, keys in names.items():
+        for key in keys:
+            value = getattr(getattr(recipe, section), key)
+            yield value >= 1, f"{section}.{key}: expected at least 1, got {value}"
+
+
+def _policy_rules(policy: PolicySection) -> Iterator[Rule]:
+    yield (
+        policy.lora or not policy.lora_partial,
+        "policy.lora_partial: expected policy.lora, the LoRA of which a part may be left out, got "
+        "''",
+    )
+    yield (
+        policy.lora_rank >= 1,
+        f"policy.lora_rank: expected at least 1, got {policy.lora_rank}",
+    )
+    yield (
+        policy.lora_alpha > 0,
+        f"policy.lora_alpha: expected more than 0, got {policy.lora_alpha}: what the LoRA adds is "
+        "times lora_alpha / lora_rank",
+    )
+
+
+def _schedule_rules(train: Train) -> Iterator[Rule]:
+    yield (
+        0 <= train.lr_end <= 1,
+        "train.lr_end: expected a fraction of train.learning_rate in [0, 1], got "
+        f"{train.lr_end}: 0.1 ends at a tenth of it",
+    )
+    yield (
+        train.lr_schedule != "constant" or train.lr_end == Train.lr_end,
+        'train.lr_end: expected train.lr_schedule = "linear" or "cosine" with lr_end = '
+        f'{train.lr_end}, got "constant", which does not read it: set the schedule, or leave '
+        "lr_end out",
+    )
+    yield (
+        0 <= train.warmup < train.rounds,
+        f"train.warmup: expected 0 to {train.rounds - 1} rounds, fewer than the "
+        f"{train.rounds} of train.rounds, got {train.warmup}",
+    )
+
+
 def _check_prompts(data: Data) -> None:
+    """Raise `BadRecipe` for prompts or tables that are missing or cannot be used."""
     for key in ("prompts", "held_out"):
         if getattr(data, key):
             read_prompts(getattr(data, key), data.strict)
         elif key == "held_out" or not (data.clips or data.pairs):
             raise BadRecipe(
-                f"data.{key}: expected a text file, one prompt a line, or a table of prompts, got ''"
+                f"data.{key}: expected a text file, one prompt a line, or a table of prompts, got "
+                "''"
             )
     for key in ("clips", "pairs"):
         if getattr(data, key):

@@ -258,9 +258,9 @@ def _check_objects(algorithm: Algorithm, prompts: Sequence[str], options: Option
     name = type(algorithm).__name__
     if algorithm.data == "clips" or options.data_weight:
         raise ValueError(
-            f"expected an algorithm that learns from sampled clips, and data_weight = 0, got {name} "
-            f"with data_weight = {options.data_weight:g}: a run that learns from clips of files needs "
-            "a recipe, with data.clips or data.pairs"
+            f"expected an algorithm that learns from sampled clips, and data_weight = 0, got "
+            f"{name} with data_weight = {options.data_weight:g}: a run that learns from clips of "
+            "files needs a recipe, with data.clips or data.pairs"
         )
     if not prompts:
         raise ValueError("expected at least one prompt to train on, got none")

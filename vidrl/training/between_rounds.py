@@ -251,7 +251,8 @@ class BetweenRounds:
     def save(self) -> None:
         """Write a checkpoint of this moment; raise RuntimeError where the processes differ."""
         self.workers.assert_alike(self.policy.checksum())
-        content, state, run = self._content(), self.state, self.parts.recipe.run
+        state, run = self.state, self.parts.recipe.run
+        content = self._content()
         keep, protect = self.options.keep_checkpoints, [str(state.best["checkpoint"])]
         self.workers.once(lambda: checkpoint.save(run, state.round, content, keep, protect))
         state.saved = state.round

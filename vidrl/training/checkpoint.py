@@ -132,7 +132,6 @@ def clean(run_dir: str | Path) -> None:
 
 
 # --- the run folder
-# --------------------------------------------------------------------------------------------------
 
 
 def status(run_dir: str | Path) -> str:
@@ -206,7 +205,6 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 # --- random numbers
-# --------------------------------------------------------------------------------------------------
 
 
 def rng_state() -> dict[str, Any]:
@@ -230,7 +228,6 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 
 
 # --- writing and reading
-# ---------------------------------------------------------------------------------------------
 
 
 def _put_in_place(

@@ -1,8 +1,7 @@
-"""Held-out evaluation: the same prompts, the same noise, the deterministic sampler; and
-what comes of comparing two.
+"""Score clips, compute the measures of an evaluation, and compare two evaluations.
 
-A measure is one number a clip: the reward (`composite`), its parts, and guards that no
-reward optimises. Legend: N clips.
+A measure is one number for each clip: the reward (`composite`), its parts, and guards that
+no reward optimises. Legend: N clips.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ Measures = dict[str, np.ndarray]
 
 
 def build_reward(section: RewardSection) -> Reward:
-    """The reward of a recipe: one by its name, a composite of its parts, or the default
-    composite."""
+    """Return the reward of a recipe: the named reward, the composite of parts, or the default."""
     if section.parts:
         return recipe_parts.composite(section.parts)
     return load_reward(section.name or "default", **section.options)
@@ -46,21 +44,21 @@ def build_reward(section: RewardSection) -> Reward:
 
 @dataclass(frozen=True)
 class Failure:
-    """One clip on which a reward raised an error."""
+    """A clip on which a reward raised an error."""
 
     error: Exception
 
     @property
     def why(self) -> str:
+        """Return the reason that the score of this clip gives."""
         return f"unscored: the reward raised {self.error!r}"
 
 
 def check_recipe(recipe: config.Recipe) -> None:
-    """Raise what the plug-ins of a recipe and their options have against each other, before
-    the model is loaded.
+    """Fail early: raise where plug-ins or options conflict, before the model is loaded.
 
-    Raises the errors of `config.check_plugins`, and ValueError for a reward that the
-    algorithm cannot credit.
+    Raises the errors of `config.check_plugins` and `check_data`, and ValueError for a
+    reward that the algorithm cannot credit.
     """
     config.check_plugins(recipe)
     learns = getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none")
@@ -70,9 +68,12 @@ def check_recipe(recipe: config.Recipe) -> None:
 
 
 def check_data(recipe: config.Recipe, learns: str) -> None:
-    """Raise BadRecipe where a recipe's files of clips do not suit its algorithm; `learns`
-    is the algorithm's `data`."""
-    data, name, weight = recipe.data, recipe.algorithm.name, recipe.train.data_weight
+    """Raise BadRecipe where a recipe's files of clips do not suit its algorithm.
+
+    `learns`: the algorithm's `data`, which says whether it learns from clips of files.
+    """
+    data, weight = recipe.data, recipe.train.data_weight
+    name = recipe.algorithm.name
     rules = [
         (
             data.clips or learns != "clips",
@@ -82,13 +83,15 @@ def check_data(recipe: config.Recipe, learns: str) -> None:
         (
             not data.clips or learns == "clips" or weight > 0,
             f"data.clips: {name} learns from clips that the policy "
-            f"samples, and would not read {data.clips}: set train.data_weight, as 0.1, to add the loss on these clips, "
-            f"take another algorithm ({_that_learn('clips')}), or leave data.clips empty",
+            f"samples, and would not read {data.clips}: set train.data_weight, as 0.1, to add the "
+            f"loss on these clips, take another algorithm ({_that_learn('clips')}), or leave "
+            "data.clips empty",
         ),
         (
             not data.pairs or learns == "optional pairs",
             f"data.pairs: {name} does not learn from pairs, and would not "
-            f"read {data.pairs}: take another algorithm ({_that_learn('optional pairs')}), or leave data.pairs empty",
+            f"read {data.pairs}: take another algorithm ({_that_learn('optional pairs')}), or "
+            "leave data.pairs empty",
         ),
         (
             weight == 0 or learns != "clips",
@@ -112,31 +115,26 @@ def check_data(recipe: config.Recipe, learns: str) -> None:
 
 
 def _that_learn(data: str) -> str:
-    """The algorithms that learn from clips or pairs of files."""
+    """Return the names of the algorithms that learn from clips or pairs of files."""
     names = plugin.names("algorithms")
-    return (
-        ", ".join(
-            one for one in names if getattr(plugin.find("algorithms", one), "data", "") == data
-        )
-        or "none yet"
-    )
+    kinds = {name: getattr(plugin.find("algorithms", name), "data", "") for name in names}
+    return ", ".join(name for name in names if kinds[name] == data) or "none yet"
 
 
 def score_each(reward: Reward, samples: Samples) -> Score:
-    """The reward's score; where it raises, clip by clip, so that one bad clip leaves only
-    itself unscored.
+    """Return the reward's score of clips; a clip on which the reward raises is unscored.
 
-    Raises RuntimeError where every clip fails: that is the reward's fault, not a clip's;
-    and torch.OutOfMemoryError where memory runs out on a single clip.
+    Raises RuntimeError where every clip fails, because the fault is then the reward's and
+    not a clip's; and torch.OutOfMemoryError where memory runs out on a single clip.
     """
     return together(score_some(reward, samples))
 
 
 def score_some(reward: Reward, samples: Samples) -> list[Score | Failure]:
-    """The score of some of the clips, in order, for `together` to join.
+    """Return the scores and failures of clips, in order; `together` joins them.
 
-    Where the reward raises, each clip is scored by itself: a crash is the reason of a NaN,
-    never a number. Where memory runs out, each half of the clips is scored by itself.
+    Where the reward raises, each clip is scored alone, so that only the clips on which it
+    raises are unscored. Where memory runs out, each half of the clips is scored alone.
     """
     try:
         return [_finite(reward(samples))]
@@ -157,27 +155,31 @@ def score_some(reward: Reward, samples: Samples) -> list[Score | Failure]:
 
 
 def together(found: Sequence[Score | Failure]) -> Score:
-    """The scores of all clips as one; a failed clip is NaN. Raises RuntimeError where every
-    clip failed."""
+    """Join the scores of all clips; a failed clip is NaN.
+
+    Raises RuntimeError where every clip failed.
+    """
     good = next((score for score in found if isinstance(score, Score)), None)
     if good is None:
-        error = next(one.error for one in found if isinstance(one, Failure))
+        error = next(failure.error for failure in found if isinstance(failure, Failure))
         raise RuntimeError(
             f"the reward failed on all of {len(found)} clips; the first: {error!r}"
         ) from error
-    return join([one if isinstance(one, Score) else _unscored(good, one.why) for one in found])
+    return join([part if isinstance(part, Score) else _unscored(good, part.why) for part in found])
 
 
 def _without_clips(error: Exception) -> Exception:
-    """The error, whose traceback no longer keeps the clips in memory."""
+    """Return the error with a traceback that no longer keeps the clips in memory."""
     raised = error.__traceback__ and error.__traceback__.tb_next
     traceback.clear_frames(raised)
     return error.with_traceback(raised)
 
 
 def _finite(score: Score) -> Score:
-    """A score in which a clip with infinity in its value or its curve is unscored: it would
-    decide its group."""
+    """Return a score in which clips with infinity in value or curve are unscored.
+
+    An infinite reward would decide the advantages of the whole group.
+    """
     lost = (
         score.value.isinf()
         if score.frames is None
@@ -186,18 +188,20 @@ def _finite(score: Score) -> Score:
     if not bool(lost.any()):
         return score
     why = [*score.why, *[""] * (len(lost) - len(score.why))]
-    told = [
-        "unscored: the reward gave infinity" if gone else was
-        for gone, was in zip(lost.tolist(), why, strict=True)
+    why = [
+        "unscored: the reward gave infinity" if infinite else reason
+        for infinite, reason in zip(lost.tolist(), why, strict=True)
     ]
     curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], float("nan"))
-    return replace(score, value=score.value.masked_fill(lost, float("nan")), frames=curve, why=told)
+    return replace(score, value=score.value.masked_fill(lost, float("nan")), frames=curve, why=why)
 
 
 def check_scored(score: Score, allowed: float, round: int) -> None:
-    """Raise RuntimeError, with the first reason, where more than a share `allowed` of the
-    samples is unscored."""
-    # in float32, 3 of 5 would be more than 0.6
+    """Raise RuntimeError, with the first reason, for too many unscored samples.
+
+    `allowed`: the largest share of unscored samples, train.max_unscored.
+    """
+    # in float64, because in float32 3 of 5 would be more than 0.6
     missing = float(score.value.isnan().double().mean())
     reason = next((why for why in score.why if why), "another process knows the reason")
     check_share(missing, allowed, round, reason)
@@ -206,13 +210,14 @@ def check_scored(score: Score, allowed: float, round: int) -> None:
 def check_share(
     missing: float, allowed: float, round: int, reason: str = "the reward gave them no number"
 ) -> None:
-    """Raise RuntimeError, with the reason, where a share `missing` of the samples that is
-    unscored is above `allowed`.
+    """Raise RuntimeError, with the reason, where the unscored share is above `allowed`.
+
+    `missing`: the share of the samples that are unscored.
 
     Example:
         >>> check_share(0.6, 0.5, round=3)
         Traceback (most recent call last):
-        RuntimeError: round 3: 60% of the samples are unscored, at most 50% may be (train.max_unscored): ...
+        RuntimeError: round 3: 60% of the samples are unscored, at most 50% may be ...
     """
     if missing > allowed:
         limit = f"at most {allowed:.0%} may be (train.max_unscored)"
@@ -222,7 +227,7 @@ def check_share(
 
 
 def _unscored(like: Score, why: str) -> Score:
-    """The score of one clip that has none, with the parts and curves of another."""
+    """Return the score of one unscored clip, with the parts and curves of another score."""
     nan = {name: _unscored(part, why) for name, part in like.parts.items()}
     frames = None if like.frames is None else torch.full_like(like.frames[:1], float("nan"))
     nothing = torch.full_like(like.value[:1], float("nan"))
@@ -234,24 +239,31 @@ def _unscored(like: Score, why: str) -> Score:
 
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:
-    """The reward, its parts and the guards of each clip; what the verifier reads where the
-    prompts are captions."""
+    """Return the reward, its parts and the guards of each clip.
+
+    `captions`: the prompts are captions, so that the verifier measures too.
+    """
     return rewarded(score) | guarded(samples, captions)
 
 
 def rewarded(score: Score) -> Measures:
-    """The measures of each clip that its score gives: the reward, its parts but `left_out`,
-    whether it is unscored."""
-    still = left_out(score)
+    """Return the measures of each clip that its score holds.
+
+    These are the reward, its parts (without parts that images leave out), and whether the
+    clip is unscored.
+    """
+    skipped = left_out(score)
     values = {"composite": score.value} | {
-        name: part.value for name, part in score.parts.items() if name not in still
+        name: part.value for name, part in score.parts.items() if name not in skipped
     }
     return _arrays(values | {"unscored_share": score.value.isnan().float()})
 
 
 def guarded(samples: Samples, captions: bool) -> Measures:
-    """The measures of each clip that no reward optimises; `captions`: the verifier can read
-    the prompts."""
+    """Return the measures of each clip that no reward optimises.
+
+    `captions`: the prompts are captions, so that the verifier measures too.
+    """
     return _arrays({"exposure": exposure(samples.frames)}) | (
         _verifier(samples) if captions else {}
     )
@@ -262,14 +274,13 @@ def _arrays(values: Mapping[str, Tensor]) -> Measures:
 
 
 def exposure(video: Tensor) -> Tensor:
-    """Mean luma (N,) of clips (N, F, C, H, W) in [0, 1] (Rec. 601 weights)."""
+    """Return the mean luma (N,) of clips (N, F, C, H, W), in [0, 1] (Rec. 601 weights)."""
     weights = video.new_tensor([0.299, 0.587, 0.114]) if video.shape[2] == 3 else video.new_ones(1)
     return torch.einsum("nfchw,c->n", video, weights) / (video[0, :, 0].numel())
 
 
 def are_captions(prompts: Sequence[str]) -> bool:
-    """Whether all prompts are captions of `vidrl.synthetic.world`, which the verifier can
-    read.
+    """Return whether the verifier can read all prompts, captions of `vidrl.synthetic.world`.
 
     Example:
         >>> are_captions(["a cat on a windowsill"])
@@ -292,33 +303,35 @@ def _verifier(samples: Samples) -> Measures:
 
 
 def thumbnails(video: Tensor, side: int = 16) -> Tensor:
-    """Clips (N, F, C, H, W) as rows (N, ·), each frame averaged down to at most side ×
-    side, as the eye compares."""
+    """Return clips (N, F, C, H, W) as rows (N, ·) of frames averaged to at most side × side.
+
+    Small frames compare clips as a glance does, without noise and texture.
+    """
     rows, columns = min(side, video.shape[-2]), min(side, video.shape[-1])
     return torch.nn.functional.adaptive_avg_pool2d(video.flatten(1, 2), (rows, columns)).flatten(1)
 
 
 def diversity(video: Tensor, group: Tensor) -> Tensor:
-    """How much members of a group differ: (number of groups,) mean absolute difference
-    between clips of a group.
+    """Return the mean absolute difference between the clips of each group, (groups,).
 
-    A group of one has none to differ from: NaN.
+    NaN for a group of one clip.
 
     Example:
-        >>> diversity(torch.tensor([0.0, 1.0, 3.0, 3.0]).view(4, 1, 1, 1, 1), torch.tensor([0, 0, 1, 1]))
+        >>> clips = torch.tensor([0.0, 1.0, 3.0, 3.0]).view(4, 1, 1, 1, 1)
+        >>> diversity(clips, torch.tensor([0, 0, 1, 1]))
         tensor([1., 0.])
     """
-    spreads = []
+    differences = []
     for g in group.unique():
         clips = video[group == g].flatten(1)
         pairs = len(clips) * (len(clips) - 1)
-        # 0 / 0 for a group of one
-        spreads.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])
-    return torch.stack(spreads)
+        # 0 / 0, and so NaN, for a group of one clip
+        differences.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])
+    return torch.stack(differences)
 
 
 def means(measures: Measures) -> dict[str, dict[str, float]]:
-    """Mean over the scored clips, and how many they are, of each measure."""
+    """Return the mean of each measure over the scored clips, and the number of these clips."""
     scored = {name: values[np.isfinite(values)] for name, values in measures.items()}
     return {
         name: {"mean": float(found.mean()) if len(found) else float("nan"), "n_scored": len(found)}
@@ -327,8 +340,9 @@ def means(measures: Measures) -> dict[str, dict[str, float]]:
 
 
 def first(measures: Measures, n: int) -> Measures:
-    """The numbers of the first n clips: evaluations of all prompts and of the first ones
-    are compared on these alone.
+    """Return the numbers of the first n clips.
+
+    An evaluation of all prompts and one of the first prompts are compared on these clips.
 
     Example:
         >>> first({"a": np.array([1.0, 2.0, 3.0])}, 2)
@@ -338,19 +352,19 @@ def first(measures: Measures, n: int) -> Measures:
 
 
 def values(measures: Measures) -> dict[str, float]:
-    """The mean of each measure over the scored clips."""
+    """Return the mean of each measure over the scored clips."""
     return {name: row["mean"] for name, row in means(measures).items()}
 
 
 def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
-    """Before, after, their paired difference and its 95 % interval over prompts, by
-    `vidrl.inference.means.interval`.
+    """Return the means before and after, and the paired difference with its 95 % interval.
 
-    Each clip has a prompt of its own. Clips that either evaluation left unscored are left
-    out of the pairs, and a measure without any pair is left out of the table. Where there
-    is no interval, as of fewer than six prompts, `low` and `high` are None, and `note` says
-    why. The interval of a measure depends on its own numbers alone. That of `weight_drift`,
-    which is of the weights and no estimate, is its difference itself.
+    The interval is over prompts, by `vidrl.inference.means.interval`; each clip has another
+    prompt. Clips that either evaluation left unscored are left out of the pairs, and a
+    measure without any pair is left out of the table. Where there is no interval, as of
+    fewer than six prompts, `low` and `high` are None, and `note` says why. The interval of
+    `weight_drift` is its difference itself, because it is a property of the weights and no
+    estimate.
 
     Example:
         >>> row = compare({"a": np.array([0.0, 1.0])}, {"a": np.array([0.5, 1.5])})["a"]
@@ -368,8 +382,10 @@ def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
 
 
 def _limits(name: str) -> tuple[float, float]:
-    """What the values of a measure can be: shares and the verifier's answers lie in [0, 1];
-    else no limit is known."""
+    """Return the range of a measure's values: [0, 1] for shares and the verifier's answers.
+
+    No limits are known for the other measures.
+    """
     within = name in ("unscored_share", "exposure") or name.startswith("verifier")
     return (0.0, 1.0) if within else NO_LIMITS
 
@@ -378,8 +394,9 @@ def _compared(before: np.ndarray, after: np.ndarray, limits: tuple[float, float]
     both = np.isfinite(before) & np.isfinite(after)
     a, b = before[both], after[both]
     over = interval(b - a, limits=of_differences(limits), unit="clips")
-    known = math.isfinite(over.low) and math.isfinite(over.high)  # half an interval misleads
-    ends = {"low": over.low if known else None, "high": over.high if known else None}
+    # an interval with one end would mislead
+    finite = math.isfinite(over.low) and math.isfinite(over.high)
+    ends = {"low": over.low if finite else None, "high": over.high if finite else None}
     means = (
         {"before": float(a.mean()), "after": float(b.mean()), "difference": over.mean}
         if len(a)
@@ -391,21 +408,22 @@ def _compared(before: np.ndarray, after: np.ndarray, limits: tuple[float, float]
 def outside(
     bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]
 ) -> list[str]:
-    """What each guard that left its band says; bands are fractions of the base model's
-    value.
+    """Return a message for each guard whose measure is outside its band.
 
-    The bands of `unscored_share` and `weight_drift`, which are 0 for a good base model, are
-    of the values themselves. Raises ValueError for a guard that is not measured.
+    A band holds fractions of the base model's value. The bands of `unscored_share` and
+    `weight_drift`, which are 0 for a good base model, hold limits of the measure itself.
+    Raises ValueError for a guard of a name that is not measured.
 
     Example:
-        >>> outside({"dynamic_degree": (0.95, 2.0)}, {"dynamic_degree": 0.5}, {"dynamic_degree": 0.4})
-        ['dynamic_degree: expected 0.475 to 1 (0.95 to 2.0 of the base model), got 0.4']
+        >>> outside({"jerk": (0.95, 2.0)}, {"jerk": 0.5}, {"jerk": 0.4})
+        ['jerk: expected 0.475 to 1 (0.95 to 2.0 of the base model), got 0.4']
     """
     messages = []
     for name, (low, high) in bands.items():
         if name not in now or name not in base:
-            known = plugin.nearest(name, [one for one in now if one in base])
-            raise ValueError(f"guard.bands.{name}: expected a held-out measure: {known}")
+            advice = plugin.nearest(name, [measure for measure in now if measure in base])
+            raise ValueError(f"guard.bands.{name}: expected a held-out measure: {advice}")
+        # sorted, because the base model's value may be negative
         bottom, top = sorted(share * guards.unit(name, base[name]) for share in (low, high))
         if not bottom <= now[name] <= top:
             what = {
@@ -420,19 +438,19 @@ def outside(
 
 
 def save(folder: Path, round: int, measures: Measures) -> None:
-    """Keep the numbers of each clip for paired statistics."""
+    """Write the numbers of each clip, for paired statistics."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file.new_file(folder / f"{round:06d}.npz") as file:
         np.savez(file, **measures)  # type: ignore[arg-type]
 
 
 def kept(folder: Path, round: int) -> bool:
-    """Whether `save` kept the numbers of a round."""
+    """Return whether `save` wrote the numbers of a round."""
     return (folder / f"{round:06d}.npz").is_file()
 
 
 def load(folder: Path, round: int) -> Measures:
-    """What `save` kept. Raises ValueError, with the cure, where the file is damaged."""
+    """Return what `save` wrote; raise ValueError, with the cure, for a damaged file."""
     path = folder / f"{round:06d}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,5 +1,8 @@
-"""The held-out prompts: the same noise, the deterministic sampler, whatever the weights and
-however many processes."""
+"""Measure a policy on the held-out prompts.
+
+Every evaluation uses the same noise and the deterministic sampler, for every set of weights
+and every number of processes.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,16 @@ Callback = Callable[[int, Policy, str, Workers, bool], None]
 
 
 class Abandoned(Exception):
-    """An evaluation was interrupted on every process, because one of them received a signal
-    to stop."""
+    """An evaluation was interrupted, on every process, because one received a signal to stop."""
 
 
 class HeldOut:
-    """Measures a policy's set of weights on the held-out prompts; each process does its
-    share.
+    """The held-out prompts, on which a named set of a policy's weights is measured.
 
-    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them
-    are kept. Between rounds the first `eval_n` prompts may be enough (`train.eval_n`); 0 is
-    all of them.
+    Each process measures its own part of the prompts. `encode` encodes them, and `steps`
+    is the number of denoising steps. Clips are decoded and scored in pieces of
+    `score_batch`; only the first `show` clips are kept. Between rounds, the first `eval_n`
+    prompts are measured (`train.eval_n`); 0 stands for all prompts.
     """
 
     def __init__(
@@ -55,33 +57,29 @@ class HeldOut:
         show: int = 8,
         eval_n: int = 0,
     ):
-        self.prompts, self.reward, self.workers, self.encode, self.steps = (
-            prompts,
-            reward,
-            workers,
-            encode,
-            steps,
-        )
+        self.prompts, self.reward = prompts, reward
+        self.workers, self.encode = workers, encode
+        self.steps = steps
         self.decoding, self.show = pieces(score_batch), show
         self.eval_n = eval_n or len(prompts)
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.eval_n)}
-        # of all of them: processes must agree on what is measured
+        # of all prompts, and not of this process's part: all must measure the same names
         self.captions = evaluate.are_captions(prompts)
 
     def names(self, images: bool = False) -> list[str]:
-        """The measures of an evaluation, of `images` those that need no time.
+        """Return the names of an evaluation's measures; of `images` those for one frame.
 
-        Empty where the reward does not tell its parts before it scores a clip.
+        Empty where the reward's parts are not known before it scores a clip.
         """
         parts = getattr(self.reward, "parts", None)
-        read = [f"verifier{one}" for one in ("", "_shape", "_colour", "_motion")] + ["identity"]
+        verifier = [f"verifier{part}" for part in ("", "_shape", "_colour", "_motion")]
         own = [
             "composite",
             "unscored_share",
             "exposure",
             "diversity",
             "weight_drift",
-            *(read if self.captions else ()),
+            *((*verifier, "identity") if self.captions else ()),
         ]
         timed = {*stills.ACROSS, *stills.timed(self.reward)} if images else ()
         return [] if parts is None else [name for name in (*own, *parts) if name not in timed]
@@ -89,52 +87,52 @@ class HeldOut:
     def measure(
         self, policy: Policy, weights: str, batch: Pieces | int, all_prompts: bool = True
     ) -> tuple[evaluate.Measures, Samples | None, Score]:
-        """Every prompt's numbers, of all processes; this process's first clips and the
-        scores of all its clips.
+        """Return the measures of all processes, the shown clips, and this process's scores.
 
-        Where not `all_prompts`, only the first `eval_n` prompts are measured: their numbers
-        are the first rows of those of all prompts. `batch`: clips sampled at once. A bar on
-        the terminal counts this process's clips. Raises `Abandoned` where a signal asks to
-        stop.
+        Unless `all_prompts`, only the first `eval_n` prompts are measured; their numbers
+        are the first rows of a measurement of all prompts. `batch`: how many clips are
+        sampled at once. A bar on the terminal counts this process's clips. Raises
+        `Abandoned` where a signal asks to stop.
         """
         places = self.shares[len(self.prompts) if all_prompts else self.eval_n]
-        seconds = [i for i in places if i < GROUP_PAIRS]
-        with _bar(len(places) + len(seconds), self.workers.main) as self.bar, policy.using(weights):
+        second = [i for i in places if i < GROUP_PAIRS]
+        bar = _bar(len(places) + len(second), self.workers.main)
+        with bar, policy.using(weights):
             self.encode.learn([self.prompts[i] for i in places])
-            scored, guards = self._scored(policy, places, batch)
-            others = list(map(_thumbnails, self._clips(policy, seconds, "held out twin", batch)))
+            first = self._clips(policy, places, "held out", batch)
+            scored, guards = self._scored(_counted(first, bar))
+            again = self._clips(policy, second, "held out twin", batch)
+            others = list(map(_thumbnails, _counted(again, bar)))
         # a signal reaches processes at different moments, but they must stop together
         if self.workers.agree(""):
             raise Abandoned
-        score, seen = (
-            scored.score,
-            {name: np.concatenate([one[name] for one in guards]) for name in guards[0]},
-        )
-        own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
-        # of the weights: all clips have one number
-        drift = np.full(len(places), weight_drift(policy, weights))
-        return (
-            self.workers.gather_arrays(own | {"weight_drift": drift}),
-            scored.first(self.show),
-            score,
-        )
+        score = scored.score
+        own = evaluate.rewarded(score) | guards
+        own["diversity"] = _distances(scored.thumbnails, others)
+        # the drift belongs to the weights, so that all clips have the same number
+        own["weight_drift"] = np.full(len(places), weight_drift(policy, weights))
+        return self.workers.gather_arrays(own), scored.first(self.show), score
 
-    def _scored(
-        self, policy: Policy, places: Sequence[int], batch: Pieces | int
-    ) -> tuple[Scored, list[evaluate.Measures]]:
-        """This process's clips, scored, and the guards of each piece."""
-        scored, guards = Scored(self.reward, lambda values: range(min(self.show, len(values)))), []
-        for samples in self._clips(policy, places, "held out", batch):
+    def _scored(self, clips: Iterator[Samples]) -> tuple[Scored, evaluate.Measures]:
+        """Score this process's clips; return them with the guards' measures."""
+        scored = Scored(self.reward, lambda values: range(min(self.show, len(values))))
+        guards = []
+        for samples in clips:
             scored.add(samples)
             guards.append(evaluate.guarded(samples, self.captions))
-            del samples  # else these clips would live while the next are made
-        return scored, guards
+            del samples  # else these clips would stay in memory while the next are made
+        names = guards[0]
+        return scored, {name: np.concatenate([piece[name] for piece in guards]) for name in names}
 
     def _clips(
         self, policy: Policy, places: Sequence[int], name: str, batch: Pieces | int
     ) -> Iterator[Samples]:
+        """Generate the clips of these prompts, a few at a time, until a signal asks to stop.
+
+        `name` gives the clips' noise its name, so that a prompt's two clips differ.
+        """
         prompts, noise = [self.prompts[i] for i in places], draws(0, [(name, i) for i in places])
-        made = clips(
+        generated = clips(
             policy,
             prompts,
             noise,
@@ -144,15 +142,15 @@ class HeldOut:
             self.encode,
             self.workers.autocast,
         )
-        for samples in made:
+        for samples in generated:
             yield samples
-            self.bar.update(len(samples))
-            del samples  # else these clips would live while the next are made
+            del samples  # else these clips would stay in memory while the next are made
             if self.workers.asked:
                 return
 
 
 def _bar(total: int, shown: bool) -> Any:
+    """Return a progress bar over clips; it prints nothing unless `shown`."""
     from tqdm import tqdm
 
     return tqdm(
@@ -160,15 +158,24 @@ def _bar(total: int, shown: bool) -> Any:
     )
 
 
+def _counted(clips: Iterator[Samples], bar: Any) -> Iterator[Samples]:
+    """Yield clips, and count them on the progress bar when they are used."""
+    for samples in clips:
+        yield samples
+        bar.update(len(samples))
+        del samples  # else these clips would stay in memory while the next are made
+
+
 def _thumbnails(samples: Samples) -> Tensor:
     return evaluate.thumbnails(samples.frames)
 
 
-def _apart(thumbnails: Tensor, seconds: Sequence[Tensor]) -> np.ndarray:
-    """Distance (B,) of each clip to the second clip of its prompt; NaN without a second clip."""
+def _distances(thumbnails: Tensor, others: Sequence[Tensor]) -> np.ndarray:
+    """Return the distance (B,) of each clip to its prompt's second clip; NaN without one."""
     found = np.full(len(thumbnails), np.nan)
-    if seconds:
-        pairs = zip(thumbnails, torch.cat(list(seconds)), strict=False)
+    if others:
+        # not strict: only the first prompts have a second clip
+        pairs = zip(thumbnails, torch.cat(list(others)), strict=False)
         distances = [float((a - b).abs().mean()) for a, b in pairs]
         found[: len(distances)] = distances
     return found

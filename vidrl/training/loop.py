@@ -32,7 +32,7 @@ from .record import Clock, alone, extremes, summarise
 from .restart import Restart
 from .rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from .scored import Scored
-from .update import UNDEFINED, happenings, rehearse
+from .update import UNDEFINED, events_of, rehearse
 
 
 def run(
@@ -85,9 +85,11 @@ class Trainer:
 
     def __init__(self, parts: Parts):
         self.parts, self.state = parts, State()
-        self.workers, self.policy, self.backbone = parts.workers, parts.policy, parts.backbone
-        self.algorithm, self.reward, self.files = parts.algorithm, parts.reward, parts.files
-        self.updater, self.held_out, self.record = parts.updater, parts.held_out, parts.record
+        self.workers, self.files = parts.workers, parts.files
+        self.policy, self.backbone = parts.policy, parts.backbone
+        self.algorithm, self.reward = parts.algorithm, parts.reward
+        self.updater, self.held_out = parts.updater, parts.held_out
+        self.record = parts.record
         self.options, self.seed = parts.options, parts.recipe.seed
         self.between = BetweenRounds(parts, self.state)
         self.restart = Restart(parts, self.state, self.between)
@@ -163,14 +165,15 @@ class Trainer:
 
     def _train_round(self) -> dict[str, Any]:
         """Train one round, and return its row of metrics.jsonl."""
-        clock, plan, round = Clock(), self._plan(), self.state.round
+        plan, round = self._plan(), self.state.round
+        clock = Clock()
         with clock("sample"):
             from_files = bool(self.files.source)
             experience = self.files.experience(round, plan) if from_files else self._sampled(plan)
         experience, row = self._scored(experience, clock) if plan.scored else (experience, {})
         with clock("update"):
             row |= self.updater.update(experience, self.files.beside(round))
-        for kind, message in happenings(row, plan.scored).items():
+        for kind, message in events_of(row, plan.scored).items():
             self.record.event(round + 1, kind, message)
         unscored = row.get("unscored_share", 0.0)
         evaluate.check_share(unscored, self.options.max_unscored, round, UNDEFINED)
@@ -233,7 +236,8 @@ class Trainer:
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
         """Return the round's prompts, each `group` times, and the places of this process."""
-        n, group, prompts = self.options.prompts_per_round, self.options.group, self.parts.prompts
+        n, group = self.options.prompts_per_round, self.options.group
+        prompts = self.parts.prompts
         chosen = dealt(len(prompts), n, self.state.round, self.seed, "order")
         repeated = [prompts[i] for i in chosen for _ in range(group)]
         return repeated, self.workers.share(n * group)

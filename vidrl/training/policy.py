@@ -1,9 +1,8 @@
-"""A backbone that learns: which weights are trained, and named copies of them (live,
-reference, old, ema).
+"""Define `Policy`: a backbone with trained weights, and named copies of these weights.
 
-The trained weights are a LoRA (peft, arXiv 2106.09685) or the whole network, always
-float32. A named set is a copy of the trained weights alone, so the reference costs an
-adapter, not a second model.
+The trained weights are a LoRA (peft, arXiv 2106.09685) or all weights of the network, in
+float32. A named set ("reference", "old", "ema") copies the trained weights alone, so that
+the reference costs as much memory as an adapter, and not as a second model.
 """
 
 from __future__ import annotations
@@ -25,16 +24,17 @@ from vidrl.lora.file import FULL
 
 
 class Policy:
-    """A denoiser and its trained weights.
+    """A policy that holds a denoiser, its trained weights, and named sets of them.
 
-    `predict` is the backbone's, under whichever set of weights `using` has put in place. At
-    construction the live weights are remembered as "reference".
+    `predict` uses the live weights, or the set that `using` has put in their place. The
+    weights at construction are remembered as "reference".
 
-    A new LoRA has `rank`, `alpha` and `targets` (see `vidrl.lora.resolve`). `lora` names a
-    LoRA to go on with, whose rank, alpha and targets are those of its file. `full` trains
-    all weights instead: those of the model, plus those of `lora` if one is named, as peft's
-    `merge_and_unload` adds them. `partial` leaves out, with a warning, what of a LoRA does
-    not fit the network; otherwise that is a ValueError.
+    A new LoRA has `rank`, `alpha` and `targets` (see `vidrl.lora.resolve`), and is drawn
+    with `seed`. `lora` names a LoRA whose training continues, with the rank, alpha and
+    targets of its file. `full` trains all weights instead; a LoRA that `lora` names is then
+    added to the model's weights first, as peft's `merge_and_unload` does. `partial` leaves
+    out, with a warning, the part of a LoRA that does not fit the network, which is
+    otherwise a ValueError.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -73,27 +73,28 @@ class Policy:
         return self
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's prediction with the weights of this moment; see
-        `Denoiser.predict`."""
+        """Return the network's prediction with the present weights; see `Denoiser.predict`."""
         with self._precision():
             return self.backbone.predict(x, t, cond)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """The caller's autocast, without its cache; else that of a half-precision network
-        trained as a whole.
+        """Return the context of a prediction: autocast without its cache, or nothing.
 
-        Autocast keeps the half-precision copy of a trained weight until its context ends,
-        even if the weight changes before: by `using`, by an optimiser step, or in place. A
-        copy made anew costs little beside the network. All weights are float32 where all
-        are trained, so that a half-precision network needs autocast to compute as before.
+        Autocast's cache keeps the half-precision copy of a trained weight until the context
+        ends, also where the weight changes before: by `using`, by an optimiser step, or in
+        place. A new copy costs little beside the network. Where all weights of a
+        half-precision network are trained, they are float32, so that the network needs
+        autocast to compute as before.
         """
         kind = self.backbone.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.half
         return nullcontext() if half is None else torch.autocast(kind, half, cache_enabled=False)
 
     def remember(self, name: str, decay: float = 0.0) -> None:
-        """Set the named weights to decay · named + (1 − decay) · live; a new name starts at
-        live."""
+        """Set the named weights to decay · named + (1 − decay) · live.
+
+        A new name starts with a copy of the live weights.
+        """
         if name == "live":
             raise ValueError(
                 "expected a name other than live, which the trained weights themselves have"
@@ -106,15 +107,17 @@ class Policy:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Put a named set in place of the live weights; "live" changes nothing. Leave it
-        before `backward`."""
+        """Use a named set in place of the live weights; "live" changes nothing.
+
+        Leave this context before `backward`, which needs the weights of the forward pass.
+        """
         if name == "live":
             yield
             return
         if name not in self.sets:
-            known = ", ".join(self.sets)
+            names = ", ".join(self.sets)
             raise KeyError(
-                f"expected a set of weights out of live, {known}, got {name!r}: remember it first"
+                f"expected a set of weights out of live, {names}, got {name!r}: remember it first"
             )
         live = [p.data for p in self.weights.values()]
         self._put(self.sets[name])
@@ -126,16 +129,17 @@ class Policy:
     def _put(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self.weights.values(), values, strict=True):
             parameter.data = value
-        torch.clear_autocast_cache()  # for those who call the network without `predict`
+        # code that calls the network without `predict` would see the former weights
+        torch.clear_autocast_cache()
 
     def restore(self, name: str) -> None:
-        """Make a named set the live weights."""
+        """Copy a named set into the live weights."""
         for parameter, value in zip(self.weights.values(), self.sets[name], strict=True):
             parameter.data.copy_(value)
         torch.clear_autocast_cache()
 
     def state(self) -> dict[str, Tensor]:
-        """Live weights and named sets, by name."""
+        """Return the live weights and the named sets, by the names SET/PARAMETER."""
         named = {"live": [p.detach() for p in self.weights.values()]} | self.sets
         return {
             f"{name}/{key}": v
@@ -144,8 +148,7 @@ class Policy:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned, in place; sets that it does not hold are
-        forgotten."""
+        """Restore what `state` returned, in place; forget the sets that it does not hold."""
         for key, parameter in self.weights.items():
             parameter.data.copy_(state[f"live/{key}"])
         torch.clear_autocast_cache()
@@ -157,19 +160,19 @@ class Policy:
         }
 
     def checksum(self) -> str:
-        """A digest of the live weights: equal on every rank, or training has split."""
+        """Return a digest of the live weights, which must be equal on every process."""
         digest = hashlib.sha256()
         for key, p in self.weights.items():
             digest.update(key.encode() + p.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the live weights: an adapter in the family's own format, or all weights as
-        safetensors."""
+        """Write the live weights: a LoRA in the family's own format, or all as safetensors."""
         if self.lora is None:
             folder.mkdir(parents=True, exist_ok=True)
             writing.save(self.weights, folder / FULL)
             return
+        # peft puts the adapter's name, "default", into the names of the weights
         weights = {
             key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()
         }
@@ -177,8 +180,7 @@ class Policy:
 
 
 def load_adapter(backbone: Denoiser, folder: str | Path, partial: bool = False) -> Policy:
-    """A policy whose live weights are those that `Policy.save` wrote, or those of any LoRA
-    file of the family.
+    """Return a policy with the weights that `Policy.save` wrote, or of any LoRA file.
 
     Raises ValueError for a file that does not fit the network; `partial` uses the part of a
     LoRA that fits.
@@ -186,35 +188,37 @@ def load_adapter(backbone: Denoiser, folder: str | Path, partial: bool = False) 
     return Policy(backbone, lora=str(folder), full=(Path(folder) / FULL).exists(), partial=partial)
 
 
-def unused(section: PolicySection, made: Mapping[str, Any] | None) -> list[str]:
-    """One sentence for each value of a recipe's [policy] that was set and that the policy
-    made of it does not have.
+def unused(section: PolicySection, lora: Mapping[str, Any] | None) -> list[str]:
+    """Return one sentence for each value of a recipe's [policy] that was set and not used.
 
-    `made`: the policy's `lora`, None where all weights are trained. A LoRA file brings its
+    `lora`: the policy's `lora`, None where all weights are trained. A LoRA file brings its
     own rank, alpha and targets.
 
     Example:
-        >>> unused(PolicySection(lora_rank=32, lora="runs/a/lora"), {"r": 8, "lora_alpha": 16, "target_modules": []})
+        >>> lora = {"r": 8, "lora_alpha": 16, "target_modules": []}
+        >>> unused(PolicySection(lora_rank=32, lora="runs/a/lora"), lora)
         ['policy.lora_rank = 32 is not used: the LoRA in policy.lora has 8']
     """
-    usual, told = PolicySection(), []
+    defaults, sentences = PolicySection(), []
     for key, name in {
         "lora_rank": "r",
         "lora_alpha": "lora_alpha",
         "lora_targets": "target_modules",
     }.items():
-        value, found = getattr(section, key), (made or {}).get(name)
-        if value == getattr(usual, key) or not (section.full or section.lora):
+        value, found = getattr(section, key), (lora or {}).get(name)
+        if value == getattr(defaults, key) or not (section.full or section.lora):
             continue
         if section.full:
-            told.append(
+            sentences.append(
                 f"policy.{key} = {value} is not used: policy.full = true trains all weights"
             )
         elif (
             sorted(value) != sorted(found) if isinstance(value, list) and found else value != found
         ):
-            told.append(f"policy.{key} = {value} is not used: the LoRA in policy.lora has {found}")
-    return told
+            sentences.append(
+                f"policy.{key} = {value} is not used: the LoRA in policy.lora has {found}"
+            )
+    return sentences
 
 
 def _adapter(
@@ -226,7 +230,7 @@ def _adapter(
     seed: int,
     partial: bool,
 ) -> dict[str, Any]:
-    """Put a LoRA into the network, new or from a folder; its configuration."""
+    """Put a LoRA into the network, new or from a folder; return its configuration."""
     if not folder:
         chosen = lora.usual(backbone.network) if sorted(targets) == sorted(lora.USUAL) else targets
         return lora.begin(backbone.network, rank, alpha, chosen, seed)
@@ -236,14 +240,14 @@ def _adapter(
 
 
 def _half(network: nn.Module) -> torch.dtype | None:
-    """The half precision in which the network computes, if it does."""
+    """Return the half precision of the network's weights; None where they are float32."""
     return next(
         (p.dtype for p in network.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None
     )
 
 
 def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
-    """The parameters to train, in float32: everything, or the adapter alone."""
+    """Return the parameters to train, in float32: all, or those of the adapter."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(full or ".lora_" in name)
         if parameter.requires_grad:
@@ -252,8 +256,10 @@ def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
 
 
 def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
-    """Make all weights, float32 already, those of a folder: its network.safetensors, or a
-    LoRA added to them."""
+    """Load a folder's weights into the network, whose weights are float32 already.
+
+    The folder holds all weights, as network.safetensors, or a LoRA, which is added.
+    """
     if not (folder / FULL).exists():
         lora.put(backbone.network, *backbone.load_lora(folder, partial))
         lora.merge(backbone.network)
@@ -268,15 +274,15 @@ def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, of "
-            f"which {len(wrong)} differ by name or shape, as {wrong[0]}: name the model that was "
-            "trained"
+            f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, "
+            f"of which {len(wrong)} differ by name or shape, as {wrong[0]}: name the model that "
+            "was trained"
         )
     bad = [key for key, value in found.items() if not value.isfinite().all()]
     if bad:
         raise ValueError(
-            f"expected finite weights in {folder / FULL}, got NaN or infinity in {len(bad)} tensors, as "
-            f"{bad[0]}: the training diverged; take an earlier run"
+            f"expected finite weights in {folder / FULL}, got NaN or infinity in {len(bad)} "
+            f"tensors, as {bad[0]}: the training diverged; take an earlier run"
         )
     for key, parameter in own.items():
         parameter.data.copy_(found[key])

@@ -19,7 +19,8 @@ def check_measures(parts: Parts) -> None:
     The prompts, the callback and the reward are checked against the backbone: a model of
     single images, for instance, cannot be trained on a reward that compares frames.
     """
-    backbone, held_out, bands = parts.backbone, parts.held_out, parts.recipe.guard.bands
+    backbone, held_out = parts.backbone, parts.held_out
+    bands = parts.recipe.guard.bands
     backbone.check_prompts([*parts.prompts, *held_out.prompts])
     if hasattr(parts.callback, "check"):  # a plain function has no such method
         parts.callback.check(backbone)
@@ -42,7 +43,9 @@ def note(parts: Parts) -> None:
 
 
 def _notes(parts: Parts) -> Iterator[str]:
-    recipe, policy, reward = parts.recipe, parts.policy, parts.held_out.reward
+    """Yield the notes, in the order in which they are written."""
+    recipe, reward = parts.recipe, parts.held_out.reward
+    policy = parts.policy
     yield from unused(recipe.policy, policy.lora)
     yield from () if policy.lora is None else parts.backbone.adapter_notes
     yield from unread(recipe, parts.algorithm, reward)

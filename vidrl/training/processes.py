@@ -1,10 +1,9 @@
-"""Several processes as one: accelerate launches them, and this page is all that the trainer
-asks of it.
+"""Let several processes share the work; accelerate connects them.
 
-Gradients are summed by hand rather than by DistributedDataParallel: the trained weights are
-few (a LoRA), the same network runs under several weight sets, and a process may have no
-pair in a minibatch, which DDP's hooks do not survive. Nothing but tensors crosses between
-processes.
+This module is all that vidrl uses of accelerate. Gradients are summed here and not by
+DistributedDataParallel, because the trained weights are few (a LoRA), the same network runs
+with several sets of weights, and a process may have no pair in a minibatch, which
+DistributedDataParallel's hooks cannot handle. Only tensors are sent between processes.
 """
 
 from __future__ import annotations
@@ -26,12 +25,16 @@ from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 from vidrl.rewards import Score
 
-REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
+# The reasons to stop that processes may not share; where they differ, the later one counts.
+REASONS = ("", "time limit", "interrupted")
 
 
 class Workers:
-    """This process among its peers. One process needs no launcher; more come from
-    `accelerate launch` or torchrun."""
+    """This process among the processes that share the work.
+
+    One process needs no launcher; several are started by `vidrl train --processes`, torchrun
+    or `accelerate launch`.
+    """
 
     def __init__(
         self, mixed_precision: str = "no", trackers: Sequence[str] = (), folder: str = "."
@@ -42,33 +45,37 @@ class Workers:
             raise ImportError(
                 f"expected accelerate for training, found none: {install('train')}"
             ) from error
-        _known(trackers)
+        _check_trackers(trackers)
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision=mixed_precision,
             log_with=list(trackers) or None,
             project_dir=folder,
         )
-        # accelerate drops those it cannot import without a word
+        # accelerate silently drops the trackers that it cannot import
         if len(self.engine.log_with) < len(trackers):
-            known = (
-                ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
-            )
+            found = self._tracker_names() or "none"
             raise ImportError(
-                f"expected train.trackers {list(trackers)}, found {known} of them: install the others"
+                f"expected train.trackers {list(trackers)}, found {found} of them: install the "
+                "others"
             )
-        self.trackers, self.asked = bool(trackers), 0.0
-        self.device, self.count, self.rank = (
-            self.engine.device,
-            self.engine.num_processes,
-            self.engine.process_index,
-        )
-        self.main = self.engine.is_main_process
-        # else one that fails at once breaks the joining of the others, and hides why
+        self.trackers = bool(trackers)
+        # when a signal asked to stop, in seconds of the monotonic clock; 0: not yet
+        self.asked = 0.0
+        self.device, self.main = self.engine.device, self.engine.is_main_process
+        self.count, self.rank = self.engine.num_processes, self.engine.process_index
+        # a process that fails before all have joined would hide its error behind theirs
         self.engine.wait_for_everyone()
 
+    def _tracker_names(self) -> str:
+        return ", ".join(str(getattr(name, "value", name)) for name in self.engine.log_with)
+
     def share(self, n: int, even: bool = True) -> list[int]:
-        """The places out of n that are this process's, one after the other."""
+        """Return the places out of n that are this process's, one after the other.
+
+        Raises ValueError where a process would have none, or, where `even`, another number
+        than the others.
+        """
         if even and n % self.count:
             cure = "change train.prompts_per_round or train.group"
             raise ValueError(
@@ -82,12 +89,11 @@ class Workers:
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 
     def first_micro_batch(self) -> int:
-        """The first micro-batch in (clip, step) pairs; it is halved when memory runs
-        out."""
+        """Return the first micro-batch in rows; the updater halves it where memory runs out."""
         return 32 if self.device.type == "cpu" else 16
 
     def once(self, action: Callable[[], object]) -> None:
-        """The main process acts, the others wait, and fail where it failed."""
+        """Act on the main process alone; the others wait, and raise where it raised."""
         failure: Exception | None = None
         if self.main:
             try:
@@ -104,11 +110,11 @@ class Workers:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C leaves at
-        once.
+        """Let SIGTERM and Ctrl-C ask to stop; a second Ctrl-C leaves at once.
 
-        In a group of processes the second one must come a second later: a launcher passes
-        on what came already.
+        `agree` reports that a signal asked to stop. In a group of processes, the second
+        Ctrl-C must come at least a second later: the terminal sends the first one to every
+        process, and the launcher passes it on again.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
@@ -123,6 +129,7 @@ class Workers:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
+        """Handle a signal: note when it came; leave at once for a second Ctrl-C."""
         again = self.asked and (time.monotonic() - self.asked > 1 or "RANK" not in os.environ)
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -134,8 +141,7 @@ class Workers:
         self.asked = self.asked or time.monotonic()
 
     def assert_alike(self, checksum: str) -> None:
-        """Raise RuntimeError where processes hold different weights: they would train apart
-        from here on."""
+        """Raise RuntimeError where the processes hold different weights."""
         mine = torch.tensor([int(checksum[:15], 16)], device=self.device)
         seen = self.engine.gather(mine)
         if bool((seen != mine).any()):
@@ -145,24 +151,27 @@ class Workers:
             )
 
     def agree(self, stop: str) -> str:
-        """The reason to stop with the highest rank that any process has, signals included.
+        """Return the reason to stop that counts among all processes; "" for none.
 
-        Every process must decide by this method alone: a signal reaches the processes at
-        different moments.
+        A signal to stop is the reason "interrupted". Every process must decide by this
+        method alone, because a signal reaches the processes at different moments.
         """
         if stop not in REASONS:
-            return stop  # found by all alike
+            return stop  # a reason that every process has, as "guard"
         mine = max(REASONS.index(stop), REASONS.index("interrupted") if self.asked else 0)
         return REASONS[int(self.engine.gather(torch.tensor([mine], device=self.device)).max())]
 
     def all(self, values: Tensor) -> Tensor:
-        """Rows of all processes in order, on the CPU; processes may hold different numbers
-        of them."""
+        """Return the rows of all processes in order, on the CPU.
+
+        The processes may hold different numbers of rows.
+        """
         if self.count == 1:
             return values.detach().cpu()
         counts = self.engine.gather(torch.tensor([len(values)], device=self.device)).tolist()
         most = max(counts)
-        if most == 0:  # no process has a row: nothing to gather, and `split` takes no size of 0
+        # no process has a row, and `split` below takes no size of 0
+        if most == 0:
             return values.detach().cpu()
         padded = values.new_zeros(most, *values.shape[1:]).to(self.device)
         padded[: len(values)] = values.detach()
@@ -170,21 +179,25 @@ class Workers:
         return torch.cat([part[:n] for part, n in zip(rows, counts, strict=True)])
 
     def names(self, own: Iterable[str]) -> list[str]:
-        """The names that any process has, in alphabetical order: what all must gather, one
-        after the other."""
+        """Return the names that any process has, in alphabetical order.
+
+        Every process must gather the same values in the same order.
+        """
         if self.count == 1:
             return sorted(own)
         text = "".join(f"{name}\n" for name in own).encode()
-        everyones = bytes(self.all(torch.tensor(list(text), dtype=torch.uint8)).tolist()).decode()
-        return sorted(set(everyones.splitlines()))
+        joined = bytes(self.all(torch.tensor(list(text), dtype=torch.uint8)).tolist()).decode()
+        return sorted(set(joined.splitlines()))
 
     def gather_score(self, score: Score) -> Score:
-        """The scores of all processes' samples; reasons stay with the process that has
-        them."""
+        """Return the scores of all processes' samples.
+
+        The reasons of unscored clips are texts, and stay with the process that has them.
+        """
         frames = None if score.frames is None else self.all(score.frames)
         parts = {name: self.gather_score(part) for name, part in score.parts.items()}
         slopes, adds = (
-            {name: self.all(one) for name, one in named.items()}
+            {name: self.all(rows) for name, rows in named.items()}
             for named in (score.slopes, score.adds)
         )
         value, why = self.all(score.value), list(score.why)
@@ -192,18 +205,22 @@ class Workers:
         return Score(value, frames, score.support, parts, why, score.weights, slopes, adds=adds)
 
     def gather_arrays(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Each array's rows of all processes, in order."""
+        """Return each array with the rows of all processes, in order."""
         return {name: self.all(torch.from_numpy(rows)).numpy() for name, rows in arrays.items()}
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which a network runs in the recipe's mixed precision."""
         return self.engine.autocast()
 
     def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss, scaled under fp16."""
         self.engine.backward(loss)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients of all processes; one without any gives zeros. Under fp16
-        they stay scaled."""
+        """Replace each gradient by its sum over all processes.
+
+        A parameter without a gradient counts as zeros. Under fp16 the gradients stay scaled.
+        """
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.count == 1:
@@ -215,21 +232,28 @@ class Workers:
 
     @property
     def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by, so that small gradients do not become 0; None
-        in other precisions."""
+        """Return the factor of the loss under fp16; None in other precisions.
+
+        The factor keeps small gradients from becoming 0 in half precision.
+        """
         return None if self.engine.scaler is None else float(self.engine.scaler.get_scale())
 
     def unscale(self, optimiser: torch.optim.Optimizer) -> None:
-        """Divide the summed gradients by the loss scale, and note whether one has
-        overflowed; all processes agree."""
+        """Divide the summed gradients by the loss scale, and note whether one has overflowed.
+
+        All processes come to the same result, because the gradients are summed already.
+        """
         if self.engine.scaler is not None:
-            # else no scale, where no pair was here
+            # the scaler has no scale yet where this process had no pair, and so no loss
             self.engine.scaler.scale(torch.zeros((), device=self.device))
             self.engine.scaler.unscale_(optimiser)
 
     def step(self, optimiser: torch.optim.Optimizer) -> bool:
-        """Take an optimiser step; False where a gradient overflowed under fp16: no step,
-        and half the loss scale."""
+        """Take an optimiser step; return whether it was taken.
+
+        Where a gradient overflowed under fp16, no step is taken and the loss scale is
+        halved.
+        """
         scaler, before = self.engine.scaler, self.loss_scale
         if scaler is None or before is None:
             optimiser.step()
@@ -239,53 +263,58 @@ class Workers:
         return float(scaler.get_scale()) >= before
 
     def scaler_state(self) -> dict[str, Any]:
-        """The state of fp16's loss scale; empty in other precisions."""
+        """Return the state of fp16's loss scale; empty in other precisions."""
         return {} if self.engine.scaler is None else self.engine.scaler.state_dict()
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
-        """Put back what `scaler_state` gave."""
+        """Restore what `scaler_state` returned."""
         if self.engine.scaler is not None and state:
             self.engine.scaler.load_state_dict(dict(state))
 
     def start_trackers(self) -> None:
-        """Open the trackers' logs, once the run folder is this run's. Raises RuntimeError
-        where one fails."""
+        """Open the trackers' logs; raise RuntimeError where a tracker fails.
+
+        Call this after the run folder was claimed, because trackers write into it.
+        """
         if self.trackers:
             self.once(self._open_trackers)
 
     def _open_trackers(self) -> None:
         try:
             self.engine.init_trackers("vidrl")
-        # each tracker has errors of its own, as of a login that is missing
+        # each tracker raises errors of its own types, as for a missing login
         except Exception as error:
-            named = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with)
             raise RuntimeError(
-                f"train.trackers: {named} could not begin: {type(error).__name__}: {error}. Set it "
-                "up, as by its login command, or leave it out of train.trackers"
+                f"train.trackers: {self._tracker_names()} could not begin: "
+                f"{type(error).__name__}: {error}. Set it up, as by its login command, or leave it "
+                "out of train.trackers"
             ) from error
 
     def log(self, row: dict[str, Any], round: int) -> None:
-        """Hand numbers to the trackers, nested names joined by a slash."""
+        """Send a round's numbers to the trackers, nested names joined by a slash."""
         if self.trackers:
             self.engine.log(_flat(row), step=round)
 
     def close(self) -> None:
+        """End the trackers and the group of processes."""
         self.engine.end_training()
 
 
-def _known(trackers: Sequence[str]) -> None:
-    """Raise ValueError for a tracker that accelerate does not know."""
+def _check_trackers(trackers: Sequence[str]) -> None:
+    """Raise ValueError for a tracker that accelerate does not have."""
     from accelerate.utils import LoggerType
 
-    known = [str(one.value) for one in LoggerType]
+    names = [str(logger.value) for logger in LoggerType]
     for name in trackers:
-        if name not in known:
+        if name not in names:
             raise ValueError(
-                f"train.trackers: expected trackers of accelerate, got {name!r}: {nearest(name, known)}"
+                f"train.trackers: expected trackers of accelerate, got {name!r}: "
+                f"{nearest(name, names)}"
             )
 
 
 def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return nested numbers under names that are joined by a slash."""
     out: dict[str, float] = {}
     for name, value in row.items():
         out |= (

@@ -1,7 +1,7 @@
-"""The run folder: everything a run writes, so that whoever looks back needs nothing else.
+"""Write the run folder, which holds all that a page or a later comparison needs of a run.
 
-Only the main process writes. Rows are appended and on the disk when a call returns; files
-are replaced at once.
+Only the main process writes. When a call returns, the disk has what was written. Rows are
+appended, and other files are replaced at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .rollout import Plan
 from .scored import Scored
 from .standstill import ROUNDS, standstill
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 PACKAGES = (
     "vidrl",
     "torch",
@@ -46,26 +46,28 @@ PACKAGES = (
     "opencv-python-headless",
     "numpy",
 )
-Does = TypeVar("Does", bound=Callable[..., None])  # a method that gives nothing back
+Method = TypeVar("Method", bound=Callable[..., None])
 
 
-def _written(what: str) -> Callable[[Does], Does]:
-    """A method of `Record` that writes; where the disk refuses it, the error says what was
-    to be written."""
+def _written(what: str) -> Callable[[Method], Method]:
+    """Decorate a method of `Record`: where the disk refuses a file, the error names `what`."""
 
-    def decorate(method: Does) -> Does:
+    def decorate(method: Method) -> Method:
         @functools.wraps(method)
         def wrapped(self: Record, *arguments: Any, **named: Any) -> None:
             with checkpoint.writing(self.folder, what):
                 method(self, *arguments, **named)
 
-        return cast(Does, wrapped)
+        return cast(Method, wrapped)
 
     return decorate
 
 
 class Record:
-    """Writes one run's folder; does nothing where it is not active."""
+    """The writer of one run's folder; it does nothing unless it is `active`.
+
+    `bands`: the guards' bands, which the summary and the page judge.
+    """
 
     def __init__(
         self,
@@ -73,56 +75,61 @@ class Record:
         active: bool = True,
         bands: Mapping[str, tuple[float, float]] | None = None,
     ):
-        self.folder, self.active, self.bands = folder, active, bands or {}
+        self.folder, self.active = folder, active
+        self.bands = bands or {}
 
     @_written("the logs")
     def cut_back(self, round: int) -> None:
-        """Take away what was written after the checkpoint of a round; −1: everything that
-        grows."""
+        """Delete what was written after the checkpoint of a round; −1: delete all rows."""
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
             checkpoint.cut_back(self.folder / name, round)
         (self.folder / "progress.json").unlink(missing_ok=True)
-        # the clip being written at a kill
+        # a clip that was being written when the run was killed
         for path in (self.folder / "clips").rglob(f"{checkpoint.PARTIAL}*"):
             path.unlink(missing_ok=True)
         for path in (self.folder / "checkpoints").glob("[0-9]*"):
-            if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it
+            # a complete checkpoint, but the run was killed before `latest` named it
+            if int(path.name[:6]) > round:
                 shutil.rmtree(path, ignore_errors=True)
         if round >= 0:
             self.event(round, "resume", f"resumed after round {round}")
 
     @_written("metrics.jsonl")
     def metrics(self, row: dict[str, Any]) -> None:
-        """A line of metrics.jsonl; where training stands still, an event that says why."""
+        """Append a row to metrics.jsonl; warn where the weights no longer move."""
         if not self.active:
             return
         path = self.folder / "metrics.jsonl"
         checkpoint.append(path, row)
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-ROUNDS - 2 :]
-        told = standstill([json.loads(line) for line in last])
-        if told:
-            print(f"warning: {told}", file=sys.stderr)
-            self.event(row["round"], "standstill", told)
+        warning = standstill([json.loads(line) for line in last])
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
+            self.event(row["round"], "standstill", warning)
 
     @_written("events.jsonl")
     def event(self, round: int, kind: str, message: str) -> None:
-        """A line of events.jsonl; an event that a resumed run meets again is written
-        once."""
+        """Append an event to events.jsonl, unless the same event is there already.
+
+        A resumed run repeats the events of its start.
+        """
         if not self.active:
             return
         path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
-        told = (
+        written = (
             path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
         )
-        if json.dumps(row, ensure_ascii=False) not in told:
+        if json.dumps(row, ensure_ascii=False) not in written:
             checkpoint.append(path, row)
 
     @_written("events.jsonl")
     def changes(
         self, round: int, found: Sequence[Change], guarded: bool, scheduled: bool = False
     ) -> None:
-        """An event for each change, with the old and the new value; and where exactness
-        ends, if it does."""
+        """Write an event for each change, and an event where the run is no longer exact.
+
+        `found`, `guarded`, `scheduled`: see `changes.inexact`.
+        """
         for change in found:
             self.event(round, "change", str(change))
         ending = inexact(found, guarded, scheduled)
@@ -136,8 +143,7 @@ class Record:
 
     @_written("the evaluations")
     def put_evaluations_aside(self, round: int) -> None:
-        """Move the evaluations up to a round, which others must not be compared with, out
-        of the way."""
+        """Move the evaluations up to a round to other names; later ones cannot be compared."""
         aside = f"evals-until-{round:06d}"
         self.event(
             round,
@@ -147,30 +153,34 @@ class Record:
         )
         for suffix in (".jsonl", ""):
             now, old = self.folder / f"evals{suffix}", self.folder / f"{aside}{suffix}"
-            if old.exists() and now.exists():  # an earlier attempt to measure again was interrupted
+            # both exist where an earlier attempt to measure again was interrupted
+            if old.exists() and now.exists():
                 shutil.rmtree(now) if now.is_dir() else now.unlink()
             elif now.exists():
                 now.rename(old)
 
     @_written("an evaluation")
-    def evaluation(self, round: int, measures: evaluate.Measures, few: int = 0) -> None:
-        """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes
-        the earlier one's place.
+    def evaluation(self, round: int, measures: evaluate.Measures, eval_n: int = 0) -> None:
+        """Append a row to evals.jsonl, and save every clip's numbers.
 
-        Where other evaluations measure only the first `few` clips (0: none does), the line
-        holds the means over these as well, under "first".
+        A second evaluation of a round replaces the first. Where other evaluations measure
+        only the first `eval_n` clips (0: all measure all), the row also holds the means over
+        these clips, under "first".
         """
         if self.active:
             checkpoint.cut_back(self.folder / "evals.jsonl", round - 1)
             evaluate.save(self.folder / "evals", round, measures)
             row = {"round": round} | _means(measures)
-            more = {"first": _means(evaluate.first(measures, few))} if 0 < few < row["n"] else {}
-            checkpoint.append(self.folder / "evals.jsonl", row | more)
+            if 0 < eval_n < row["n"]:
+                row["first"] = _means(evaluate.first(measures, eval_n))
+            checkpoint.append(self.folder / "evals.jsonl", row)
 
     @_written("the clips")
     def clips(self, kind: str, samples: Samples | None, score: Score, n: int) -> None:
-        """The first n clips as mp4, images as png, under clips/`kind`, their scores and
-        curves beside them."""
+        """Write the first n clips under clips/`kind`, and their scores to clips/`kind`.json.
+
+        Clips are written as mp4, images as png.
+        """
         if not self.active:
             return
         rows = (
@@ -188,7 +198,7 @@ class Record:
     def _clip(
         self, kind: str, stem: str, clip: Tensor, prompt: str, fps: float, score: Score, i: int
     ) -> dict[str, Any]:
-        """Write clip i of a score as mp4, an image as png; its row."""
+        """Write clip i of a score as mp4, an image as png; return its row."""
         from vidrl.rewards import video
 
         path = self.folder / "clips" / kind / f"{stem}{video.suffix(len(clip))}"
@@ -218,53 +228,54 @@ class Record:
         frame_map: Sequence[Span],
         influence: Influence | None = None,
     ) -> None:
-        """Write the best and the worst clip of a round, their credit, and the influence.
+        """Write the best and the worst clip of a round, with the credit of their segments.
 
-        `scored` keeps the clips that `extremes` names.
+        `scored` keeps the clips that `extremes` names. `influence` is the measured influence
+        that the algorithm reads, if any; it is written once a run.
         """
-        if not self.active or not bool(scored.score.value.isfinite().any()):
+        score = scored.score
+        if not self.active or not bool(score.value.isfinite().any()):
             return
-        score, prompts, spans, rows = (
-            scored.score,
-            scored.prompts,
-            frame_spans(frame_map, plan.segments),
-            [],
-        )
-        for name, i in zip(("best", "worst"), extremes(score.value), strict=True):
-            row = self._clip("train", name, scored.clips[i], prompts[i], scored.fps, score, i)
-            where = {
-                "segments": list(spans),
-                "file": f"clips/train/{row['file']}",
-                **_credited(advantage[i], plan),
-            }
-            rows.append(
-                row | where | {"curve": row["curves"].get("composite")} | _beside(prompts, score, i)
-            )
+        spans = list(frame_spans(frame_map, plan.segments))
+        rows = [
+            self._credit_row(name, i, scored, advantage[i], plan) | {"segments": spans}
+            for name, i in zip(("best", "worst"), extremes(score.value), strict=True)
+        ]
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
-        if (
-            influence is not None
-            and influence.fits(score)
-            and not (self.folder / "influence.json").exists()
-        ):
-            summary = influence.summary(plan.segments) | {"segments": list(spans)}
-            checkpoint.write_text(self.folder / "influence.json", json.dumps(summary))
+        path = self.folder / "influence.json"
+        if influence is not None and influence.fits(score) and not path.exists():
+            summary = influence.summary(plan.segments) | {"segments": spans}
+            checkpoint.write_text(path, json.dumps(summary))
+
+    def _credit_row(
+        self, name: str, i: int, scored: Scored, advantage: Tensor, plan: Plan
+    ) -> dict[str, Any]:
+        """Write clip i under a name, and return its row of credit.json."""
+        score, prompts = scored.score, scored.prompts
+        row = self._clip("train", name, scored.clips[i], prompts[i], scored.fps, score, i)
+        return {
+            **row,
+            "file": f"clips/train/{row['file']}",
+            **_credited(advantage, plan),
+            "curve": row["curves"].get("composite"),
+            **_comparison(prompts, score, i),
+        }
 
     @_written("the summary")
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
-        """summary.json, timelines.json and report.html: what the run came to."""
+        """Write the results of a run: summary.json, timelines.json and report.html."""
         if self.active:
-            told = self._against_the_first(round, status) | {
+            content = self._results(round, status) | {
                 "train_seconds": round_to(seconds),
                 "seed": recipe.seed,
                 "versions": _versions(),
                 "device": _device(),
             }
-            self._show("summary.json", told)
+            self._show("summary.json", content)
             (self.folder / "progress.json").unlink(missing_ok=True)
 
     def broken(self, round: int, complaints: Sequence[str]) -> None:
-        """An event for each guard whose mean has left its band, with what the interval
-        shows of it."""
+        """Write an event for each guard whose mean has left its band, with the verdict."""
         if self.active and complaints:
             rows = guards.verdicts(self.bands, self.compared(round))
             for message in complaints:
@@ -277,12 +288,12 @@ class Record:
 
     @_written("the page")
     def progress(self, round: int) -> None:
-        """progress.json, timelines.json and report.html of a run that goes on: how the last
-        evaluation stands."""
+        """Write the results so far: progress.json, timelines.json and report.html."""
         if self.active:
-            self._show("progress.json", self._against_the_first(round, "running"))
+            self._show("progress.json", self._results(round, "running"))
 
-    def _against_the_first(self, round: int, status: str) -> dict[str, Any]:
+    def _results(self, round: int, status: str) -> dict[str, Any]:
+        """Return the comparison with the base model, and the verdicts on the guards."""
         rows = self.compared(round)
         return {
             "held_out": rows,
@@ -292,11 +303,10 @@ class Record:
         }
 
     def compared(self, round: int) -> dict[str, dict[str, Any]]:
-        """The base model and the weights of a round on the same held-out prompts, measure
-        by measure.
+        """Return, by measure, the base model compared with the weights of a round.
 
-        Where only the first prompts were evaluated after that round, the base model's
-        numbers are of these alone too.
+        Both are measured on the same held-out prompts. Where only the first prompts were
+        evaluated after that round, the base model's numbers are of these prompts too.
         """
         before, after = (
             evaluate.load(self.folder / "evals", 0),
@@ -307,21 +317,24 @@ class Record:
             name: row for name, row in rows.items() if name != "weight_drift" or name in self.bands
         }
 
-    def _show(self, name: str, told: Mapping[str, Any]) -> None:
+    def _show(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file of results, and the page."""
         from vidrl.report import run_report
 
         checkpoint.write_text(
             self.folder / "timelines.json", json.dumps(self._timelines(), indent=1)
         )
-        checkpoint.write_text(self.folder / name, json.dumps(told, indent=1))
+        checkpoint.write_text(self.folder / name, json.dumps(content, indent=1))
         run_report.write(self.folder)
 
     def _timelines(self) -> list[dict[str, Any]]:
+        """Return the scores and curves of the shown clips, before and after training."""
         files = [self.folder / f"clips/{kind}.json" for kind in ("before", "after")]
-        if not all(file.is_file() for file in files):  # a person may have deleted the clips
+        # a person may have deleted the clips
+        if not all(file.is_file() for file in files):
             return []
         before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-        # of the same prompts, but train.show may have changed meanwhile
+        # not strict: train.show may have changed, so that one list is longer
         pairs = zip(before, after, strict=False)
         shared = ("prompt", "file", "fps", "reference", "references")
         return [
@@ -335,19 +348,18 @@ def _means(measures: evaluate.Measures) -> dict[str, Any]:
 
 
 def _credited(advantage: Tensor, plan: Plan) -> dict[str, Any]:
-    """Advantages (S,) or (K, S) of a clip, as credit.json holds them."""
+    """Return the advantages (S,) or (K, S) of a clip, as credit.json holds them."""
     if advantage.dim() == 1:
         return {"advantage": _numbers(advantage)}
     steps = {
-        "advantage_steps": [_numbers(one) for one in advantage],
+        "advantage_steps": [_numbers(step) for step in advantage],
         "times": [plan.times[k] for k in plan.keep],
     }
     return {"advantage": _numbers(advantage.mean(0)), **steps}
 
 
 def extremes(value: Tensor) -> tuple[int, int]:
-    """The places of the best and of the worst scored clip; the first clip where none is
-    scored.
+    """Return the places of the best and the worst scored clip; 0 where none is scored.
 
     Example:
         >>> extremes(torch.tensor([0.5, float("nan"), 0.9, 0.1]))
@@ -356,9 +368,12 @@ def extremes(value: Tensor) -> tuple[int, int]:
     return int(value.nan_to_num(-torch.inf).argmax()), int(value.nan_to_num(torch.inf).argmin())
 
 
-def _beside(prompts: Sequence[str], score: Score, i: int) -> dict[str, Any]:
-    """What a clip's curves are to be read against: those of its group's others, and how
-    much each part counts."""
+def _comparison(prompts: Sequence[str], score: Score, i: int) -> dict[str, Any]:
+    """Return what a clip's curves are compared with on the page.
+
+    "others": the mean curves of the group's other clips; "slopes": how much each part
+    counts; "supports": what an entry of a part's curve is about.
+    """
     alike = torch.tensor([prompt == prompts[i] and k != i for k, prompt in enumerate(prompts)])
     everything = {"composite": score, **score.parts}
     others = {
@@ -374,7 +389,7 @@ def _beside(prompts: Sequence[str], score: Score, i: int) -> dict[str, Any]:
 
 
 class Clock:
-    """Seconds a stage: `with clock("sample"): ...`."""
+    """A clock that adds up the seconds of each stage: `with clock("sample"): ...`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -385,31 +400,31 @@ class Clock:
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def each(self, stage: str, made: Iterator[Made]) -> Iterator[Made]:
-        """What an iterator makes, its seconds counted to a stage."""
+    def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items of an iterator, and count the seconds that it takes to a stage."""
         while True:
             with self(stage):
-                one = next(made, None)
-            if one is None:
+                item = next(items, None)
+            if item is None:
                 return
-            yield one
-            del one  # else it would live while the next is made
+            yield item
+            del item  # else it would stay in memory while the next item is made
 
 
 def summarise(score: Score, group: Tensor) -> dict[str, Any]:
-    """What a round's scores say: reward and parts (mean, std, std within groups), unscored
-    and zero-variance share.
+    """Return the statistics of a round's scores, a part of its row of metrics.jsonl.
 
-    Groups of one clip have no spread: the std within groups and the zero-variance share are
-    then left out.
+    These are the mean, the std and the std within groups of the reward and of its parts,
+    the share of unscored clips, and the share of groups whose rewards are all equal. Groups
+    of one clip have no std: the std within groups and the last share are then left out.
     """
     parts = {
-        name: _spread(part.value, group)
+        name: _statistics(part.value, group)
         for name, part in score.parts.items()
         if name not in left_out(score)
     }
     row = {
-        "reward": _spread(score.value, group),
+        "reward": _statistics(score.value, group),
         "parts": parts,
         "unscored_share": float(score.value.isnan().float().mean()),
     }
@@ -418,17 +433,19 @@ def summarise(score: Score, group: Tensor) -> dict[str, Any]:
 
 
 def alone(group: Tensor) -> bool:
-    """Whether every group has one clip alone."""
+    """Return whether every group has a single clip."""
     return len(group.unique()) == len(group)
 
 
-def _spread(value: Tensor, group: Tensor) -> dict[str, float]:
+def _statistics(value: Tensor, group: Tensor) -> dict[str, float]:
+    """Return mean, std and std within groups of the scored clips."""
     scored = value[~value.isnan()]
     within = {} if alone(group) else {"within_group_std": float(group_std(value, group).nanmean())}
     return {"mean": float(scored.mean()), "std": float(scored.std(correction=0))} | within
 
 
 def round_to(seconds: float) -> float:
+    """Return seconds to one decimal."""
     return round(seconds, 1)
 
 
@@ -437,7 +454,7 @@ def _scores(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(values: Tensor) -> Any:
-    """Numbers as JSON holds them: NaN is null."""
+    """Return numbers as JSON holds them, with five decimals; NaN becomes null."""
     found = values.detach().float().cpu().tolist()
     if isinstance(found, list):
         return [None if v != v else round(v, 5) for v in found]

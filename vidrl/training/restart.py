@@ -23,8 +23,10 @@ class Restart:
     """
 
     def __init__(self, parts: Parts, state: State, between: BetweenRounds):
-        self.parts, self.state, self.between = parts, state, between
-        self.workers, self.record, self.policy = parts.workers, parts.record, parts.policy
+        self.parts, self.state = parts, state
+        self.between = between
+        self.workers, self.record = parts.workers, parts.record
+        self.policy = parts.policy
         self.recipe, self.held_out = parts.recipe, parts.held_out
 
     def claim(self, go_on: bool) -> bool:

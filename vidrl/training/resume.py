@@ -168,7 +168,6 @@ def since(
 
 
 # --- what makes it another run
-# ---------------------------------------------------------------------------------------
 
 
 def _another_run(folder: Path, config: Mapping[str, Any], asked: Prompts) -> list[str]:
@@ -263,7 +262,8 @@ def _hold(folder: Path) -> None:
     import fcntl
 
     # not closed before the process ends, else the lock would be lost
-    handle = open(folder / LOCK, "w", encoding="utf-8", opener=atomic_file.refuse_link)  # noqa: SIM115
+    refuse_link = atomic_file.refuse_link
+    handle = open(folder / LOCK, "w", encoding="utf-8", opener=refuse_link)  # noqa: SIM115
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Plan → Rollout: sample a policy, and keep what its update needs.
+"""Sample a policy along a `Plan`; keep, as a `Rollout`, what the update needs.
 
 Legend: B samples, C latent channels, L latent frames, K kept steps, S segments; latents (B,
 C, L, h, w), float32.
@@ -25,33 +25,36 @@ from vidrl.rewards import Samples
 from .pieces import Pieces, pieces
 from .policy import Policy
 
-SCORE_BATCH = 4  # clips that are decoded and scored at once, where nobody says another number
+# How many clips are decoded and scored at once, unless the caller gives another number.
+SCORE_BATCH = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample: the sampler and its noise level, the schedule, its stochastic steps,
-    and which steps are kept.
+    """A plan that says how a round samples, and which steps the update needs."""
 
-    `times` (steps + 1) fall from at most 1 to 0; `stochastic` and `keep` are indices of
-    steps. A kept step may be deterministic: its log-density is then 0. `forks` (step,
-    children) make the samples of a group a tree: all begin with one noise, and each node
-    divides into so many children before that step draws its noise; 0 children stands for
-    the whole group, and no forks for samples that share nothing. `weights` names the set of
-    weights that samples. `scored` is False where the loss scores the clips itself, or
-    nothing does: then the loop decodes and scores none. `means` keeps the means of the kept
-    steps.
-    """
-
+    # The times of the steps' ends, (steps + 1), which fall from at most 1 to 0.
     times: Sequence[float]
+    # The sampler of the stochastic steps, a name of `diffusion.transition`.
     sampler: str = "dance_sde"
+    # The noise level of that sampler; 0 is deterministic.
     eta: float = 0.3
+    # How many segments of a clip have a log-density of their own.
     segments: int = 1
+    # The indices of the steps that draw noise.
     stochastic: tuple[int, ...] = ()
+    # The indices of the steps that the rollout keeps. The log-density of a kept step that
+    # draws no noise is 0.
     keep: tuple[int, ...] = ()
+    # Pairs (step, children), which make the samples of a group a tree: all samples begin with
+    # one noise, and before that step draws its noise, each node divides into so many children.
+    # 0 children stands for the whole group. Without forks, samples share nothing.
     forks: tuple[tuple[int, int], ...] = ()
+    # The name of the set of weights that samples.
     weights: str = "live"
+    # Whether the loop decodes and scores the clips; False where the loss scores them itself.
     scored: bool = True
+    # Whether the rollout keeps the means of the kept steps.
     means: bool = False
 
     def __post_init__(self) -> None:
@@ -61,7 +64,8 @@ class Plan:
             )
         if any(not 0 <= k < len(self.times) - 1 or self.times[k + 1] == 0 for k in self.stochastic):
             raise ValueError(
-                f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is deterministic"
+                f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is "
+                "deterministic"
             )
         at = [step for step, _ in self.forks]
         if at != sorted(set(at)) or any(not 0 <= k < len(self.times) - 1 for k in at):
@@ -70,11 +74,11 @@ class Plan:
             )
 
     def depth(self, k: int) -> int:
-        """How many forks lie at or before step k."""
+        """Return how many forks lie at or before step k."""
         return sum(step <= k for step, _ in self.forks)
 
     def step(self, policy: Denoiser | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
-        """The Gaussian of step k at x."""
+        """Return the Gaussian of step k at x."""
         at = torch.full((len(x),), self.times[k], device=x.device)
         raw = policy.predict(x, at, cond)
         return self.gaussian(
@@ -90,93 +94,102 @@ class Plan:
         s: Tensor | float,
         noisy: bool = True,
     ) -> transition.Step:
-        """The Gaussian that a prediction `raw` means, of steps t → s."""
+        """Return the Gaussian of steps t → s that follows from a prediction `raw` at x."""
         sampler = self.sampler if noisy else "ode"
         return transition.step(backbone.path, sampler, raw, x, t, s, self.eta, self.times[1])
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What was sampled: final latents (B, ...), the kept steps' ends (B, K, ...), and their
-    log-densities (B, K, S).
+    """The samples of a round, with the latents and log-densities that the update needs."""
 
-    `mean` (B, K, ...) has the means of the kept steps where the plan asks for them.
-    """
-
+    # The conditions, encoded prompts, of the samples.
     cond: Cond
+    # The final latents, (B, C, L, h, w).
     latents: Tensor
+    # The latents before and after each kept step, (B, K, C, L, h, w).
     before: Tensor
     after: Tensor
+    # The log-densities of the kept steps, (B, K, S), a mean over a segment's elements.
     log_density: Tensor
+    # How these samples were made.
     plan: Plan
+    # The means of the kept steps, (B, K, C, L, h, w), where the plan asks for them.
     mean: Tensor | None = None
 
     def __len__(self) -> int:
+        """Return the number of samples, B."""
         return len(self.latents)
 
 
 @dataclass(frozen=True)
 class Level:
-    """The nodes of a tree at one depth: of each of the B samples its node, and a generator
-    a node."""
+    """A level of a tree, which holds the nodes at one depth."""
 
+    # The node of each of the B samples.
     node: Sequence[int]
+    # The generator of each node, which draws the noise that its samples share.
     generators: Sequence[torch.Generator]
 
     @property
     def first(self) -> list[int]:
-        """The first sample of each node."""
+        """Return the first sample of each node."""
         first = {n: i for i, n in reversed(list(enumerate(self.node)))}
         return [first[n] for n in range(len(self.generators))]
 
 
 def draws(seed: int, names: Sequence[tuple[object, ...]]) -> list[torch.Generator]:
-    """A generator for each name, such as (round, prompt, member): no other draw moves it,
-    on any machine.
+    """Return a random generator for each name, such as (round, prompt, member).
+
+    A generator depends on its name and the seed alone: other draws, the number of processes
+    and the machine do not change it.
 
     Example:
         >>> a, b = draws(0, [("x", 1), ("x", 1)])
         >>> bool(torch.equal(torch.randn(2, generator=a), torch.randn(2, generator=b)))
         True
     """
-    made = []
+    generators = []
     for name in names:
         digest = hashlib.sha256(repr((seed, *name)).encode()).digest()
-        made.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1))
-    return made
+        # 63 bits of the digest: `manual_seed` takes no number of 64 bits
+        number = int.from_bytes(digest[:8], "little") >> 1
+        generators.append(torch.Generator().manual_seed(number))
+    return generators
 
 
 def copied(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
-    """Generators that draw what these would draw, and leave these as they are: a piece can
-    begin again."""
-    return [torch.Generator(one.device).set_state(one.get_state()) for one in generators]
+    """Return generators in the same state, so that a piece of work can begin again."""
+    return [torch.Generator(own.device).set_state(own.get_state()) for own in generators]
 
 
 def tree(plan: Plan, seed: int, samples: Sequence[tuple[int, int, int]], group: int) -> list[Level]:
-    """The levels above the samples (round, prompt, member) in the tree that a plan's forks
-    make, from the root down.
+    """Return the levels above the samples in the tree of a plan's forks, from the root down.
 
-    Raises ValueError for forks whose children do not multiply to `group`.
+    `samples`: the names (round, prompt, member). Raises ValueError where the product of the
+    forks' children is not `group`.
 
     Example:
         >>> plan = Plan([1.0, 0.7, 0.4, 0.0], stochastic=(0, 1), forks=((0, 2), (1, 2)))
-        >>> [list(level.node) for level in tree(plan, 0, [(0, 5, member) for member in range(4)], group=4)]
+        >>> samples = [(0, 5, member) for member in range(4)]
+        >>> [list(level.node) for level in tree(plan, 0, samples, group=4)]
         [[0, 0, 0, 0], [0, 0, 1, 1]]
     """
     children = [count or group for _, count in plan.forks]
     if plan.forks and prod(children) != group:
         raise ValueError(
-            f"expected train.group = {prod(children)}, the product of the forks' children {children}, "
-            f"got {group}"
+            f"expected train.group = {prod(children)}, the product of the forks' children "
+            f"{children}, got {group}"
         )
     levels = []
     for depth in range(len(children)):
         width = prod(children[depth:])
-        own = [
+        # the root is the prompt itself; below, `width` neighbouring members share a node
+        nodes = [
             (r, p, "node", depth, member // width) if depth else (r, p) for r, p, member in samples
         ]
-        place = {name: n for n, name in enumerate(dict.fromkeys(own))}
-        levels.append(Level([place[name] for name in own], draws(seed, list(place))))
+        place = {name: n for n, name in enumerate(dict.fromkeys(nodes))}
+        levels.append(Level([place[name] for name in nodes], draws(seed, list(place))))
     return levels
 
 
@@ -188,21 +201,23 @@ def sample(
     plan: Plan,
     above: Sequence[Level] = (),
 ) -> Rollout:
-    """Denoise one latent a generator along the plan.
+    """Denoise one latent for each generator along the plan.
 
-    Each sample draws its first latent and then the noise of its own steps. With forks, the
+    Each sample draws its first latent and then the noise of its steps. With forks, the
     levels `above` the samples (see `tree`) draw the first latents and the noise before the
-    last fork; what several samples share is computed once.
+    last fork. Latents that several samples share are computed once.
     """
     backbone, levels = _backbone(policy), [*above, Level(range(len(generators)), generators)]
     if len(levels) != len(plan.forks) + 1:
         raise ValueError(
-            f"expected one level above the samples for each of {len(plan.forks)} forks, got {len(above)}"
+            f"expected one level above the samples for each of {len(plan.forks)} forks, got "
+            f"{len(above)}"
         )
     kept, level = [], levels[0]
     x = exact(backbone.noise(level.generators)).to(backbone.device)
     for k in range(len(plan.times) - 1):
         parent, level = level, levels[plan.depth(k)]
+        # at a fork, each child begins with the latent of its parent
         if parent is not level:
             x = x[[parent.node[i] for i in level.first]]
         step = plan.step(
@@ -226,15 +241,14 @@ def sample(
 
 
 def _density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
-    """Log-densities of a step's end, (B, S); 0 where the step draws no noise."""
+    """Return the log-densities of a step's end, (B, S); 0 where the step draws no noise."""
     if k not in plan.stochastic:
         return drawn.new_zeros(len(drawn), plan.segments)
     return pool(transition.log_density(step, drawn), plan.segments)
 
 
 def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
-    """Rollouts of one plan as one; `cond`: their conditions, where they are at hand as one
-    already."""
+    """Join rollouts of one plan; `cond`: their joined conditions, if the caller has them."""
     cond = cond or {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
     kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
     latents, before, after, log_density = (torch.cat(parts) for parts in zip(*kept, strict=True))
@@ -254,11 +268,10 @@ def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
 def decoded(
     backbone: Denoiser, latents: Tensor, prompts: Sequence[str], cond: Cond | None = None
 ) -> Samples:
-    """The clips of latents, made under a condition, on the CPU.
+    """Decode latents, which were sampled under `cond`, to clips on the CPU.
 
-    Every decode comes through here, and none runs under autocast: rewards in training and
-    held-out measures are of the same decoder, whoever asks and whatever
-    `train.mixed_precision` says.
+    All of vidrl decodes by this function, and never under autocast: rewards in training and
+    held-out measures then see the same decoder, whatever `train.mixed_precision` is.
     """
     with without_autocast(latents.device):
         video = (
@@ -279,8 +292,7 @@ def decoded_pieces(
     cond: Cond | None = None,
     size: Pieces | int = SCORE_BATCH,
 ) -> Iterator[Samples]:
-    """The clips of latents, in order, a few at a time: host memory holds those that the
-    caller keeps."""
+    """Decode latents a few at a time, in order; host memory holds the clips that are kept."""
     return pieces(size).each(
         len(prompts), lambda p: decoded(backbone, latents[p], prompts[p], rows(cond or {}, p))
     )
@@ -296,10 +308,10 @@ def clips(
     encode: Callable[[Sequence[str]], Cond] | None = None,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Samples]:
-    """Clips of prompts by the deterministic sampler, in order, a few at a time, on the CPU.
+    """Generate clips of prompts by the deterministic sampler, in order, a few at a time.
 
-    `batch` clips are sampled and `decode_batch` clips decoded at once, fewer where memory
-    runs out; `autocast` is the context of the sampling alone.
+    The clips are on the CPU. `batch` clips are sampled and `decode_batch` clips are decoded
+    at once, fewer where memory runs out. `autocast` is the context of the sampling alone.
     """
     backbone = _backbone(policy)
     plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
@@ -309,8 +321,8 @@ def clips(
         with autocast():
             return sample(policy, cond, copied(generators[part]), plan).latents, prompts[part], cond
 
-    for latents, asked, cond in pieces(batch).each(len(prompts), sampled):
-        yield from decoded_pieces(backbone, latents, asked, cond, decode_batch)
+    for latents, part_prompts, cond in pieces(batch).each(len(prompts), sampled):
+        yield from decoded_pieces(backbone, latents, part_prompts, cond, decode_batch)
 
 
 def generate(
@@ -321,8 +333,9 @@ def generate(
     batch: Pieces | int = 32,
     encode: Callable[[Sequence[str]], Cond] | None = None,
 ) -> Samples:
-    """Clips of prompts by the deterministic sampler as one batch, on the CPU; `clips` gives
-    them a few at a time.
+    """Generate clips of prompts by the deterministic sampler, as one batch on the CPU.
+
+    `clips` yields the same clips a few at a time.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -338,4 +351,5 @@ def generate(
 
 
 def _backbone(policy: Policy | Denoiser) -> Denoiser:
+    """Return the denoiser of a policy; a denoiser is returned as it is."""
     return policy.backbone if isinstance(policy, Policy) else policy

@@ -1,5 +1,7 @@
-"""A round's optimiser steps: micro-batches, gradients over all processes, and the proof
-that ratio is 1 at first."""
+"""Take a round's optimiser steps: micro-batches, and gradients over all processes.
+
+Before the first update, the ratio of a policy to itself is proven to be 1.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,28 @@ from .processes import Workers
 from .rollout import Plan, Rollout
 from .weight_drift import weight_drift
 
-# rows of one optimiser step, whose loss they are for, and its weight
+# A part of an optimiser step: the algorithm whose loss it is, its rows, and the loss's weight.
 Part = tuple[Algorithm, Batch, float]
-# of the rows of a round: those in whose prediction a trained weight takes part
+# The metric that holds the share of a round's rows that a trained network predicted.
 TRAINED = "trained_share"
 FROZEN = (
     "no trained network takes part in the steps that were learned from: they are of networks that "
     "backbone.options.train leaves out"
 )
 UNDEFINED = "the reward gave them no finite number, or no finite gradient"
-RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
+# The largest |ratio − 1| before the first update that is still rounding, by mixed precision.
+RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}
 
 
 class Updater:
-    """Minimises an algorithm's loss over a policy's trained weights."""
+    """An optimiser that minimises an algorithm's loss over a policy's trained weights."""
 
     def __init__(
         self, policy: Policy, algorithm: Algorithm, workers: Workers, options: Train, seed: int
     ):
-        self.policy, self.algorithm, self.workers, self.options, self.seed = (
-            policy,
-            algorithm,
-            workers,
-            options,
-            seed,
-        )
+        self.policy, self.algorithm = policy, algorithm
+        self.workers, self.options = workers, options
+        self.seed = seed
         self.optimiser = torch.optim.AdamW(
             policy.weights.values(),
             lr=options.learning_rate,
@@ -55,30 +54,35 @@ class Updater:
         self.pieces = Pieces(
             options.micro_batch or workers.first_micro_batch(), "the update of one row", cure
         )
-        self.proven, self.learns = False, False
+        # whether the ratio before the first update was proven to be 1
+        self.proven = False
+        # whether any round had a row that a trained network predicted
+        self.learns = False
 
     @property
     def micro_batch(self) -> int:
-        """Rows at once; halved where memory runs out."""
+        """Return how many rows are updated at once; the number is halved where memory runs out."""
         return self.pieces.size
 
     def update(
-        self, experience: Experience, beside: Iterator[Part] | None = None
+        self, experience: Experience, data_loss: Iterator[Part] | None = None
     ) -> dict[str, Any]:
-        """Take the round's optimiser steps; what the losses reported, over all processes.
+        """Take the round's optimiser steps; return the metrics, over all processes.
 
-        Each step adds to the gradient of the algorithm's loss that of the next batch of
-        `beside`, times that batch's weight. Where the algorithm has no minibatch, there is
-        no `kl`, and the only steps are those of `beside`.
+        `data_loss` yields, without end, parts of a second loss. Each step adds the gradient
+        of the next part, times its weight, to the gradient of the algorithm's loss. Where
+        the algorithm has no minibatch, all steps are of the second loss, and the metrics
+        have no `kl`.
         """
         rate = self._set_rate(experience.round)
         seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
         skipped = 0
-        for parts in self._steps(experience, beside):
+        for parts in self._steps(experience, data_loss):
             seen.append(self._accumulate(parts))
             norm = self._step(experience.round)
-            norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
+            norms += [] if norm is None else [norm]
+            skipped += norm is None
         names = sorted(set().union(*seen))
         metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
         first = next(self.algorithm.minibatches(experience), None)
@@ -123,17 +127,20 @@ class Updater:
         if self.options.ema and "ema" not in self.policy.sets:
             self.policy.remember("ema")
 
-    def _steps(self, experience: Experience, beside: Iterator[Part] | None) -> Iterator[list[Part]]:
-        """What each optimiser step of a round is made of."""
+    def _steps(
+        self, experience: Experience, data_loss: Iterator[Part] | None
+    ) -> Iterator[list[Part]]:
+        """Yield the parts of each optimiser step of a round."""
         taken = False
         for batch in self.algorithm.minibatches(experience):
             taken = True
-            yield [(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]
-        if beside and not taken:
-            yield from ([next(beside)] for _ in range(getattr(self.algorithm, "updates", 1)))
+            yield [(self.algorithm, batch, 1.0), *([next(data_loss)] if data_loss else [])]
+        if data_loss and not taken:
+            for _ in range(getattr(self.algorithm, "updates", 1)):
+                yield [next(data_loss)]
 
     def _set_rate(self, round: int) -> float:
-        """Give the optimiser the learning rate of a round, and return it."""
+        """Set the optimiser's learning rate to that of a round, and return it."""
         o = self.options
         rate = o.learning_rate * factor(round, o.rounds, o.lr_schedule, o.lr_end, o.warmup)
         for group in self.optimiser.param_groups:
@@ -141,21 +148,24 @@ class Updater:
         return rate
 
     def _accumulate(self, parts: Sequence[Part]) -> dict[str, Tensor]:
-        """Gradients of one optimiser step; where memory runs out, again in micro-batches of
-        half the size."""
+        """Compute the gradients of one optimiser step; return the metrics of its rows.
+
+        Where memory runs out, the step starts again with micro-batches of half the size.
+        """
         rows = max(len(batch) for _, batch, _ in parts)
         return self.pieces.attempt(rows, lambda size: self._backward(parts, size))
 
     def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
+        """Compute the gradients in micro-batches of `size` rows; return the rows' metrics."""
         seen: dict[str, list[Tensor]] = {}
-        # what a larger micro-batch added before memory ran out
+        # a larger micro-batch may have added gradients before memory ran out
         self.optimiser.zero_grad(set_to_none=True)
         for algorithm, micro, weight in (
             (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
         ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
-            # not where a network that is not trained predicts all rows
+            # without a gradient where frozen networks predicted all rows
             trained = loss.value.requires_grad
             if trained:
                 self.workers.backward(loss.value * len(micro) * micro.share * weight)
@@ -168,27 +178,34 @@ class Updater:
         return found
 
     def _prove(self, seen: Mapping[str, Tensor]) -> None:
-        """Before its first update the policy must give its own samples the density it gave
-        them."""
+        """Raise RuntimeError where a ratio is not 1 before the first update.
+
+        The policy has not changed since it sampled, so that it must give its samples the
+        same density again.
+        """
         self.proven = True
         tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
         own = seen.get("ratio", torch.zeros(0))  # a loss without ratios has none to prove
-        ratio = self.workers.all(own)  # of all processes, so that all fail together
+        # of all processes, so that all fail together
+        ratio = self.workers.all(own)
         worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
         if not worst <= tolerance:
             raise RuntimeError(
-                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and "
-                "update do not run the same network; look for dropout, another attention backend or another precision"
+                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} "
+                "off: rollout and update do not run the same network; look for dropout, another "
+                "attention backend or another precision"
             )
 
     def _step(self, round: int) -> float | None:
-        """One optimiser step; the gradient's norm, or None where fp16 overflowed and the
-        step was left out."""
+        """Take one optimiser step; return the gradient's norm, or None for a step left out.
+
+        Under fp16, a step is left out where a gradient overflowed.
+        """
         parameters, scale = list(self.policy.weights.values()), self.workers.loss_scale
         self.workers.sum_gradients(parameters)
         self.workers.unscale(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        # a smaller scale would not help
+        # where fp16's loss scale is below 1, halving it would not help any more
         if not bool(norm.isfinite()) and (scale is None or scale < 1):
             cure = "lower train.learning_rate, and see metrics.jsonl"
             raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
@@ -199,99 +216,101 @@ class Updater:
         return float(norm) if taken else None
 
     def _divergence(self, batch: Batch) -> float:
-        """KL to the reference after the update, on a micro-batch of the round's own
-        steps."""
+        """Return the KL to the reference after the update, on one micro-batch a process."""
+        values = torch.zeros(0, dtype=torch.float64)
         if len(batch):
-            means = [
-                self.pieces.attempt(
-                    len(batch), lambda size: self._mean_divergence(batch.split(size)[0])
-                )
-            ]
-        else:
-            means = []
-        own = torch.tensor(
-            [float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64
-        )
-        return float(self.workers.all(own).mean())  # a process without pairs here has no say
+            mean, rows = self.pieces.attempt(
+                len(batch), lambda size: self._mean_divergence(batch.split(size)[0])
+            )
+            # one value a row, so that each process counts by its rows, and without rows not
+            values = torch.full((rows,), float(mean), dtype=torch.float64)
+        return float(self.workers.all(values).mean())
 
     def _mean_divergence(self, micro: Batch) -> tuple[Tensor, int]:
+        """Return the mean divergence of a micro-batch, and its number of rows."""
         with torch.no_grad(), self.workers.autocast():
             return self.algorithm.divergence(self.policy, micro), len(micro)
 
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Means over all processes' pairs; of the ratio also the range."""
-        nothing = torch.zeros(0)  # of a metric that only another process's pairs reported
-        # processes must gather the same metrics, else each waits for ever
+        """Return the metrics' means over all processes' rows; of the ratio also the range."""
+        # this process may have no row of a metric that another one reported
+        empty = torch.zeros(0)
+        # all processes must gather the same metrics, else each waits for ever
         names = self.workers.names(seen)
-        everyones = {name: self.workers.all(seen.get(name, nothing).double()) for name in names}
-        row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
-        if "ratio" in everyones:
-            low, high = everyones["ratio"].aminmax()
+        gathered = {name: self.workers.all(seen.get(name, empty).double()) for name in names}
+        row: dict[str, Any] = {name: float(values.mean()) for name, values in gathered.items()}
+        if "ratio" in gathered:
+            low, high = gathered["ratio"].aminmax()
             row["ratio"] = {"mean": row["ratio"], "min": float(low), "max": float(high)}
-        if "reward" in everyones:
-            row |= rewarded(everyones["reward"])
+        if "reward" in gathered:
+            row |= reward_statistics(gathered["reward"])
         return self._with_trained_share(row)
 
     def _with_trained_share(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row; it keeps the share where it is below 1. Raises where no round so far has
-        any such row."""
+        """Return the row, with the share of trained rows only where it is below 1.
+
+        Raises RuntimeError where no round so far had any such row.
+        """
         share = row.pop(TRAINED, None)
         if share == 0 and not self.learns:
             raise RuntimeError(
-                f"{FROZEN}: name those networks there too, or choose steps of the times of the trained "
-                "ones"
+                f"{FROZEN}: name those networks there too, or choose steps of the times of the "
+                "trained ones"
             )
         self.learns = self.learns or bool(share)
         return row | ({} if share in (None, 1.0) else {TRAINED: share})
 
 
-def rewarded(values: Tensor) -> dict[str, Any]:
-    """What a loss that scores the clips itself says of its rewards (n,), NaN where a clip
-    is unscored.
+def reward_statistics(values: Tensor) -> dict[str, Any]:
+    """Return the statistics of rewards (n,) of a loss that scores the clips itself.
+
+    NaN stands for an unscored clip.
 
     Example:
-        >>> rewarded(torch.tensor([1.0, 3.0, float("nan"), 2.0], dtype=torch.float64))["reward"]["mean"]
+        >>> reward_statistics(torch.tensor([1.0, 3.0, float("nan"), 2.0]))["reward"]["mean"]
         2.0
     """
-    known = values[values.isfinite()]
-    spread = {"mean": float(known.mean()), "std": float(known.std(correction=0))}
-    return {"reward": spread, "unscored_share": 1 - len(known) / len(values)}
+    scored = values[values.isfinite()]
+    reward = {"mean": float(scored.mean()), "std": float(scored.std(correction=0))}
+    return {"reward": reward, "unscored_share": 1 - len(scored) / len(values)}
 
 
-def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
-    """What is to be told of a round, by the kind of event; `scored` is False where the loss
-    scores the clips itself.
+def events_of(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
+    """Return the messages on a round's row, by the kind of event.
+
+    `scored` is False where the loss scores the clips itself.
 
     Example:
-        >>> happenings({"kl": 0.0, "unscored_share": 0.25}, scored=False)["unscored"][:42]
+        >>> events_of({"kl": 0.0, "unscored_share": 0.25}, scored=False)["unscored"][:42]
         '25% of the clips were left out of the loss'
     """
-    told, share = {}, row.get("unscored_share", 0.0)
+    messages, share = {}, row.get("unscored_share", 0.0)
     if "kl" not in row:
         what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
-        told["skipped"] = (
+        messages["skipped"] = (
             f"{what}: the samples gave nothing to learn from, as where those of every group tie"
         )
     if row.get(TRAINED) == 0:
-        told["skipped"] = FROZEN
+        messages["skipped"] = FROZEN
     if row.get("skipped_steps"):
-        told["overflow"] = (
-            f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
-            f"loss scale is {row['loss_scale']:g} now"
+        messages["overflow"] = (
+            f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; "
+            f"the loss scale is {row['loss_scale']:g} now"
         )
     if share and not scored:
-        told["unscored"] = f"{share:.0%} of the clips were left out of the loss: {UNDEFINED}"
-    return told
+        messages["unscored"] = f"{share:.0%} of the clips were left out of the loss: {UNDEFINED}"
+    return messages
 
 
 class _Cut(Exception):
-    """The samples of a round were cut into optimiser steps."""
+    """The samples of a round were cut into optimiser steps, and the rehearsal ends."""
 
 
 class _Rehearsal(Experience):
     """A round that ends where its samples are cut into optimiser steps."""
 
     def cut(self, samples: Tensor, updates: int) -> NoReturn:
+        """Raise `_Cut`, or the error of the cut."""
         next(super().cut(samples, updates))
         raise _Cut
 
@@ -304,14 +323,14 @@ def rehearse(
     index: Sequence[int],
     group: int,
 ) -> None:
-    """Raise, before anything is sampled, what cutting a round into optimiser steps would
-    raise.
+    """Raise, before anything is sampled, the errors of cutting a round into optimiser steps.
 
-    That is fewer rows than steps, or a group in several processes. `shape` is that of a
-    latent, which stands there as zeros that take no memory; no two samples have the same
-    advantage.
+    These are: fewer rows than steps, and a group whose samples are in several processes.
+    `shape` is that of a latent. The latents are zeros that take no memory (`expand`), and
+    all advantages differ, so that no sample is left out as a tie.
     """
-    zero, n, kept = torch.zeros(()), len(prompts), len(plan.keep)
+    n, kept = len(prompts), len(plan.keep)
+    zero = torch.zeros(())
     latents, steps = zero.expand(len(index), *shape), zero.expand(len(index), kept, *shape)
     rollout = Rollout(
         {}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps
