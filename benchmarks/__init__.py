@@ -1,5 +1,4 @@
-"""Benchmarks of temporal consistency: one file each, run over a folder of videos or over a
-model."""
+"""Compute distances between sets of clips, one file each; suites, studies and results beside."""
 
 if __name__ != "vidrl.benchmarks":
     raise ImportError(

@@ -1,5 +1,4 @@
-"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they
-name."""
+"""Keep former import names; `vidrl.inference` holds the functions."""
 
 from vidrl.inference.families import holm
 from vidrl.inference.flips import sign_flip_p

@@ -70,8 +70,6 @@ IRREGULAR = {
 
 # Folders and files whose words still have to be rewritten.
 PENDING: set[str] = {
-    "benchmarks",
-    "benchmarks/peers",
     "benchmarks/studies",
     "rewards",
     "rewards/_files",
@@ -82,7 +80,6 @@ PENDING: set[str] = {
     "rewards/_serving",
     "rewards/_vbench",
     "vidrl",
-    "vidrl/bench",
     "vidrl/cli",
     "vidrl/data",
     "vidrl/inference",

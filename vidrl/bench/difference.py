@@ -40,7 +40,7 @@ class MatchedSets:
 
     `by` says by what the clips were matched. `groups` has the group of each match: matches
     of one group are dependent, and are resampled together. `sides` are the clips of either
-    set, used for clips that are unpaired.
+    set: unpaired sets are compared by them, and the worst value is searched in them.
     """
 
     names: tuple[str, str]

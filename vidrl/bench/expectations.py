@@ -1,10 +1,10 @@
-"""What a prompt asks of motion, one dim a kind of demand: heading, path, rest, camera,
-pace, count, length, caption.
+"""Score what a prompt asks of motion, with one dim for each kind of demand.
 
-Each is a reward in [0, 1], NaN where the words do not ask for it, so that a mean is over
-the clips that were asked. The words are read as `vidrl.rewards.motion_target` reads them;
-that one is their geometric mean, these tell them apart. Shapes: B clips, F frames, H W
-pixels.
+The demands are heading, path, rest, camera, pace, count, length and caption. Each dim is a
+reward in [0, 1], NaN where the prompt does not ask for it, so that a mean is over the clips
+that were asked. Prompts are read as `vidrl.rewards.motion_target` reads them; that reward
+is the geometric mean of the demands, these dims report them separately. Shapes: B clips, F
+frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUMBERS = {
     "nine": 9,
     "ten": 10,
 }
-LEAST = 0.002  # share of the picture below which a moving spot is no thing
+LEAST = 0.002  # of the picture's area: a smaller moving spot is noise, no thing
 
 
 def _card(sees: str, blind_to: str) -> Card:
@@ -49,8 +49,10 @@ def _card(sees: str, blind_to: str) -> Card:
 
 
 class _Asked(MotionTarget):
-    """One kind of demand alone. The pace has a dim of its own: here slow and quick are both
-    fast enough."""
+    """A reward that judges one kind of demand alone.
+
+    The pace has its own dim: in the others, slow and quick motion are both fast enough.
+    """
 
     def features(self, samples: Samples) -> Tensor:
         key = ("asked", self.flow, self.flow_size)
@@ -63,7 +65,7 @@ class _Asked(MotionTarget):
         )
 
     def part(self, ask: WantedMotion) -> WantedMotion:
-        """What this dim takes of a prompt's demands."""
+        """Return the demands of a prompt that this dim judges."""
         raise NotImplementedError
 
     def _band(self, speed: Tensor, pace: float, scale: float = 1) -> Tensor:
@@ -71,7 +73,7 @@ class _Asked(MotionTarget):
 
 
 class Heading(_Asked):
-    """Whether the thing goes left, right, up or down as the prompt says, 0 to 1.
+    """Reward a thing that goes left, right, up or down as the prompt says, 0 to 1.
 
     >>> frozen = torch.rand(1, 1, 3, 32, 32).expand(2, 9, 3, 32, 32)
     >>> Heading()(Samples(frozen, ["a dog runs left", "a dog spins"], 8.0)).value
@@ -89,8 +91,7 @@ class Heading(_Asked):
 
 
 class Path(_Asked):
-    """Whether the thing bounces, circles, spins, grows or shrinks as the prompt says, 0 to
-    1."""
+    """Reward a thing that bounces, circles, spins, grows or shrinks as the prompt says, 0 to 1."""
 
     lost = "inapplicable: the prompt asks for no path"
     card = _card(
@@ -103,7 +104,7 @@ class Path(_Asked):
 
 
 class Rest(_Asked):
-    """Whether the thing stays where it is, if the prompt says so, 0 to 1."""
+    """Reward a thing that stays where it is, if the prompt says so, 0 to 1."""
 
     lost = "inapplicable: the prompt does not ask for rest"
     card = _card("Motion beside the camera and turning.", "Things that are not there.")
@@ -113,7 +114,7 @@ class Rest(_Asked):
 
 
 class CameraMove(_Asked):
-    """Whether the camera pans, tilts, zooms or rolls as the prompt says, 0 to 1."""
+    """Reward a camera that pans, tilts, zooms or rolls as the prompt says, 0 to 1."""
 
     lost = "inapplicable: the prompt asks for no motion of the camera"
     card = _card(
@@ -126,7 +127,7 @@ class CameraMove(_Asked):
 
 
 class StillCamera(_Asked):
-    """Whether the camera rests, if the prompt says so, 0 to 1."""
+    """Reward a camera at rest, if the prompt says so, 0 to 1."""
 
     lost = "inapplicable: the prompt does not ask for a camera at rest"
     card = _card(
@@ -139,10 +140,10 @@ class StillCamera(_Asked):
 
 
 class Pace(_Asked):
-    """Whether what is asked to be slow or quick is, whichever way it goes, 0 to 1.
+    """Reward motion that is slow or quick as the prompt says, in any direction, 0 to 1.
 
-    The speed is the thing's, along its path; the camera's where the thing has none. The
-    band is 1 in [low / 2, typical] for slow and in [typical, 2 high] for quick, as in
+    The speed is the thing's along its path, or the camera's if no thing is asked to move.
+    The reward is 1 in [low / 2, typical] for slow and in [typical, 2 high] for quick, as in
     motion_target.
     """
 
@@ -163,7 +164,8 @@ class Pace(_Asked):
 
 
 def _speed(seen: _Measured, ask: WantedMotion) -> Tensor:
-    """How fast what is asked for goes, on the scale of straight motion."""
+    """Return the speed of what is asked for, on the scale of straight motion."""
+    # The divisors bring paths to the scale of straight motion, as in motion_target.
     if ask.path in ("bounce", "circle"):
         return seen.pictured.norm(dim=-1).mean() / 3
     if ask.path:
@@ -174,11 +176,10 @@ def _speed(seen: _Measured, ask: WantedMotion) -> Tensor:
 
 
 class Count(Reward):
-    """Whether as many things move as the prompt says, where it says two or more: min / max
-    of the two numbers.
+    """Reward as many moving things as the prompt says, if two or more: min / max of both.
 
-    Counted are the connected parts of the picture that move at half of the fastest speed or
-    more, beside the camera; the clip's number is the median over its frames.
+    Things are the connected parts of the picture that move, relative to the camera, at half
+    of the fastest speed or more. The clip's number is the median over its frames.
     """
 
     range = (0.0, 1.0)
@@ -197,7 +198,7 @@ class Count(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
-        """How many parts move in each three frames in a row, (B, F - 2)."""
+        """Return how many parts move in each three consecutive frames, (B, F − 2)."""
         found = shared_split(samples, coarse_motion(self, samples), (self.flow, self.flow_size))
         lasting, fastest = found.lasting, object_speed(found)[..., None, None]
         moving = (lasting > 0.5 * fastest) & (fastest > 0.05)
@@ -211,6 +212,7 @@ class Count(Reward):
 
 
 def _matched(seen: Tensor, ask: int) -> Tensor:
+    """Return min / max of the counted and the asked number, NaN if none is asked."""
     moving = seen[seen > 0]
     if ask < 2 or not len(moving):
         return torch.full_like(seen, math.nan)
@@ -219,7 +221,7 @@ def _matched(seen: Tensor, ask: int) -> Tensor:
 
 
 def _parts(moving: np.ndarray) -> int:
-    """How many connected parts of a picture are larger than a spot."""
+    """Count the connected parts of a picture that are larger than a spot."""
     import cv2
 
     _, _, facts, _ = cv2.connectedComponentsWithStats(moving.astype(np.uint8), connectivity=8)
@@ -227,28 +229,27 @@ def _parts(moving: np.ndarray) -> int:
 
 
 def things(prompt: str) -> int:
-    """The number that the prompt begins with; 0 where it begins with none.
+    """Return the number that the prompt begins with, 0 if there is none.
 
-    >>> things("Three ducklings swim to the right"), things("A flock of sheep"), things("2 dogs run")
-    (3, 0, 2)
+    >>> [things(prompt) for prompt in ("Three ducklings swim", "A flock of sheep", "2 dogs run")]
+    [3, 0, 2]
     """
     first = prompt.split()[0].lower() if prompt.split() else ""
     return int(first) if first.isdecimal() else NUMBERS.get(first, 0)
 
 
 def seconds(prompt: str) -> float:
-    """How long the prompt says that the clip is, in seconds; 0 where it does not.
+    """Return how long the prompt says that the clip is, in seconds, 0 if it does not say so.
 
-    >>> seconds("A top spins. A clip of four seconds."), seconds("a 1.5-second clip"), seconds("a cat")
-    (4.0, 1.5, 0.0)
+    >>> [seconds(prompt) for prompt in ("A clip of four seconds.", "a 1.5-second clip", "a cat")]
+    [4.0, 1.5, 0.0]
     """
     found = re.search(rf"\b(\d+(?:\.\d+)?|{'|'.join(NUMBERS)})[- ]seconds?\b", prompt.lower())
     return 0.0 if not found else float(NUMBERS.get(found[1], 0) or found[1])
 
 
 class Length(Reward):
-    """Whether the clip is as long as its prompt asks: min(1, seconds of the clip / seconds
-    asked)."""
+    """Reward a clip as long as its prompt asks: min(1, seconds of the clip / seconds asked)."""
 
     range = (0.0, 1.0)
     time_support = "clip"
@@ -270,8 +271,9 @@ class Length(Reward):
 
 
 class Caption(Reward):
-    """The share of shape, colour and motion that `vidrl.synthetic.verifier` reads back from
-    the clip of a `vidrl.synthetic.world` caption.
+    """Reward shape, colour and motion that match a caption of `vidrl.synthetic.world`.
+
+    The value is the share of them that `vidrl.synthetic.verifier` reads back from the clip.
 
     >>> clip = world.render(world.Scene("cross", "blue", "left"))
     >>> Caption()(Samples(clip.video[None], [clip.caption], clip.fps)).value
@@ -286,13 +288,13 @@ class Caption(Reward):
     side = 64
     card = Card(
         sees="Shape, colour and motion of the one saturated thing, against the caption.",
-        blind_to="Everything outside the synthetic world; faults that leave the thing recognisable.",
+        blind_to="All outside the synthetic world; faults that leave the thing recognisable.",
         hacks="None is known.",
         input="Square clips of the synthetic world.",
     )
 
     def features(self, samples: Samples) -> Tensor:
-        """The small clips themselves, (B, F, 3, S, S), where one of them has a caption."""
+        """Return the small clips themselves, (B, F, 3, S, S), if one of them has a caption."""
         video = samples.small(self.side)
         if video.shape[-1] != video.shape[-2] or not any(map(_caption, samples.prompts)):
             return torch.zeros(*video.shape[:2], 1)
@@ -307,6 +309,7 @@ class Caption(Reward):
         return features.new_tensor(values)[:, None].expand(features.shape[:2])
 
     def _read(self, clip: Tensor, prompt: str, fps: float) -> float:
+        """Return the share of the caption that the verifier reads back, NaN without a caption."""
         if clip.dim() < 4 or not _caption(prompt):
             return math.nan
         seen = verifier.verify(clip[None], [prompt], fps)
@@ -316,6 +319,7 @@ class Caption(Reward):
 
 
 def _caption(prompt: str) -> bool:
+    """Return whether a prompt is a caption of the synthetic world."""
     try:
         world.parse(prompt)
     except ValueError:

@@ -129,8 +129,7 @@ def clip_files(source: Path, stills: bool = False) -> tuple[list[Path], list[str
     if not images:
         raise NoClips(
             f"expected videos (.mp4, .webm, .mkv, .gif ...) or images in the folder {source}, "
-            "found none"
-            f"{_what_instead(files)}"
+            f"found none{_what_instead(files)}"
         )
     return images, []
 
@@ -145,7 +144,7 @@ def _what_instead(inside: list[Path]) -> str:
     return f" among {len(inside)} files ({', '.join(endings[:6])})" if inside else ""
 
 
-# --- without a manifest
+# --- without a manifest ----------------------------------------------------------------
 
 
 def _from_folders(folders: Sequence[Path], stills: bool) -> Found:

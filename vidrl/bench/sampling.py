@@ -1,11 +1,12 @@
-"""The clips of a suite's prompts, made by a model: the same noise for every model, none
-made twice, none lost.
+"""Make clips of a suite's prompts with a model, with the same noise for every model.
 
 `out/clips` holds 0003-1.mp4 (the suite's prompt 3, its second clip) and prompts.csv, so
-that `vidrl bench out/clips` measures them again; `out/sampling.json` says what made them.
-Files are lossless, that the model be measured and not the codec: of 16 clips of
-tiny-wan-32, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by 0.003.
-`lossless = false` in the suite's [sampling] writes what browsers play, for large pictures.
+that `vidrl bench out/clips` measures the clips again. `out/sampling.json` says what made
+them. Clips that are there already are not made again.
+
+Files are lossless, because codecs change the numbers: for 16 clips of tiny-wan-32, H.264 at
+crf 16 moved motion_target by 0.20 a clip, a lossless file by 0.003. `lossless = false` in
+the suite's [sampling] writes files that browsers play, for large pictures.
 """
 
 from __future__ import annotations
@@ -40,16 +41,17 @@ SAMPLING_KEYS = (
     "lossless",
     "world",
 )  # keys of [sampling] that are no options of the backbone
-EXPECT = "expect"  # of a prompt's row: for tests and people, the dims read the words
+# A column of a suite's prompts that tests and people read; the dims read the prompt.
+EXPECT = "expect"
 
 
 class Changed(ValueError):
-    """A folder whose clips another model, adapter, seed or number of steps made."""
+    """A folder whose clips were made by another model, adapter, seed or number of steps."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip to be made. Its noise is named by seed and prompt, and by nothing else."""
+    """One clip to be made; its noise depends on its seed and prompt alone."""
 
     name: str
     row: Row
@@ -57,18 +59,24 @@ class Task:
 
     @property
     def prompt(self) -> str:
-        """The prompt, with its references."""
+        """Return the prompt, with its references."""
         prompt: str = self.row["prompt"]
         return prompt
 
     def draw(self) -> torch.Generator:
+        """Return the random generator of the clip's noise."""
         return draws(self.seed, [("bench", str(self.prompt))])[0]
 
     def item(self, folder: Path) -> Item:
-        own = (*manifests.COLUMNS, *of(self.prompt), EXPECT)
-        given = references.columns(self.prompt)
-        image = Path(given.pop("reference")) if "reference" in given else None
-        meta = {key: str(value) for key, value in self.row.items() if key not in own} | given
+        """Return the clip as an item to measure."""
+        own_columns = (*manifests.COLUMNS, *of(self.prompt), EXPECT)
+        reference_columns = references.columns(self.prompt)
+        image = (
+            Path(reference_columns.pop("reference")) if "reference" in reference_columns else None
+        )
+        meta = {
+            key: str(value) for key, value in self.row.items() if key not in own_columns
+        } | reference_columns
         return Item(folder / self.name, str(self.prompt), self.seed, image, meta)
 
 
@@ -89,21 +97,21 @@ def sample(
     progress: bool = True,
     partial: bool = False,
 ) -> Found:
-    """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub
-    id, with or without a LoRA.
+    """Make clips of the suite's prompts with a model, with or without a LoRA.
 
-    0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k;
-    `vidrl.training.rollout.draws(seed + k, [("bench", prompt)])` is its noise. What is in
-    the folder already is not made again. `options` are the backbone's; `partial` allows a
-    LoRA of which a part does not fit. Raises Changed where the folder's clips come from
-    something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where
-    no clip could be made.
+    `model` is a folder or a hub id. The first `limit` prompts are used, 0: all. 0 for
+    `per_prompt` and `steps` takes the suite's value. Clip k of a prompt has seed `seed` +
+    k, and its noise is `vidrl.training.rollout.draws(seed + k, [("bench", prompt)])`.
+    Existing clips are kept. `options` are the backbone's; `partial` allows a LoRA of which
+    a part does not fit the model. Raises Changed if the folder's clips were made otherwise
+    and not `anew`, BadSuite for a suite without prompts, and RuntimeError if no clip could
+    be made.
     """
     rows, note = suite_prompts(suite, _folder(model))
-    given = {
+    backbone_options = {
         key: value for key, value in suite.sampling.items() if key not in SAMPLING_KEYS
     } | dict(options or {})
-    makes = _load(backbone, model, given)
+    generator = _load(backbone, model, backbone_options)
     steps, lossless = (
         steps or int(suite.sampling.get("steps", 20)),
         bool(suite.sampling.get("lossless", True)),
@@ -111,35 +119,34 @@ def sample(
     made_by = {
         "model": _identity(model),
         "backbone": backbone,
-        "options": given,
+        "options": backbone_options,
         "steps": steps,
         "seed": seed,
         "lora": _identity(lora) if lora else None,
         "prompts": prompts_digest(rows),
         "lossless": lossless,
     }
-    check_prompts(suite, rows, makes)
-    makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    policy = load_adapter(makes, lora, partial) if lora else makes
+    check_prompts(suite, rows, generator)
+    generator.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    policy = load_adapter(generator, lora, partial) if lora else generator
     record_origin(Path(out), made_by, anew)
-    jobs = clip_tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
-    done = make_clips(policy, jobs, Path(out), steps, lossless, progress)
-    return Found(done.items, done.skipped, [note, *makes.notes, *done.notes])
+    tasks = clip_tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
+    done = make_clips(policy, tasks, Path(out), steps, lossless, progress)
+    return Found(done.items, done.skipped, [note, *generator.notes, *done.notes])
 
 
 def suite_prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
-    """The rows of the suite's prompts that the model understands, and a note that says
-    which they are.
+    """Return the rows of the suite's prompts that the model understands, and a note on them.
 
-    A model whose vidrl.json says `"prompts": "world"` knows the captions of
-    `vidrl.synthetic.world` alone, and gets the file that the suite's [sampling] names
-    `world`. Raises BadSuite where there is none.
+    A model whose vidrl.json says `"prompts": "world"` understands only captions of
+    `vidrl.synthetic.world`; it gets the file that the suite's [sampling] names `world`.
+    Raises BadSuite if there is none.
 
-    >>> from vidrl.bench import suite
-    >>> rows, note = suite_prompts(suite.load("motion"))
-    >>> rows[0]["prompt"], note
-    ('A chestnut horse walks slowly to the left along a sandy beach. A clip of two seconds.', \
-'prompts are those of motion.jsonl (176)')
+        >>> from vidrl.bench import suite
+        >>> rows, note = suite_prompts(suite.load("motion"))
+        >>> rows[0]["prompt"], note
+        ('A chestnut horse walks slowly to the left along a sandy beach. A clip of two seconds.', \
+    'prompts are those of motion.jsonl (176)')
     """
     if suite.prompts is None:
         raise BadSuite(
@@ -151,8 +158,8 @@ def suite_prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], s
         if language not in suite.sampling:
             raise BadSuite(
                 f"{model} understands {language!r} prompts alone, and the suite "
-                f"{suite.name!r} names no "
-                f'file of them: write [sampling] {language} = "FILE.jsonl" into it, or take --suite motion'
+                f"{suite.name!r} names no file of them: write "
+                f'[sampling] {language} = "FILE.jsonl" into it, or take --suite motion'
             )
         file = suite.prompts.parent / str(suite.sampling[language])
     rows = _rows(file)
@@ -160,11 +167,13 @@ def suite_prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], s
     return rows, f"prompts are those of {file.name} ({len(rows)}){said}"
 
 
-def check_prompts(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
-    """Raise BadSuite where the model needs more than a suite's prompts bring, as an image,
-    or does not read it."""
+def check_prompts(suite: Suite, rows: Sequence[Row], generator: Denoiser) -> None:
+    """Raise BadSuite if the model cannot make the suite's prompts.
+
+    For example, an image-to-video model needs an image with each prompt.
+    """
     try:
-        makes.check_prompts([row["prompt"] for row in rows])
+        generator.check_prompts([row["prompt"] for row in rows])
     except ValueError as error:
         raise BadSuite(
             f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name "
@@ -173,15 +182,17 @@ def check_prompts(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
 
 
 def prompts_digest(rows: Sequence[Row]) -> str:
-    """A digest of the prompts of rows and of the content of what goes with them."""
+    """Return a hash of the rows' prompts and of the content of their references."""
     return digest([references.identity(row["prompt"]) for row in rows])
 
 
 def clip_tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
-    """The clips to be made: every prompt once, then every prompt a second time ..., so that
-    a stop leaves all of them.
+    """Return the clips to make: every prompt once, then every prompt a second time, and so on.
 
-    >>> [(task.name, task.seed) for task in clip_tasks([{"prompt": "a"}, {"prompt": "b"}], 2, seed=5)]
+    So a run that is stopped early has clips of all prompts.
+
+    >>> rows = [{"prompt": "a"}, {"prompt": "b"}]
+    >>> [(task.name, task.seed) for task in clip_tasks(rows, 2, seed=5)]
     [('0000-0.mp4', 5), ('0001-0.mp4', 5), ('0000-1.mp4', 6), ('0001-1.mp4', 6)]
     """
     return [
@@ -192,19 +203,22 @@ def clip_tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
 
 
 def record_origin(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
-    """Say in out/sampling.json what makes the clips there. Raises Changed where something
-    else made them."""
+    """Write to out/sampling.json what makes the clips there.
+
+    Raises Changed if something else made the existing clips and not `anew`; with `anew`
+    those clips are deleted.
+    """
     file = out / "sampling.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     now = json.loads(json.dumps(made_by))
     if before is not None and before != now and not anew:
-        told = [
+        changes = [
             f"{key} {before.get(key)!r} -> {now.get(key)!r}"
             for key in now
             if before.get(key) != now.get(key)
         ]
         raise Changed(
-            f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another "
+            f"{out / 'clips'} holds clips made otherwise ({'; '.join(changes)}): give another "
             "--out, or delete the folder"
         )
     if before != now:
@@ -225,29 +239,33 @@ def make_clips(
 ) -> Found:
     """Make the clips that are missing in out/clips.
 
-    Each is made alone, so that the other clips of the call cannot change its last bits. A
-    clip that fails is skipped with the reason. Raises RuntimeError if no clip could be
-    made.
+    Each clip is made in a batch of its own, so that other clips cannot change its last
+    bits. A clip that fails is skipped with the reason. Raises RuntimeError if no clip could
+    be made.
     """
     folder = out / "clips"
     missing = [task for task in jobs if not (folder / task.name).is_file()]
     write_table(folder, jobs)
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
-    if isinstance(encode, PromptCache):  # in one visit of an offloaded text encoder to the device
+    if isinstance(
+        encode, PromptCache
+    ):  # all prompts while an offloaded text encoder is on the device
         encode.learn([task.prompt for task in missing])
-    done = list_clips(
+    clips = list_clips(
         jobs,
         folder,
         make_missing_clips(
             policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode
         ),
     )
-    if not done.items:
+    if not clips.items:
         raise RuntimeError(
-            f"not one of {len(jobs)} clips could be made; the first: {done.skipped[0]['why']}"
+            f"not one of {len(jobs)} clips could be made; the first: {clips.skipped[0]['why']}"
         )
-    kept = len(jobs) - len(missing)
-    return replace(done, notes=[f"{kept} of {len(jobs)} clips were there already"] if kept else [])
+    existing = len(jobs) - len(missing)
+    return replace(
+        clips, notes=[f"{existing} of {len(jobs)} clips were there already"] if existing else []
+    )
 
 
 def make_missing_clips(
@@ -258,24 +276,22 @@ def make_missing_clips(
     lossless: bool = True,
     encode: Encode | None = None,
 ) -> dict[str, str]:
-    """Make the clips that the folder lacks; why each of the others could not be made, by
-    name."""
+    """Make the clips that the folder lacks; return the reasons of those that failed, by name."""
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
     missing = (task for task in jobs if not (folder / task.name).is_file())
-    lost = {
+    reasons = {
         task.name: _make_clip(policy, task, folder / task.name, steps, lossless, encode)
         for task in missing
     }
-    return {name: why for name, why in lost.items() if why}
+    return {name: why for name, why in reasons.items() if why}
 
 
 def list_clips(
     jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: str = "not made"
 ) -> Found:
-    """The clips that are there, in order of path, and those that are not, with the
-    reason."""
+    """Return the clips that exist, in order of path, and those that do not, with reasons."""
     ordered = sorted(jobs, key=lambda task: task.name)
-    there = [task for task in ordered if (folder / task.name).is_file()]
+    existing = [task for task in ordered if (folder / task.name).is_file()]
     skipped = [
         {
             "path": str(folder / task.name),
@@ -284,14 +300,13 @@ def list_clips(
             "seed": task.seed,
         }
         for task in ordered
-        if task not in there
+        if task not in existing
     ]
-    return Found([task.item(folder) for task in there], skipped)
+    return Found([task.item(folder) for task in existing], skipped)
 
 
 def write_table(folder: Path, jobs: Sequence[Task]) -> None:
-    """folder/prompts.csv: the prompts of these clips, and of those that it names and that
-    are still there."""
+    """Write folder/prompts.csv with these clips, and keep its rows of other existing clips."""
     file = folder / "prompts.csv"
     rows = {
         row.path: _listed(row.path, row.prompt, row.seed, row.reference, row.meta)
@@ -309,7 +324,7 @@ def write_table(folder: Path, jobs: Sequence[Task]) -> None:
 def _listed(
     path: str, prompt: str, seed: int | None, reference: str, meta: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A row of prompts.csv."""
+    """Return a row of prompts.csv."""
     return {
         "path": path,
         "prompt": prompt,
@@ -322,7 +337,7 @@ def _listed(
 def _make_clip(
     policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode
 ) -> str:
-    """Make one clip; the reason where it could not be."""
+    """Make one clip; return the reason if it failed, else ""."""
     from vidrl.rewards import video
 
     try:
@@ -331,17 +346,19 @@ def _make_clip(
             return f"not made: NaN in frame {_first_bad(clip.video[0])}; the model diverged"
         video.write(path, clip.video[0], clip.fps, lossless)
     except ImportError:
-        raise  # of every clip alike
-    except Exception as error:  # noqa: BLE001  whatever a model raises on one prompt, the others go on
+        raise  # a missing package would fail for every clip
+    except Exception as error:  # noqa: BLE001  a failing prompt must not stop the others
         return f"not made: {type(error).__name__}: {error}"
     return ""
 
 
 def _first_bad(clip: Tensor) -> int:
+    """Return the first frame that is not finite."""
     return int((~torch.isfinite(clip).flatten(1).all(1)).nonzero()[0])
 
 
 def _bar(missing: Sequence[Task], total: int, shown: bool) -> Iterator[Task]:
+    """Yield the tasks, with a progress bar if tqdm is installed."""
     if not shown:
         yield from missing
         return
@@ -364,10 +381,12 @@ def _bar(missing: Sequence[Task], total: int, shown: bool) -> Iterator[Task]:
 
 
 def _load(backbone: str, model: str, options: Mapping[str, Any]) -> Denoiser:
-    """The model; a backbone that takes no folder, such as toy, is its own model."""
-    takes = plugin.facts("backbones", backbone)["options"]
-    named = {"model": model} if any(option["name"] == "model" for option in takes) else {}
-    return plugin.load("backbones", backbone, **named, **options)
+    """Load the model; a backbone without the option "model", such as toy, needs no folder."""
+    options_of_backbone = plugin.facts("backbones", backbone)["options"]
+    model_option = (
+        {"model": model} if any(option["name"] == "model" for option in options_of_backbone) else {}
+    )
+    return plugin.load("backbones", backbone, **model_option, **options)
 
 
 def _folder(model: str | Path) -> Path | None:
@@ -375,6 +394,7 @@ def _folder(model: str | Path) -> Path | None:
 
 
 def _language(model: Path | None) -> str:
+    """Return which prompts the model understands alone, "" for any."""
     file = model / "vidrl.json" if model else None
     return (
         str(json.loads(file.read_text(encoding="utf-8")).get("prompts", ""))
@@ -384,14 +404,13 @@ def _language(model: Path | None) -> str:
 
 
 def _identity(model: str | Path) -> str:
-    """Of a folder or file on this machine its last name and what is in it, else the
-    name."""
+    """Return the name of a folder or file with a hash of its content, or a hub id unchanged."""
     path = Path(model)
     return f"{path.resolve().name} {dims.content_hash(path)}" if path.exists() else str(model)
 
 
 def _rows(file: Path) -> list[Row]:
-    """The rows of a prompt file, each with a prompt, with which its references go."""
+    """Return the rows of a prompt file; each prompt carries its references."""
     try:
         listed = prompt_files.rows(file)
     except prompt_files.BadPrompts as error:
