@@ -81,7 +81,6 @@ PENDING: set[str] = {
     "rewards/_vbench",
     "vidrl",
     "vidrl/cli",
-    "vidrl/data",
     "vidrl/inference",
     "vidrl/lookup",
     "vidrl/synthetic",

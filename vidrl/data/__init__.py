@@ -1,2 +1,1 @@
-"""What a recipe's [data] names: prompts with their references, tables of clips and pairs,
-and rounds made of files."""
+"""Prompts and clips: read, check and prepare the files that a run learns from."""

@@ -1,8 +1,8 @@
-"""Which clips a run learns from: a table of clips with their prompts, or of pairs of clips
-of which one was preferred.
+"""Read the table of clips, or of pairs of clips, that a run learns from.
 
-This module reads tables; it opens no clip. A table that is wrong is refused with the place
-and the cure, and a clip that is not there is left out with the reason.
+A table of clips has a prompt for each clip; a table of pairs has two clips of one prompt,
+one of them preferred. This module reads tables and opens no clip. A wrong table is refused
+with the place and the cure; a row whose clip does not exist is left out with the reason.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ EXAMPLE = '{"prompt": "a dog runs", "chosen": "a.mp4", "rejected": "b.mp4", "lab
 
 @dataclass(frozen=True)
 class Entry:
-    """What is learned from one row: a clip and its prompt, or a pair of clips, the
-    preferred one first.
+    """A row to learn from: a clip and its prompt, or a pair of clips, the preferred one first.
 
-    `labels` of a pair: for each segment 1 where the first clip is better, −1 where it is
-    worse, 0 where neither is; empty where the table has none.
+    `labels` of a pair has a number for each segment: 1 if the first clip is better there,
+    −1 if it is worse, 0 if neither is. Without labels the first clip is better as a whole.
     """
 
     where: str  # the row's place in the table, as "line 3"
@@ -43,8 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that can be learned from, why others are left out, and remarks on how the
-    table was read."""
+    """The rows that can be learned from, why others are left out, and notes on the reading."""
 
     path: Path
     entries: list[Entry]
@@ -63,15 +61,14 @@ class Table:
 
 
 def read_clips(path: str | os.PathLike[str]) -> Table:
-    """The clips of a table .jsonl, .csv, .tsv, .json or .parquet, or of a folder that holds
-    metadata.jsonl or .csv.
+    """Read the clips of a table, or of a folder with metadata.jsonl, .csv or .parquet.
 
-    A row has a file (`file_name`, `video`, `path`, ...) and a prompt (`prompt`, `caption`,
-    `text`, ...), and may have what goes with the prompt (`image`, `negative_prompt`, ...;
-    see `vidrl.data.prompt.Prompt`). Relative paths begin in the folder of the table and
-    stay inside it; absolute ones may lie anywhere. Rows without a prompt, and clips and
-    images that are not there, are left out. Raises BadTable where the table is not one of
-    clips, or nothing is left.
+    A table is a file .jsonl, .csv, .tsv, .json or .parquet. A row has a file (`file_name`,
+    `video`, `path`, ...) and a prompt (`prompt`, `caption`, `text`, ...), and may have
+    references (`image`, `negative_prompt`, ...; see `vidrl.data.prompt.Prompt`). Relative
+    paths start in the folder of the table and stay inside it; absolute paths may lead
+    anywhere. Rows without a prompt, and clips and images that do not exist, are left out.
+    Raises BadTable if the table is not one of clips, or if no row is left.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -103,13 +100,13 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Table:
-    """The pairs of a table .jsonl, .parquet, .csv, .tsv or .json with the columns prompt,
-    chosen and rejected.
+    """Read the pairs of a table with the columns prompt, chosen and rejected.
 
-    `labels` (or `segment_labels`), where there is such a column, is a list of 1, 0 and −1,
-    one a segment, as many in all rows. Paths are as in `read_clips`; pairs of which a clip
-    is not there are left out. Raises BadTable where a column is missing, a value is of
-    another kind, or nothing is left; ImportError for .parquet without pyarrow.
+    A table is a file .jsonl, .parquet, .csv, .tsv or .json. The optional column `labels`
+    (or `segment_labels`) has a list of 1, 0 and −1, one number a segment, equally long in
+    all rows. Paths are as in `read_clips`; pairs with a clip that does not exist are left
+    out. Raises BadTable if a column is missing, a value is of another kind, or no row is
+    left; ImportError for .parquet without pyarrow.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -133,13 +130,12 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
 
 
 def read(key: str, path: str | os.PathLike[str]) -> Table:
-    """The table that `data.clips` or `data.pairs` of a recipe names; `key` is "clips" or
-    "pairs"."""
+    """Read the table that `data.clips` or `data.pairs` names; `key` is "clips" or "pairs"."""
     return read_clips(path) if key == "clips" else read_pairs(path)
 
 
 def _table_of_folder(path: Path) -> Path:
-    """The table itself, or the one of a folder."""
+    """Return a table's path: the path itself, or the metadata file of a folder."""
     if not path.is_dir():
         return path
     found = [path / name for name in METADATA if (path / name).is_file()]
@@ -167,8 +163,7 @@ def _table_of_folder(path: Path) -> Path:
 
 
 def inside(table: Path, where: str, name: str) -> Path:
-    """The path of a file that a row names: absolute as it is, else inside the folder of the
-    table.
+    """Return the path of a file that a row names: absolute, or inside the table's folder.
 
     Raises BadTable for an address, and for a relative path that leads out of the folder.
     """
@@ -189,7 +184,7 @@ def inside(table: Path, where: str, name: str) -> Path:
 
 
 def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str:
-    """The prompt of a row with what goes with it."""
+    """Return the prompt of a row with its references."""
     found = references.named({_small(name): value for name, value in cells.items()})
     try:
         return (
@@ -206,8 +201,7 @@ def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str
 def _existing(
     table: Path, created: Sequence[Entry], left_out: Sequence[str], notes: list[str]
 ) -> Table:
-    """The entries all of whose clips exist, and with whose prompts goes what can be
-    read."""
+    """Return the table of the entries whose clips and references exist and can be read."""
     missing = {
         clip
         for entry in created
@@ -239,24 +233,21 @@ def _existing(
 
 
 def _bad(table: Path, where: str, message: str) -> BadTable:
+    """Build the BadTable error of a row."""
     return BadTable(f"{table}, {where}: {message}")
 
 
 def shown(reasons: Sequence[str], most: int = 3) -> str:
-    """The first few reasons, and how many more there are.
-
-    >>> shown(["a", "b", "c", "d"], most=2)
-    'a; b; and 2 more'
-    """
+    """Return the first reasons as text, and the number of the others."""
     more = [f"and {len(reasons) - most} more"] if len(reasons) > most else []
     return "; ".join([*reasons[:most], *more])
 
 
 # --- pairs
-# -----------------------------------------------------------------------------------------------------------
 
 
 def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
+    """Return the entry of a row of a table of pairs."""
     names = {_small(name): name for name in cells}
     missing = [name for name in PAIR if name not in names]
     if missing:
@@ -285,10 +276,12 @@ def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
 
 
 def _small(name: str) -> str:
+    """Return a column's name in lower case."""
     return name.strip().lower().replace(" ", "_")
 
 
 def _text(table: Path, where: str, name: str, value: Any) -> str:
+    """Return a cell's text; raise BadTable for another value."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         what = "a prompt" if name == "prompt" else "the path of a clip"
         raise _bad(table, where, f"expected {name} to be {what}, got {str(value)[:60]!r}")
@@ -296,7 +289,7 @@ def _text(table: Path, where: str, name: str, value: Any) -> str:
 
 
 def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
-    """Labels as whole numbers; a Parquet file may hold them as floats."""
+    """Return labels as integers; a Parquet file may hold floats."""
     good = isinstance(value, list) and bool(value) and all(_is_label(row) for row in value)
     if not good:
         raise _bad(
@@ -309,12 +302,12 @@ def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
 
 
 def _is_label(value: Any) -> bool:
+    """Return whether a value is 1, 0 or −1."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value in (-1, 0, 1)
 
 
 def _check_label_counts(table: Path, created: Sequence[Entry]) -> None:
-    """Raise where rows have different numbers of labels; a row without labels prefers the
-    chosen clip as a whole."""
+    """Raise BadTable if rows have different numbers of labels; a row without labels is no error."""
     labelled = [entry for entry in created if entry.labels]
     other = next(
         (entry for entry in labelled if len(entry.labels) != len(labelled[0].labels)), None

@@ -1,5 +1,6 @@
-"""Clips of files as latents in host memory: each is decoded and encoded once, the work
-divided among the processes.
+"""Encode the clips of files to latents in host memory, each clip once.
+
+The processes divide the work and exchange the results.
 
 Legend: M clips, E entries of a table (a clip or a pair), W clips of an entry (1 or 2), S
 segments; latents (M, C, L, h, w), float32.
@@ -27,13 +28,12 @@ from .references import identity
 
 
 class BadData(ValueError):
-    """Clips that cannot be learned from; the message says why and what to do."""
+    """Says why clips cannot be learned from, and what to do."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The entries of a table whose clips could be read, with the latents of the clips in
-    host memory."""
+    """The entries of a table whose clips could be read, and the latents of these clips."""
 
     entries: list[Entry]
     latents: Tensor  # (M, C, L, h, w)
@@ -42,12 +42,15 @@ class Clips:
 
     @property
     def width(self) -> int:
-        """The clips of an entry, W: 1, or 2 of a pair."""
+        """The number W of clips in an entry: 1, or 2 for pairs."""
         return self.places.shape[1]
 
     def labels(self, chosen: Sequence[int], segments: int) -> Tensor:
-        """Labels (P, S) of some pairs; a pair without labels, or with one, has that label
-        in each segment."""
+        """Return labels (P, S) of the pairs `chosen`.
+
+        A pair with one label has that label in each segment, and a pair without labels has
+        1.
+        """
         labels = [self.entries[e].labels or (1,) for e in chosen]
         return torch.tensor(
             [label * segments if len(label) == 1 else label for label in labels],
@@ -56,12 +59,11 @@ class Clips:
 
 
 def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = False) -> Clips:
-    """Read and encode the clips of a table, each once, the work divided among the
-    processes.
+    """Read and encode the clips of a table, each once, divided among the processes.
 
     A clip that cannot be read, or that does not fit the backbone, is left out with every
-    entry that needs it. Raises BadData where `strict` forbids that, where nothing is left,
-    or where memory cannot hold the latents.
+    entry that needs it. Raises BadData if `strict` is set and a clip is left out, if no
+    entry is left, or if memory cannot hold the latents.
     """
     backbone.check_encodes_video()
     _check_same_table(table, workers)
@@ -70,7 +72,7 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
     latents = torch.empty(len(paths), *backbone.shape)
     readable = torch.ones(len(paths))
     reasons = []
-    # clip by clip, because they are gathered on the device
+    # One clip of each process at a time, since processes exchange tensors on the device.
     for start in range(0, len(paths), workers.count):
         encoded = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
         part = slice(start, start + workers.count)
@@ -85,7 +87,7 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
 
 
 def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:
-    """The latents of a clip, or zeros and the reason why there are none."""
+    """Return the latents of a clip and "", or zeros and the reason of the failure."""
     try:
         clip = fitted(path, backbone.clip_shape, backbone.fps)
     except (ValueError, OSError, MemoryError) as error:
@@ -99,6 +101,7 @@ def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:
 def _usable(
     table: Table, latents: Tensor, readable: Tensor, left_out: list[str], strict: bool
 ) -> Clips:
+    """Return the entries all of whose clips were encoded."""
     index_of = {path: place for place, path in enumerate(table.clips)}
     entries = [
         entry
@@ -124,8 +127,7 @@ def _usable(
 
 
 def _check_same_table(table: Table, workers: Workers) -> None:
-    """Raise BadData where processes, which may be on several machines, see different tables
-    or clips."""
+    """Raise BadData if processes, which may be on several machines, read different tables."""
     rows = [
         [identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels]
         for entry in table.entries
@@ -140,7 +142,7 @@ def _check_same_table(table: Table, workers: Workers) -> None:
 
 
 def _check_room(clips: int, backbone: Denoiser) -> None:
-    """Refuse what host memory cannot hold, before anything is decoded."""
+    """Raise BadData before any decoding if host memory cannot hold the latents."""
     needed = 4 * clips * int(np.prod(backbone.shape))
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 2 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):

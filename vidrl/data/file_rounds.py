@@ -1,5 +1,4 @@
-"""Rounds whose samples come from files: which clips a round has, and the loss on clips
-beside another loss.
+"""Choose the clips of files that a round trains on, and add a loss on clips to another loss.
 
 Legend: E entries of a table (a clip or a pair), N samples of a round over all processes, B
 of this process.
@@ -29,8 +28,11 @@ Encode = Callable[[Sequence[str]], Cond]
 
 
 class Files:
-    """What a run learns from files; `source` says where the samples of a round come from:
-    "clips", "pairs" or ""."""
+    """The files that a run learns from; `source` is "clips", "pairs" or "".
+
+    `check` comes first and needs no clip; `read` encodes the clips; `experience` calls
+    `read` if that was not done.
+    """
 
     def __init__(
         self,
@@ -50,7 +52,8 @@ class Files:
         self.tables = {key: config.read_table(recipe.data, key) for key in keys}
         self.clips: dict[str, Clips] = {}  # of the tables, once they are read
         updates = getattr(algorithm, "updates", 1)
-        noises = ceil(updates / self.n)  # 1, but where a round has fewer clips than optimiser steps
+        # above 1 only if a round has fewer clips than optimiser steps
+        noises = ceil(updates / self.n)
         self.data_loss: Algorithm = plugin.load("algorithms", "sft", noises=noises, updates=updates)
 
     @property
@@ -62,18 +65,20 @@ class Files:
 
     @property
     def width(self) -> int:
-        """How many samples of a round a row of the table gives; 0 where the policy
-        samples."""
+        """The number of samples that a row of the table gives; 0 if the policy samples."""
         return {"clips": 1, "pairs": 2, "": 0}[self.source]
 
     @property
     def members(self) -> int:
-        """See `config.members`."""
+        """The number of samples of a group; see `config.members`."""
         return self.width or self.recipe.train.group
 
     def places(self, width: int = 0) -> tuple[list[str], list[int]]:
-        """A round's prompts, as far as they are known before its clips are dealt, and the
-        places of this process."""
+        """Return labels of a round's prompts, and the indices of this process's samples.
+
+        The labels are row numbers, since the prompts are not known before the round's clips
+        are chosen.
+        """
         width = width or self.width
         index = [
             width * row + j for row in self.workers.share(self.n // width) for j in range(width)
@@ -82,9 +87,10 @@ class Files:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the files, once they are read."""
+        """Notes on the files to show to the user, complete after `read`."""
         counts = [
-            f"data.{key}: {len(clips.entries)} {'clips' if clips.width == 1 else key} are learned from"
+            f"data.{key}: {len(clips.entries)} {'clips' if clips.width == 1 else key} "
+            "are learned from"
             + (
                 f"; {len(clips.left_out)} left out: {shown(clips.left_out)}"
                 if clips.left_out
@@ -97,7 +103,7 @@ class Files:
         return [*remarks, *counts, *([unused] if self.source and self.recipe.data.prompts else [])]
 
     def check(self, plan: Plan, reward: Reward) -> None:
-        """Raise what the first round would raise, before any clip is read."""
+        """Fail early: raise the errors of the first round before any clip is read."""
         if self.weight:
             self.data_loss.setup(self.policy, reward, self.recipe.train.group)
         for key, table in self.tables.items():
@@ -111,15 +117,14 @@ class Files:
             )
 
     def read(self) -> None:
-        """Read and encode the clips, where that was not done yet."""
+        """Read and encode the clips, once."""
         for key, table in self.tables.items() if not self.clips else ():
             self.clips[key] = clip_latents.read(
                 table, self.policy.backbone, self.workers, self.recipe.data.strict
             )
 
     def experience(self, round: int, plan: Plan, key: str = "") -> Experience:
-        """The round's samples; the two clips of a pair are neighbours, the chosen one
-        first."""
+        """Return the round's samples; the clips of a pair are neighbours, the chosen one first."""
         self.read()
         clips = self.clips[key or self.source]
         width, seed = clips.width, self.recipe.seed
@@ -142,10 +147,10 @@ class Files:
         )
 
     def beside(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
-        """What `train.data_weight` adds to the optimiser steps of a round, without end;
-        None where it is 0.
+        """Return an endless iterator of data-loss batches for a round's optimiser steps.
 
-        Reward loss + weight · data loss, as in DDRL (arXiv 2512.04332).
+        Each item is (algorithm, batch, weight): the total is reward loss + weight · data
+        loss, as in DDRL (arXiv 2512.04332). None if `train.data_weight` is 0.
         """
         if not self.weight:
             return None
@@ -157,12 +162,12 @@ class Files:
         )
 
     def _data_loss_plan(self, round: int) -> Plan:
+        """Return the data loss's plan of a round."""
         return self.data_loss.plan(self.policy.backbone, round, torch.Generator())
 
 
 def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
-    """Raise BadData where a round of n clips over so many processes, or this plan, does not
-    suit a table's entries."""
+    """Raise BadData if a round of n clips, the processes or the plan do not suit a table."""
     width = len(table.entries[0].clips)
     if n % (width * workers):
         why = f"; {workers} processes share it" if workers > 1 else ""
@@ -184,8 +189,10 @@ def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
 
 
 def dealt(total: int, n: int, round: int, seed: int, name: str) -> list[int]:
-    """Which of `total` items the round has, n a round: a new random order each time that
-    all have come.
+    """Return the indices of the items of a round, `n` of `total`.
+
+    All items come once in a random order before a new order begins. The order depends only
+    on the seed, the name and the number of the pass, so that resumed runs repeat it.
 
     >>> dealt(3, 2, 0, 0, "x") + dealt(3, 2, 1, 0, "x")[:1] == dealt(3, 3, 0, 0, "x")
     True

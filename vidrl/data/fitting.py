@@ -1,5 +1,4 @@
-"""A video file as a clip that a generator could have made: of its size, its frame rate and
-its number of frames.
+"""Fit a video file to the size, frame rate and length of a generator's clips.
 
 Shapes: F frames, H W pixels.
 """
@@ -20,18 +19,16 @@ SAME_RATE = 0.01  # of a rate: 23.976 frames a second are taken for 24
 
 
 class Unfit(ValueError):
-    """A clip that is too short or too small; the message says what was expected and what
-    came."""
+    """Says that a clip is too short or too small: what was expected and what was found."""
 
 
 def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Tensor:
-    """The first F frames of a file at `fps` frames a second, shrunk and cut to H x W about
-    the middle: uint8, `shape`.
+    """Return the first F frames of a file at `fps`, shrunk and cut to H x W: uint8, `shape`.
 
-    `shape` is (F, 3, H, W). A clip of another frame rate is brought to `fps` as `vidrl
-    score` brings uneven films to even times. Nothing is enlarged, slowed down or repeated,
-    because the model would learn the blur and the standstill. Raises Unfit for a clip that
-    is too small or too short, and what `vidrl.rewards.video.Video` raises.
+    `shape` is (F, 3, H, W); the cut is about the centre. A clip of another frame rate is
+    resampled as `vidrl score` resamples uneven films. Nothing is enlarged, slowed down or
+    repeated, because the model would learn the blur and the standstill. Raises Unfit for a
+    clip that is too small or too short, and the errors of `vidrl.rewards.video.Video`.
     """
     frames, _, height, width = shape
     film = Video(path).even()
@@ -55,7 +52,7 @@ def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Te
 
 
 def _first_frames(pieces: Iterator[Tensor], frames: int) -> Iterator[Tensor]:
-    """The first frames, and no piece after them."""
+    """Yield the first frames, and read no piece after them."""
     for piece in pieces:
         yield piece[:frames]
         frames -= len(piece)
@@ -64,7 +61,7 @@ def _first_frames(pieces: Iterator[Tensor], frames: int) -> Iterator[Tensor]:
 
 
 def _fit_size(piece: Tensor, height: int, width: int) -> Tensor:
-    """Frames shrunk until one side fits, and cut about the middle."""
+    """Shrink frames until one side fits, and cut them about the centre."""
     rows, columns = piece.shape[-2:]
     scale = max(height / rows, width / columns)
     if scale < 1:

@@ -1,5 +1,4 @@
-"""An image file as a pipeline is given it: upright, three channels, white where
-transparent.
+"""Read an image file as pipelines take it: upright, three channels, white if transparent.
 
 Legend: H W pixels.
 """
@@ -25,16 +24,15 @@ LARGEST = 2**25  # pixels: 8K, 7680 x 4320, has a little less
 
 
 class BadPicture(ValueError):
-    """A file that is no image, or not one that is read; the message names the file and the
-    cure."""
+    """Says that a file is no image that can be read; the message names the file and the cure."""
 
 
 def read(path: str | os.PathLike[str]) -> Tensor:
-    """An image file as float32 (3, H, W) in [0, 1].
+    """Return an image file as float32 (3, H, W) in [0, 1].
 
-    It is turned upright as its EXIF says, and what is transparent shows white. Raises
-    FileNotFoundError; BadPicture for what is no image of `FORMATS`, is cut off, is
-    animated, or is larger than 8K; ImportError without Pillow.
+    EXIF rotation is applied, and transparent pixels become white. Raises FileNotFoundError;
+    BadPicture for a file that is no image of `FORMATS`, is cut off, is animated, or is
+    larger than 8K; ImportError without Pillow.
     """
     import numpy as np
 
@@ -42,8 +40,7 @@ def read(path: str | os.PathLike[str]) -> Tensor:
 
 
 def image(path: str | os.PathLike[str]) -> Image:
-    """The same as an RGB image of Pillow, which most pipelines take. Raises what `read`
-    raises."""
+    """Return an image file as Pillow's RGB image, which most pipelines take; see `read`."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected an image, found {describe_non_file(file)} at {file}")
@@ -59,7 +56,7 @@ def image(path: str | os.PathLike[str]) -> Image:
 
 
 def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
-    """Write (3, H, W), float in [0, 1], as a PNG file; no reader sees half of it."""
+    """Write (3, H, W), float in [0, 1], as a PNG file that appears complete."""
     from PIL import Image
 
     levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
@@ -68,7 +65,7 @@ def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is taken for a still image, by its suffix.
+    """Return whether a file's suffix is that of a still image.
 
     >>> is_picture("cat.PNG"), is_picture("cat.mp4")
     (True, False)
@@ -77,6 +74,7 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
 
 
 def _decoded(file: Path) -> Image:
+    """Decode an image file; raise BadPicture for animations and very large images."""
     from PIL import Image
 
     with Image.open(file, formats=FORMATS) as opened:
@@ -96,6 +94,7 @@ def _decoded(file: Path) -> Image:
 
 
 def _rgb(opened: Image) -> Image:
+    """Convert an image to upright RGB on white."""
     from PIL import Image, ImageOps
 
     image_upright = ImageOps.exif_transpose(opened)

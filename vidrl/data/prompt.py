@@ -1,5 +1,4 @@
-"""What a generator is asked for: a text, and what goes with it, as the image of
-image-to-video.
+"""Define a prompt: a text with references, such as the image of image-to-video.
 
 Legend: F frames, H W pixels.
 """
@@ -21,15 +20,14 @@ TEXT = "prompt"  # the last word in the name of a text's argument, as negative_p
 
 
 class Prompt(str):
-    """A text that is a `str`, with `references`: what goes with it, by a pipeline's
-    argument.
+    """A prompt is a `str` with `references`: further inputs, by the pipeline's argument names.
 
     A reference is the path of a file (`image`, `last_image`, `video`, `mask_image`, ...) or
-    a text (`negative_prompt`, `prompt_2`, ...); `is_file` tells by the name. Two prompts
-    are equal where their texts and their references are; a prompt without references equals
-    its text. A prompt cannot be changed, and is copied and pickled whole. The methods of
-    `str`, as in `prompt + "!"` and `str(prompt)`, give a plain text. Raises ValueError for
-    a reference of another name, or one that is neither a path nor a text.
+    a text (`negative_prompt`, `prompt_2`, ...); `is_file` decides by the name. Two prompts
+    are equal if their texts and their references are; a prompt without references equals
+    its text. A prompt cannot be changed; copies and pickles keep the references. The
+    methods of `str`, as in `prompt + "!"` and `str(prompt)`, return a plain text. Raises
+    ValueError for a reference of another name, or one that is neither a path nor a text.
 
     >>> prompt = Prompt("a cat runs", {"image": "cat.png"})
     >>> prompt.upper(), prompt.references["image"]
@@ -56,7 +54,7 @@ class Prompt(str):
             return NotImplemented
         return str(self) == str(other) and dict(self.references) == dict(of(other))
 
-    def __ne__(self, other: object) -> bool:  # str has one of its own, which does not ask `__eq__`
+    def __ne__(self, other: object) -> bool:  # str.__ne__ would ignore the `__eq__` above
         return not self == other
 
     def __hash__(self) -> int:
@@ -89,19 +87,18 @@ class Prompt(str):
         return {name: value for name, value in self.references.items() if not is_file(name)}
 
     def picture(self, name: str = "image") -> Tensor:
-        """The image of that name, float32 (3, H, W) in [0, 1].
+        """Return the image of that name, float32 (3, H, W) in [0, 1].
 
-        It is turned upright as its EXIF says, and what is transparent is white. Raises
-        KeyError where the prompt has no such file, and what `vidrl.data.picture.read`
-        raises.
+        EXIF rotation is applied, and transparent pixels become white. Raises KeyError if
+        the prompt has no such file, and the errors of `vidrl.data.picture.read`.
         """
         return picture.read(self._file(name))
 
     def film(self, name: str = "video") -> Tensor:
-        """The frames of the video of that name, float32 (F, 3, H, W) in [0, 1].
+        """Return the frames of the video of that name, float32 (F, 3, H, W) in [0, 1].
 
-        An image is a video of one frame. Raises KeyError where the prompt has no such file,
-        and what `vidrl.rewards.video.read` raises.
+        An image is a video of one frame. Raises KeyError if the prompt has no such file,
+        and the errors of `vidrl.rewards.video.read`.
         """
         from vidrl.rewards.video import read
 
@@ -109,6 +106,7 @@ class Prompt(str):
         return picture.read(path)[None] if picture.is_picture(path) else read(path)[0].float() / 255
 
     def _file(self, name: str) -> Path:
+        """Return the path of a file reference; raise KeyError if there is none."""
         if name not in self.files:
             known = ", ".join(self.files) or "none"
             raise KeyError(
@@ -118,7 +116,7 @@ class Prompt(str):
 
 
 def of(prompt: str) -> Mapping[str, str]:
-    """The references of a prompt; none of a plain text.
+    """Return the references of a prompt; a plain text has none.
 
     >>> dict(of("a cat")), dict(of(Prompt("a cat", {"image": "cat.png"})))
     ({}, {'image': 'cat.png'})
@@ -127,7 +125,7 @@ def of(prompt: str) -> Mapping[str, str]:
 
 
 def stem(name: str) -> str:
-    """The last word of the name of an argument, without a number.
+    """Return the last word of an argument's name, without a number.
 
     >>> stem("last_image"), stem("negative_prompt_2"), stem("num_frames")
     ('image', 'prompt', 'frames')
@@ -137,7 +135,7 @@ def stem(name: str) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Whether a reference of that name is a file, which the last word of the name tells.
+    """Return whether a reference of that name is a file; the name's last word decides.
 
     >>> names = ("image", "last_image", "control_video", "negative_prompt", "image_width")
     >>> [name for name in names if is_file(name)]
@@ -147,8 +145,9 @@ def is_file(name: str) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Whether a reference of that name is a text; `prompt` is the prompt itself and no
-    reference.
+    """Return whether a reference of that name is a text.
+
+    The name `prompt` is the prompt itself, and so no reference.
 
     >>> names = ("image", "negative_prompt", "prompt_2", "prompt", "seed")
     >>> [name for name in names if is_text(name)]
@@ -158,6 +157,7 @@ def is_text(name: str) -> bool:
 
 
 def _check(name: object, value: object) -> None:
+    """Raise ValueError for a reference of another name or another type."""
     if not isinstance(name, str) or not (is_file(name) or is_text(name)):
         raise ValueError(
             "expected the name of a pipeline's argument as the name of a reference, "

@@ -1,7 +1,7 @@
-"""A table of prompts: the column `prompt`, and columns of references, as `image`.
+"""Read a table of prompts: the column `prompt`, and columns of references, such as `image`.
 
-Every row that cannot be used is named with its place. Paths begin in the folder of the
-table.
+Every row that cannot be used is named with its place. Relative paths start in the folder of
+the table.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ USUAL_COLUMNS = (
 
 
 class BadPrompts(ValueError):
-    """A prompt file that cannot be used; the message names the line and the cure."""
+    """Says why a prompt file cannot be used; the message names the line and the cure."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A prompt file: its prompts in order, why rows are left out, and remarks on the
-    reading."""
+    """The content of a prompt file: its prompts in order, why rows are left out, and notes."""
 
     prompts: list[str]
     left_out: list[str] = field(default_factory=list)
@@ -44,8 +43,7 @@ class File:
 
 
 def read(path: Path) -> File:
-    """The prompts of a table, and which rows are left out, as `vidrl.data.prompts.table`
-    says.
+    """Return the prompts of a table and the rows left out; see `vidrl.data.prompts.table`.
 
     Raises BadPrompts, which names every row and column that is wrong.
     """
@@ -75,10 +73,10 @@ def read(path: Path) -> File:
 
 
 def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """The prompt and the cells of each row of a table, which may have any other columns.
+    """Return the prompt and the cells of each row of a table that may have any other columns.
 
-    A suite has such a table. Raises BadPrompts, with a line for each row that cannot be
-    used, where there is any.
+    A suite has such a table. Raises BadPrompts with a line for each row that cannot be
+    used.
     """
     file, notes = Path(path), list[str]()
     table = _entries(file)
@@ -94,6 +92,7 @@ def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _entries(path: Path) -> list[TableRow]:
+    """Return the rows of a table; raise BadPrompts if there are none."""
     try:
         table = read_table(
             path, lambda names: bool({*names} & {*NAMES["prompt"]}), lambda said: None
@@ -106,8 +105,7 @@ def _entries(path: Path) -> list[TableRow]:
 
 
 def _column(path: Path, table: Sequence[TableRow], notes: list[str]) -> str:
-    """The name of the column of prompts: `prompt`, or else one of a usual name, as
-    `caption`."""
+    """Return the name of the column of prompts: `prompt`, else one like `caption`."""
     names = list(dict.fromkeys(name for _, cells in table for name in cells))
     prompt_columns = [name for name in names if name.lower() in NAMES["prompt"]]
     candidates = ["prompt"] if "prompt" in names else prompt_columns
@@ -123,8 +121,7 @@ def _column(path: Path, table: Sequence[TableRow], notes: list[str]) -> str:
 
 
 def _unknown(table: Sequence[TableRow], column: str) -> list[str]:
-    """A line for each column that is neither prompt nor reference: the first row that fills
-    it."""
+    """Return a line for each column that is neither prompt nor reference, with its first row."""
     first: dict[str, str] = {}
     for where, cells in table:
         for name, value in cells.items():
@@ -140,7 +137,7 @@ def _unknown(table: Sequence[TableRow], column: str) -> list[str]:
 def _prompt_of_row(
     path: Path, where: str, cells: Mapping[str, Any], column: str, files: Set[str] = frozenset()
 ) -> tuple[str, list[str]]:
-    """The prompt of a row, and why it cannot be used; every row must have the `files`."""
+    """Return the prompt of a row, and why it cannot be used; every row must have the `files`."""
     text = cells.get(column)
     if text is None or isinstance(text, str) and not text.strip():
         return "", ["has no prompt"]
@@ -157,5 +154,5 @@ def _prompt_of_row(
 
 
 def listed(lines: Sequence[str]) -> str:
-    """Lines below a message, one each."""
+    """Return lines to put below a message."""
     return "".join(f"\n  {line}" for line in lines)

@@ -1,9 +1,9 @@
-"""Prompt files: plain UTF-8 text, one prompt a line, with comment lines that begin with #;
-or a table.
+"""Read prompt files: UTF-8 text with a prompt a line, or a table.
 
-A table (.csv, .tsv, .jsonl, .json, .parquet) has a column `prompt`, and may have columns of
-references, as `image` and `negative_prompt`: see `vidrl.data.prompt.Prompt`. Paths in it
-begin in its folder.
+Lines of a text file that begin with # are comments. A table (.csv, .tsv, .jsonl, .json,
+.parquet) has a column `prompt`, and may have columns of references, such as `image` and
+`negative_prompt`: see `vidrl.data.prompt.Prompt`. Relative paths start in the table's
+folder.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ COLUMNS = {"prompt", "prompts", "caption", "captions", "text"}
 
 
 def read(path: str | Path, strict: bool = False) -> list[str]:
-    """The prompts of a file in its order, without comment lines; those of a table are
-    `Prompt`s.
+    """Return the prompts of a file in order, without comments; a table gives `Prompt`s.
 
-    Raises what `table` raises, and with `strict` BadPrompts where a row of a table would be
-    left out.
+    Raises the errors of `table`; with `strict`, raises BadPrompts if a row of a table would
+    be left out.
     """
     found = table(path)
     if strict and found.left_out:
@@ -55,7 +54,7 @@ def read(path: str | Path, strict: bool = False) -> list[str]:
 
 
 def table(path: str | Path) -> File:
-    """The prompts of a file, and which rows of a table are left out: see `File`.
+    """Return the prompts of a file, and which rows of a table are left out: see `File`.
 
     Of a text file, only line feeds and carriage returns end a line, so that a prompt may
     hold U+2028 and other rare separators. A row of a table is left out where it has no
@@ -67,7 +66,8 @@ def table(path: str | Path) -> File:
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.jsonl"
-    >>> _ = file.write_text('{"prompt": "a cat runs", "negative_prompt": "blur"}\\n{"prompt": ""}\\n')
+    >>> row = '{"prompt": "a cat runs", "negative_prompt": "blur"}'
+    >>> _ = file.write_text(row + '\\n{"prompt": ""}\\n')
     >>> found = table(file)
     >>> found.prompts, found.left_out
     ([Prompt('a cat runs', {'negative_prompt': 'blur'})], ['line 2 has no prompt'])
@@ -79,10 +79,10 @@ def table(path: str | Path) -> File:
 
 
 def as_text(prompts: Sequence[str]) -> tuple[str, str]:
-    """Prompts as a prompt file: its suffix and its text, one prompt a line; JSON where
-    plain lines cannot hold them.
+    """Return prompts as a prompt file: its suffix and its content.
 
-    Files are named by absolute paths, so that the text may lie in any folder.
+    The file is plain text, or JSON lines if plain lines cannot hold the prompts. Files are
+    named by absolute paths, so that the prompt file may be in any folder.
 
     >>> as_text(["a cat", "a dog"])
     ('.txt', 'a cat\\na dog\\n')
@@ -110,7 +110,7 @@ def as_text(prompts: Sequence[str]) -> tuple[str, str]:
 
 
 def comments(path: str | Path) -> int:
-    """How many lines of a prompt file are comments; a table has none."""
+    """Return the number of comment lines of a prompt file; a table has none."""
     return (
         0
         if Path(path).suffix.lower() in SUFFIXES
@@ -121,11 +121,10 @@ def comments(path: str | Path) -> int:
 def notes(
     training: str | Path, held_out: str | Path, n: int, others: Sequence[str] = ()
 ) -> list[str]:
-    """What a person should know of a run's two prompt files; the first `n` held-out prompts
-    are evaluated on.
+    """Return notes on a run's two prompt files to show to the user.
 
-    `training` "" is none; `others` are prompts that are trained on and stand in no prompt
-    file.
+    The first `n` held-out prompts are evaluated. `training` may be ""; `others` are prompts
+    that are trained on and are in no prompt file.
     """
     found = {name: comments(name) for name in dict.fromkeys((str(training), str(held_out))) if name}
     messages = [
@@ -147,7 +146,7 @@ def notes(
 
 
 def differences(old: Sequence[str], new: Sequence[str]) -> str:
-    """In what two lists of prompts differ, in one line; empty where they are equal.
+    """Describe in one line how two lists of prompts differ; empty if they are equal.
 
     >>> differences(["a cat", "a dog"], ["a dog", "a cow"])
     "2 prompts -> 2 prompts; no longer there: 'a cat'; new: 'a cow'"
@@ -171,12 +170,13 @@ def differences(old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def _first_three(prompts: Sequence[str]) -> str:
+    """Return the first three prompts as text, and the number of the others."""
     more = f" and {len(prompts) - 3} more" if len(prompts) > 3 else ""
     return ", ".join(repr(prompt) for prompt in prompts[:3]) + more
 
 
 def _text_prompts(path: Path) -> list[str]:
-    """The prompts of a text file."""
+    """Return the prompts of a text file; raise BadPrompts for blank lines."""
     lines = _lines(path)
     prompts = [line for line in lines if not line.startswith("#")]
     if not prompts:
@@ -191,15 +191,16 @@ def _text_prompts(path: Path) -> list[str]:
 
 
 def _remarks(path: str) -> list[str]:
-    """What a person should know of how a table was read."""
+    """Return notes on how a table was read."""
     found = table(path)
     lost = f"{path}: {len(found.left_out)} rows are left out: {clip_files.shown(found.left_out)}"
     return [*found.notes, *([lost] if found.left_out else [])]
 
 
 def _lines(path: str | Path) -> list[str]:
+    """Return the lines of a text file without surrounding spaces and byte-order marks."""
     try:
-        # every end of line arrives here as a line feed
+        # read_text converts every end of line to a line feed
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadPrompts(
@@ -213,7 +214,7 @@ def _lines(path: str | Path) -> list[str]:
 
 
 def _refuse_table(path: str | Path, first: str, line: int) -> None:
-    """Raise where the first prompt is the header of a table, or a JSON object or list."""
+    """Raise BadPrompts if a text file's first prompt is a table's header or JSON."""
     kind = "the header of a table" if _is_header(first) else "JSON" if _is_json(first) else ""
     if kind:
         raise BadPrompts(
@@ -224,7 +225,7 @@ def _refuse_table(path: str | Path, first: str, line: int) -> None:
 
 
 def _is_header(line: str) -> bool:
-    """Whether short names stand between separators, and one of them means a prompt."""
+    """Return whether a line has short names between separators, one of which means a prompt."""
     cells = [cell.strip().strip("\"'").strip() for cell in re.split(r"[,;\t|]", line)]
     return all(re.fullmatch(r"\w*(?:[ ._-]\w+)?", cell) for cell in cells) and bool(
         {*map(str.lower, cells)} & COLUMNS
@@ -232,6 +233,7 @@ def _is_header(line: str) -> bool:
 
 
 def _is_json(line: str) -> bool:
+    """Return whether a line begins a JSON object or list."""
     if line[:1] not in ("{", "["):
         return False
     try:

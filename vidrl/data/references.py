@@ -1,5 +1,4 @@
-"""What goes with prompts: read from a table's cells, checked, compared; the images rewards
-see.
+"""Read, check and compare the references of prompts, and prepare images for rewards.
 
 Legend: B prompts, H W pixels.
 """
@@ -23,12 +22,11 @@ from . import picture
 from .prompt import Prompt, is_file, is_text, of, stem
 
 IMAGE = "image"  # the reference that rewards compare a clip with
-KEPT = 64  # resized images that are kept: the clips of a group share theirs
+KEPT = 64  # number of resized images in the cache: the clips of a group share an image
 
 
 def named(cells: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of a row that are references, by the names of their columns; empty cells
-    are none.
+    """Return the cells of a row that are references, by column name; empty cells are left out.
 
     >>> named({"file_name": "a.mp4", "image": "a.png", "num_frames": 17, "negative_prompt": None})
     {'image': 'a.png'}
@@ -41,8 +39,7 @@ def named(cells: Mapping[str, Any]) -> dict[str, str]:
 
 
 def prompt(text: str, found: Mapping[str, Any], place: Callable[[str], Path]) -> Prompt:
-    """A prompt with the references of a row; `place` gives the path of a file that the row
-    names.
+    """Return a prompt with the references of a row; `place` resolves the path of a named file.
 
     Raises ValueError for a value that is no text.
     """
@@ -56,8 +53,7 @@ def prompt(text: str, found: Mapping[str, Any], place: Callable[[str], Path]) ->
 
 
 def faults(asked: str) -> list[str]:
-    """Why files of a prompt cannot be used, one line each; an unchanged file is read
-    once."""
+    """Return why files of a prompt cannot be used, one line each; unchanged files are read once."""
     files = asked.files if isinstance(asked, Prompt) else {}
     return [
         f"{name}: {why}"
@@ -67,8 +63,7 @@ def faults(asked: str) -> list[str]:
 
 
 def record(asked: str) -> str | dict[str, str]:
-    """A prompt as JSON can hold it: its text, or where something goes with it, all of it by
-    name.
+    """Return a prompt for JSON: its text, or with references a dictionary of all by name.
 
     >>> record("a cat"), record(Prompt("a cat", {"image": "cat.png"}))
     ('a cat', {'prompt': 'a cat', 'image': 'cat.png'})
@@ -77,10 +72,10 @@ def record(asked: str) -> str | dict[str, str]:
 
 
 def columns(asked: str) -> dict[str, str]:
-    """A prompt's references as columns of a table of clips.
+    """Return a prompt's references as columns of a table of clips.
 
-    `reference` is what `vidrl bench` compares a clip with: the image, or else the video.
-    The others have their own names. Paths are absolute.
+    `reference` is the file with which `vidrl bench` compares a clip: the image, else the
+    video. The others have their own names. Paths are absolute.
 
     >>> columns(Prompt("a cat", {"image": "/cat.png", "negative_prompt": "blur"}))
     {'reference': '/cat.png', 'negative_prompt': 'blur'}
@@ -94,8 +89,10 @@ def columns(asked: str) -> dict[str, str]:
 
 
 def identity(asked: str) -> str | dict[str, str]:
-    """The same with the SHA-256 of files in place of their paths, which differ among
-    machines."""
+    """Return a prompt as `record` does, with the SHA-256 of files instead of their paths.
+
+    Paths differ among machines, contents do not.
+    """
     if not isinstance(asked, Prompt) or not asked.references:
         return str(asked)
     digests = {name: _sha256(str(path), _stamp(path)) for name, path in asked.files.items()}
@@ -103,15 +100,13 @@ def identity(asked: str) -> str | dict[str, str]:
 
 
 def key(asked: str) -> str:
-    """A text by which a checkpoint can name a prompt: its own, or JSON of its
-    `identity`."""
+    """Return a text by which a checkpoint names a prompt: its text, or JSON of its `identity`."""
     found = identity(asked)
     return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
 
 
 def without_folders(asked: str) -> str:
-    """A prompt whose files are named without their folders: the same after files were
-    moved."""
+    """Return a prompt whose files have no folders: it stays the same if files are moved."""
     return Prompt(
         asked,
         {
@@ -124,12 +119,11 @@ def without_folders(asked: str) -> str:
 def images(
     asked: Sequence[str], height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor | None:
-    """The images of prompts, (B, 1, 3, H, W) in [0, 1], of the clips' size; None if none
-    has one.
+    """Return the images of prompts, (B, 1, 3, H, W) in [0, 1], or None if no prompt has one.
 
-    This is the `reference` of `vidrl.rewards.Samples`. Images are stretched to the size, as
-    pipelines resize them. The image of a prompt that has none is NaN, so that the rewards
-    that need it leave that clip unscored.
+    This is the `reference` of `vidrl.rewards.Samples`. Images are stretched to the clips'
+    size, as pipelines resize them. The image of a prompt without one is NaN, so that
+    rewards that need it leave that clip unscored.
     """
     if not any(IMAGE in of(one) for one in asked):
         return None
@@ -138,10 +132,10 @@ def images(
 
 
 def shown(asked: str, path: Path, height: int, width: int) -> dict[str, Any]:
-    """What a row of a run folder says of a prompt's references.
+    """Return what a row of a run folder stores of a prompt's references.
 
-    The image is written to `path`, a .png, as rewards see it. A prompt without references
-    has none of these keys.
+    The image is written to `path`, a .png, as rewards see it. For a prompt without
+    references the result is empty.
     """
     found: dict[str, Any] = {"references": dict(of(asked))} if of(asked) else {}
     if IMAGE not in of(asked):
@@ -151,6 +145,7 @@ def shown(asked: str, path: Path, height: int, width: int) -> dict[str, Any]:
 
 
 def _image(path: str, height: int, width: int) -> Tensor:
+    """Return a resized image, or NaN without a path."""
     if not path:
         return torch.full((3, height, width), float("nan"))
     return _resized(path, _stamp(Path(path)), height, width)
@@ -158,6 +153,7 @@ def _image(path: str, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=KEPT)
 def _resized(path: str, stamp: tuple[int, int], height: int, width: int) -> Tensor:
+    """Return an image at a size; the last few are cached."""
     full = picture.read(path)[None]
     if full.shape[-2:] == (height, width):
         return full[0]
@@ -167,8 +163,7 @@ def _resized(path: str, stamp: tuple[int, int], height: int, width: int) -> Tens
 
 @cache
 def _fault(kind: str, path: str, stamp: tuple[int, int]) -> str:
-    """Why a file is not what the last word of its name asks for, image or video; "" if it
-    is."""
+    """Return why a file is not the image or video that `kind` asks for; "" if it is."""
     try:
         if kind in ("image", "images") or kind == "mask" and picture.is_picture(path):
             picture.image(path)
@@ -185,12 +180,13 @@ def _fault(kind: str, path: str, stamp: tuple[int, int]) -> str:
 
 @cache
 def _sha256(path: str, stamp: tuple[int, int]) -> str:
+    """Return the SHA-256 of a file's content; cached while its stamp stays the same."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """When a file was changed, and its size: a file is read again where these differ."""
+    """Return a file's modification time and size: a cache reads the file again if they differ."""
     try:
         stat = os.stat(path)
     except OSError:
