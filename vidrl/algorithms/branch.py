@@ -83,6 +83,7 @@ class Branch(Credited, Trajectory):
         super().setup(policy, reward, group)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Return the forks (step, children) of the options, or those of the prime factors."""
         if not self.factors:
             # Before `setup` the group size is not known: one fork into the whole group.
             children = factored(self.group, len(noisy)) if self.group else [0]

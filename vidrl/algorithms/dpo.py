@@ -62,6 +62,7 @@ class DPO(Preference):
         return found | ({"pairs": "each row of data.pairs is one pair"} if pairs else {})
 
     def labelled_rows(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Return the pairs of the files or those of `ranked`, and their segments' labels."""
         if experience.pairs is not None:
             return experience.pairs, self.labels(experience, experience.pairs)
         sizes = self.segment_sizes(experience.advantage, experience.rollout.plan)

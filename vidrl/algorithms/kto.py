@@ -52,6 +52,7 @@ class KTO(Preference):
             )
 
     def labelled_rows(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Return the samples, with 1 for their desirable segments and −1 for the undesirable."""
         if experience.pairs is not None:
             chosen = self.labels(experience, experience.pairs)
             return experience.pairs.flatten(), torch.stack([chosen, -chosen], 1).flatten(0, 1)
