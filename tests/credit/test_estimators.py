@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from vidrl import credit
 from vidrl.credit import ESTIMATORS, advantages, estimators
 from vidrl.credit import parts as composed
 from vidrl.credit.estimators import (
@@ -427,3 +428,13 @@ def test_every_estimator_is_to_be_had_from_credit():
         assert ours and not [
             name for name in ours if name != "checked" and not hasattr(credit, name)
         ]
+
+
+def test_former_names_are_still_accepted():
+    score, group = Score(torch.tensor([1.0, 0.0]), torch.rand(2, 5)), torch.tensor([0, 0])
+    assert torch.equal(
+        advantages(score, group, SPANS, way="whole"), advantages(score, group, SPANS, "whole")
+    )
+    assert credit.WAYS == credit.ESTIMATORS and credit.earned is credit.measured_credit
+    assert credit.without is credit.mask_samples and credit.shares_of is credit.part_fractions
+    assert credit.any_curve is credit.has_curve and credit.scaled_steps is credit.scale_steps

@@ -35,6 +35,13 @@ from .parts import (
     segment_sums,
 )
 
+# Former names, for code that imports them from here.
+any_curve = has_curve
+earned = measured_credit
+scaled_steps = scale_steps
+shares_of = part_fractions
+without = mask_samples
+
 __all__ = [
     "ESTIMATORS",
     "MEASURED",
