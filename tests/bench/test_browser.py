@@ -200,3 +200,56 @@ def test_no_number_touches_another_and_no_name_breaks_within_a_word(browser, tmp
     page = browser.open(write(results, tmp_path / "report.html"), width)
     assert page.ask(OVERLAPS) == []
     assert page.ask(BROKEN) == []
+
+
+def hostile_run(folder):
+    """The page of a run whose every text is hostile."""
+    from vidrl.report.page import page
+    from vidrl.report.run_folder import Run
+
+    every = " ".join(NAUGHTY)
+    row = {"prompt": every, "value": 0.1, "segments": [[0, 2], [2, 3]], "advantage": [1.0, -1.0]}
+    row |= {"curves": {every: [0.1, 0.2, 0.3]}, "parts": {every: 0.1, NAUGHTY[0]: 0.2}}
+    side = {"value": 0.1, "curves": {"composite": [0.1, 0.2], every: [0.1, 0.2]}}
+    clip = {"prompt": every, "file": every, "before": side, "after": side}
+    clip["references"] = {every: every}
+    held = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": None, "high": None}
+    dims = {every: {"mean": 0.1, "low": 0.0, "high": 0.2}}
+    run = Run(
+        folder / every.replace("/", "_")[:80],
+        config_text=every,
+        events=[{"round": 1, "kind": every, "message": every}],
+        metrics=[{"round": 1, "parts": {every: {"mean": 0.1, "std": 0.1}}}],
+        bench=[{"round": 1, "suite": every, "dims": dims, "trained": [every], "why": every}],
+        credit=[row | {"curve": [0.1, 0.2, 0.3], "file": None}],
+        timelines=[clip],
+        influence={"parts": {every: [[1.0] * 3] * 2}, "segments": [[0, 2], [2, 3]], "steps": every},
+        summary={"held_out": {every: held | {"note": every}}, "versions": {every: every}},
+    )
+    return page(run)
+
+
+def hostile_audit(folder):
+    """The page of an audit whose every name is hostile."""
+    from vidrl import audit
+    from vidrl.audit.page import page
+
+    every = " ".join(NAUGHTY)
+    clips = [audit.Clip(f"{every} {i}", clip.video) for i, clip in enumerate(audit.world_clips(2))]
+    left = [audit.Left(every, every)]
+    return page(
+        audit.run(lambda v, p, fps: v.mean((1, 2, 3, 4)), clips, ["dim"], name=every, left=left)
+    )
+
+
+@pytest.mark.parametrize("write_page", [hostile_run, hostile_audit])
+def test_nothing_hostile_runs_on_the_pages_of_runs_and_audits(browser, tmp_path, write_page):
+    path = tmp_path / "page.html"
+    path.write_text(write_page(tmp_path), encoding="utf-8")
+    page = browser.open(path, 1280)
+    page.ask(UNFOLD)
+    assert page.ask("typeof window.broken") == "undefined"
+    assert page.ask("document.querySelectorAll('img[src=x], [onerror], [onload]').length") == 0
+    assert page.ask("document.querySelectorAll('script').length") == (write_page is hostile_run)
+    assert NAUGHTY[0] in page.ask("document.body.textContent")
+    assert page.complaints() == [] and page.requests() == [path.resolve().as_uri()]

@@ -611,3 +611,13 @@ def test_dims_by_kind_of_prompt_are_tables_and_their_words_are_escaped(tmp_path)
     assert (
         '<td title="0.25 to 0.75">0.5 <small>(7)</small></td>' in text and 'href="#kinds"' in text
     )
+
+
+def test_the_table_of_effect_sizes_has_a_cell_for_each_column():
+    results = made(shift=0.1, dims=("flicker",))
+    results["comparisons"][0].update(win_rate=0.75, win_low=0.5, win_high=0.9)
+    results["comparisons"][0].update(all_low=0.08, all_high=0.12, spread=0.05, groups=12)
+    table = shown(results).split('<table class="sizes">')[1].split("</table>")[0]
+    assert table.count("<th ") == table.count("<td>") == 12
+    for cell in ("0.08 to 0.12", "75 % (50 to 90)", "about "):
+        assert cell in table

@@ -1,3 +1,4 @@
+/* The script of a run's page: it plays the clips together and shows the playing frame. */
 const clips = [...document.querySelectorAll("video")];
 const press = (id, act) => document.getElementById(id)?.addEventListener("click", event => {
   const on = event.target.getAttribute("aria-pressed") !== "true";
@@ -7,8 +8,10 @@ const press = (id, act) => document.getElementById(id)?.addEventListener("click"
 const restart = () => clips.forEach(clip => { clip.currentTime = 0; });
 press("pause", on => clips.forEach(clip => on ? clip.pause() : clip.play()));
 press("slow", on => { clips.forEach(clip => { clip.playbackRate = on ? 0.25 : 1; }); restart(); });
+/* A reader who asked for less motion gets paused clips. The others start together, once loaded. */
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) document.getElementById("pause")?.click();
 else setTimeout(restart, 300);
+/* In a card with a time axis a line follows the playing clip, and the pointer holds a frame. */
 document.querySelectorAll(".card").forEach(card => {
   const clip = card.querySelector("video"), heads = [...card.querySelectorAll(".playhead")];
   if (!clip || !heads.length) return;

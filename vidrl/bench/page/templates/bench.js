@@ -3,28 +3,28 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
-const make = (tag, about = {}, ...inside) => {
-  const made = Object.assign(document.createElement(tag), about);
-  made.append(...inside.filter(one => one !== null && one !== undefined));
-  return made;
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children.filter(child => child !== null && child !== undefined));
+  return element;
 };
 const setOf = named => data.sets[Number(named.split(".")[0])];
-const said = value => value === null || value === undefined ? "–"
+const numberText = value => value === null || value === undefined ? "–"
   : String(Number(value.toPrecision(3))).replace("-", "−");
 
-/* playing; the prefix is in two parts, so that a search of the page for films finds films alone */
+/* Playing. The prefix is in two parts, so that a search of the page finds no prefix without a film. */
 const FILM = "data:" + "video/mp4;base64,";
 const source = named => {
   const inline = document.querySelector(`video[data-own="${named}"]`);
   const kept = (data.media[named] || {}).video;
   return inline ? inline.src : kept ? `${FILM}${kept}` : "";
 };
-const held = () => $("pause") && $("pause").getAttribute("aria-pressed") === "true";
+const paused = () => $("pause") && $("pause").getAttribute("aria-pressed") === "true";
 const slow = () => $("slow") && $("slow").getAttribute("aria-pressed") === "true";
 const start = clip => {
   if (!clip.src) { clip.preload = "auto"; clip.src = source(clip.dataset.clip); }
   clip.playbackRate = slow() ? 0.25 : 1;
-  if (!held()) clip.play().catch(() => {});
+  if (!paused()) clip.play().catch(() => {});
 };
 const shown = () => [...document.querySelectorAll("video")].filter(clip => !clip.closest("details:not([open])"));
 const begin = () => shown().forEach(start);
@@ -38,11 +38,11 @@ press("slow", () => shown().forEach(clip => { clip.currentTime = 0; clip.playbac
 document.querySelectorAll("details.fold").forEach(fold => fold.addEventListener("toggle", () =>
   fold.querySelectorAll("video").forEach(clip => fold.open ? start(clip) : clip.pause())));
 
-/* charts, as charts.py draws them */
-const svg = (tag, about) => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  Object.entries(about).forEach(([name, value]) => made.setAttribute(name, value));
-  return made;
+/* Charts in the form that charts.html draws them. */
+const svg = (tag, attributes) => {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+  return element;
 };
 const chart = (lines, frames) => {
   const known = lines.flatMap(line => line.y).filter(value => value !== null);
@@ -62,13 +62,13 @@ const chart = (lines, frames) => {
   });
   const plot = make("div", { className: "plot" });
   plot.append(drawn);
-  return make("div", { className: "chart" }, make("span", { className: "top", textContent: said(high) }),
-    make("span", { className: "bottom", textContent: said(low) }), plot,
+  return make("div", { className: "chart" }, make("span", { className: "top", textContent: numberText(high) }),
+    make("span", { className: "bottom", textContent: numberText(low) }), plot,
     make("span", { className: "from", textContent: "0" }),
     make("span", { className: "to", textContent: `frame ${frames - 1}` }));
 };
 
-/* one case, frame by frame */
+/* One case frame by frame, in the form of frames.html. */
 const keyOf = named => make("i", { className: `key ${setOf(named).hue}` });
 const pictures = (named, name) => {
   const media = data.media[named] || {}, found = name === "film" ? media.film : (media.maps || {})[name];
@@ -102,7 +102,7 @@ const strips = named => {
 };
 const cardOf = (one, at) => {
   const dim = data.dims[at], clips = one.clips.map(named => [named, data.clips[named]]);
-  const told = clips.map(([named, clip]) => make("span", {}, keyOf(named), said(clip.value[at])));
+  const values = clips.map(([named, clip]) => make("span", {}, keyOf(named), numberText(clip.value[at])));
   const lines = clips.filter(([, clip]) => clip.curve[at])
     .map(([named, clip]) => ({ y: clip.curve[at], hue: setOf(named).hue }));
   const why = clips.map(([, clip]) => (clip.why || {})[at]).filter(reason => reason)[0];
@@ -111,7 +111,7 @@ const cardOf = (one, at) => {
   const drawn = chart(lines, frames) || (why ? null : note("One number a clip."));
   const mark = dim.trained ? make("sup", { textContent: "†", title: "was a training reward" }) : null;
   return make("div", { className: "card" }, make("div", { className: "head2" }, make("h3", {}, dim.name, mark),
-    make("span", { className: "told" }, ...told)), drawn, why ? note(why) : null);
+    make("span", { className: "told" }, ...values)), drawn, why ? note(why) : null);
 };
 const fileOf = named => data.clips[named].path.split("/").pop();
 const titleOf = one => one.prompt || [...new Set(one.clips.map(fileOf))].join(" · ");
@@ -134,7 +134,7 @@ const follow = () => document.querySelectorAll("#looked .timeline").forEach(row 
     clip.pause();
     clip.currentTime = at * clip.duration;
   });
-  lanes.addEventListener("pointerleave", () => held() || start(clip));
+  lanes.addEventListener("pointerleave", () => paused() || start(clip));
   move();
 });
 const show = i => {
@@ -158,7 +158,7 @@ const sorted = at => data.cases.map((one, i) => [i, at < 0 ? i : gap(one, at)])
   .sort((a, b) => (a[1] === null) - (b[1] === null) || a[1] - b[1] || a[0] - b[0]);
 const fill = at => $("pick").replaceChildren(...sorted(at).map(([i, value], rank) => {
   const title = titleOf(data.cases[i]), brief = title.length > 70 ? title.slice(0, 69) + "…" : title;
-  return make("option", { value: String(i), textContent: `${rank + 1}. ${brief}${at < 0 ? "" : ` (${said(value)})`}` });
+  return make("option", { value: String(i), textContent: `${rank + 1}. ${brief}${at < 0 ? "" : ` (${numberText(value)})`}` });
 }));
 if ($("look")) {
   const first = data.sets[0].name, last = data.sets[data.sets.length - 1].name;
@@ -183,7 +183,7 @@ if ($("look")) {
   follow();
 }
 
-/* copying */
+/* The buttons that copy a table. */
 document.querySelectorAll("button[data-copy]").forEach(button => button.addEventListener("click", async () => {
   const text = $(button.dataset.copy);
   const copying = navigator.clipboard ? navigator.clipboard.writeText(text.textContent) : Promise.reject();
