@@ -29,6 +29,7 @@ NEEDED = [
     "vidrl/bench/page/templates/bench.css",
     "vidrl/bench/page/templates/bench.html",
     "vidrl/bench/page/templates/bench.js",
+    "vidrl/bench/page/templates/meta.svg",
     "vidrl/cli/__init__.py",
     "vidrl/audit/command.py",
     "vidrl/rewards/base.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from vidrl.audit.hacks import HACKS
@@ -11,6 +10,7 @@ from vidrl.audit.page import GAIN, LOSS, NONE
 from vidrl.bench.detection import FEWEST_SOURCES
 from vidrl.bench.export import code_line, plain_markdown
 from vidrl.report.charts import decimals
+from vidrl.report.render import render
 
 # Pixels of the picture: width and height of a cell, margins for the names of dims (left)
 # and corruptions (top).
@@ -22,7 +22,6 @@ TITLES = {
     "real": "pieces of real videos",
 }
 PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
-GREY = "#62656b"
 
 ABOUT = """\
 Every clip is corrupted and then saved with loss, and compared with four saved versions of
@@ -222,54 +221,43 @@ def picture(found: Mapping[str, Any]) -> str:
     visible, invisible = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
-    width, height = (
-        LEFT + CELL * (len(visible) + len(invisible)) + (66 if invisible else 30),
-        62 + panel * len(sources) + 64,
+    text = render(
+        "bench/meta.svg",
+        width=LEFT + CELL * (len(visible) + len(invisible)) + (66 if invisible else 30),
+        height=62 + panel * len(sources) + 64,
+        panels=[_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)],
+        legend=[colour(k / 6) for k in range(7)],
     )
-    parts = [
-        _text(16, 30, "Which faults lower a dim, and which raise it", 17, bold=True),
-        _text(
-            16,
-            50,
-            "area under ROC of a corrupted clip against its own sound self, both saved with loss",
-            12,
-        ),
-    ]
-    parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" '
-        f'role="img" aria-label="areas under ROC by dim and corruption" '
-        f'font-family="ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif">'
-        f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}'
-        f"{_legend(16, height - 44)}</svg>\n"
-    )
+    return text + "\n"
 
 
-def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
+def _panel(found: Mapping[str, Any], source: str, y: float) -> dict[str, Any]:
+    """Return the panel of one source, which starts at height `y`."""
     visible, invisible = columns(found)
     counted, cells = found["clips"][source], areas(found, source)
-    few = (
-        f" (of {counted['videos']}: too few for frames)"
-        if counted["videos"] < FEWEST_SOURCES
-        else ""
-    )
-    title = f"{counted['clips']} {TITLES[source]}{few}"
+    is_small = counted["videos"] < FEWEST_SOURCES
+    few = f" (of {counted['videos']}: too few for frames)" if is_small else ""
+    # a gap separates the corruptions that a person cannot detect
     places = {
         name: LEFT + CELL * k + (24 if name in invisible else 0)
         for k, name in enumerate([*visible, *invisible])
     }
-    parts = [_text(16, y + 10, title, 12.5, bold=True)]
-    parts += [_head(name, x, y + TOP - 8) for name, x in places.items()]
+    groups = []
     top = y + TOP
-    for profile, words in PROFILES.items():
+    for profile, title in PROFILES.items():
         dims = [dim["name"] for dim in found["dims"] if dim["profile"] == profile]
-        if not dims:
-            continue
-        parts.append(_text(16, top + 18, words, 11, GREY))
-        parts += [_row(cells, dim, places, top + HIGH * (k + 1)) for k, dim in enumerate(dims)]
-        top += HIGH * (len(dims) + 1)
-    return "".join(parts)
+        rows = [_row(cells, dim, places, top + HIGH * (k + 1)) for k, dim in enumerate(dims)]
+        if rows:
+            groups.append({"title": title, "y": top + 18, "rows": rows})
+            top += HIGH * (len(dims) + 1)
+    return {
+        "title": f"{counted['clips']} {TITLES[source]}{few}",
+        "y": y + 10,
+        "heads": [
+            {"name": name, "x": x + 0.55 * CELL, "y": y + TOP - 8} for name, x in places.items()
+        ],
+        "groups": groups,
+    }
 
 
 def _row(
@@ -277,76 +265,42 @@ def _row(
     dim: str,
     places: Mapping[str, float],
     y: float,
-) -> str:
-    drawn = "".join(
-        _cell(cells.get((dim, name), []), x, y, HACKS[name].told_from) for name, x in places.items()
-    )
-    name = _text(LEFT - 10, y + 18, dim, 12, anchor="end", bold=dim == "default")
-    return f'{name}<g font-size="10.5" text-anchor="middle" fill="#1b1c1e">{drawn}</g>'
+) -> dict[str, Any]:
+    """Return one dim: its name and a cell for each corruption."""
+    drawn = [
+        _cell(cells.get((dim, name), []), x, y, HACKS[name].counts_from)
+        for name, x in places.items()
+    ]
+    return {"dim": dim, "x": LEFT - 10, "y": y + 18, "bold": dim == "default", "cells": drawn}
 
 
-def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: float) -> str:
+def _cell(
+    levels: Sequence[Mapping[str, Any]], x: float, y: float, counts_from: float
+) -> dict[str, Any]:
     """Return a cell: the greatest strength as a field with its number, weaker ones as strips."""
+    place = {"middle": x + CELL / 2, "y": y, "colour": None}
     if not levels or levels[-1]["paired"]["area"] is None:
-        return _text(x + CELL / 2, y + 18, "–", 10, GREY, "middle")
+        return place
     *weak, full = levels
     area, wide = full["paired"]["area"], (CELL - 3) / max(len(weak), 1)
-    frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "raises" else ""
-    fade = "" if full["strength"] >= told_from else ' opacity=".6"'
-    strips = "".join(
-        f'<rect x="{x + 1.5 + k * wide:g}" y="{y + 1:g}" width="{wide - 1:g}" height="4" '
-        f'fill="{colour(level["paired"]["area"])}"{fade}/>'
-        for k, level in enumerate(weak)
-        if level["paired"]["area"] is not None
-    )
-    ink = ' fill="#ffffff"' if abs(area - 0.5) > 0.3 and not fade else ""
-    return (
-        f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" '
-        f'rx="2" '
-        f'fill="{colour(area)}"{frame}{fade}/>'
-        f'<text x="{x + CELL / 2:g}" y="{y + 19:g}"{ink}>{100 * area:.0f}</text>'
-    )
-
-
-def _head(name: str, x: float, y: float) -> str:
-    at = x + 0.55 * CELL
-    return (
-        f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" '
-        f'transform="rotate(-55 {at:g} {y:g})">'
-        f"{escape(name)}</text>"
-    )
-
-
-def _legend(x: float, y: float) -> str:
-    boxes = "".join(
-        f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" '
-        f'fill="{colour(k / 6)}"/>'
-        for k in range(7)
-    )
-    ends = (
-        "0: it always raises the score · 0.5: no more than saving · 1: it always lowers the score"
-    )
-    words = (
-        "number and field: full strength, in hundredths; strips above it: a quarter and half "
-        "of it; framed: it "
-        "raises the score, by its 95 % interval; pale, right: what a person could not tell "
-        "from the clip"
-    )
-    return boxes + _text(x + 246, y, ends, 11, GREY) + _text(x, y + 22, words, 11, GREY)
-
-
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    size: float,
-    fill: str = "#1b1c1e",
-    anchor: str = "start",
-    bold: bool = False,
-) -> str:
-    weight = ' font-weight="650"' if bold else ""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" '
-        f'text-anchor="{anchor}"{weight}>'
-        f"{escape(words)}</text>"
-    )
+    is_faded = full["strength"] < counts_from
+    return place | {
+        "x": x + 1.5,
+        "width": CELL - 3,
+        "height": HIGH - 8,
+        "colour": colour(area),
+        "framed": full["verdict"] == "raises",
+        "faded": is_faded,
+        # white can be read on strong colours alone
+        "white": abs(area - 0.5) > 0.3 and not is_faded,
+        "words": f"{100 * area:.0f}",
+        "strips": [
+            {
+                "x": x + 1.5 + k * wide,
+                "width": wide - 1,
+                "colour": colour(level["paired"]["area"]),
+            }
+            for k, level in enumerate(weak)
+            if level["paired"]["area"] is not None
+        ],
+    }
