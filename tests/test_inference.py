@@ -19,7 +19,7 @@ from vidrl.inference.margins import equivalent, not_worse
 from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
 from vidrl.inference.power import least_detectable, needed, power, reachable
 from vidrl.inference.shares import share
-from vidrl.inference.student import beta_below, t_below, t_quantile
+from vidrl.inference.student import expanded, t_below, t_quantile
 
 STUDIES = Path(__file__).parent.parent / "benchmarks/studies"
 
@@ -232,13 +232,20 @@ def test_what_eight_prompts_cannot_show_in_twelve_dims():
 # --- parts
 
 
-def test_students_t_and_the_beta_distribution_are_scipys():
-    for df in (1, 2, 2.5, 7, 300):
-        for level in (0.6, 0.975, 0.99999):
-            assert t_quantile(df, level) == pytest.approx(stats.t.ppf(level, df), rel=1e-8)
-        assert t_below(-1.3, df) == pytest.approx(stats.t.cdf(-1.3, df), rel=1e-9)
-    found = [beta_below(x, 2, 30) for x in (0.0, 0.05, 0.9, 1.0)]
-    assert found == pytest.approx(stats.beta.cdf([0, 0.05, 0.9, 1], 2, 30))
+def test_students_t_is_that_of_the_tables():
+    """Abramowitz and Stegun 1964, table 26.10; for df = 1 the arc tangent, for 2 a root."""
+    assert t_quantile(10) == pytest.approx(2.228, abs=5e-4)
+    assert t_quantile(30, 0.995) == pytest.approx(2.750, abs=5e-4)
+    for x in (-3.0, -0.5, 0.0, 2.0):
+        assert t_below(x, 1) == pytest.approx(0.5 + math.atan(x) / math.pi, rel=1e-12)
+        assert t_below(x, 2) == pytest.approx(0.5 + x / (2 * math.sqrt(2 + x * x)), rel=1e-12)
+    assert t_below(t_quantile(7.5, 0.9), 7.5) == pytest.approx(0.9, rel=1e-9)
+
+
+def test_percentiles_of_few_are_wider_than_the_plain_ones():
+    low, high = expanded(6)
+    assert low + high == pytest.approx(1) and low < 0.025
+    assert expanded(100_000)[0] == pytest.approx(0.025, abs=1e-4)
 
 
 def test_variance_is_split_into_prompts_and_seeds():
