@@ -26,10 +26,10 @@ FEW = 4  # clips that are scored alone, or at other rates and sizes
 
 def sensitivity(scorer: Scorer, clips: Sequence[Clip], clean: Values, null: Null) -> Check:
     """Check that clips differ by more than the re-encoding of a clip changes its value."""
-    known = len(finite(clean))
+    scored = len(finite(clean))
     ratio = null.spread / null.noise if null.noise > 0 else (np.inf if null.spread > 0 else 0.0)
     words = (
-        f"the values of {known} clips have a standard deviation of {number(null.spread)}, "
+        f"the values of {scored} clips have a standard deviation of {number(null.spread)}, "
         f"{number(ratio)} times the change by re-encoding ({number(null.noise)})"
     )
     return Check("sensitive", bool(ratio > 2), ratio, 2.0, words)

@@ -1,6 +1,6 @@
 """The audit as one SVG picture for a README: this module places, templates/picture.svg draws.
 
-Hacks by strengths stand in two blocks: those that count left, the others right. Below the
+Hacks by strengths are in two blocks: hacks that count at the left, others at the right. Below the
 right block are the curves of best-of-N, if the search was asked for. Lengths are pixels.
 """
 

@@ -192,8 +192,8 @@ def best_of(values: Values, others: Values, n: int) -> tuple[float, float]:
     >>> best_of(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 9.0]), 2)
     (2.6666666666666665, 6.0)
     """
-    known = np.isfinite(values)
-    values, others = values[known], others[known]
+    scored = np.isfinite(values)
+    values, others = values[scored], others[scored]
     if not len(values):
         return math.nan, math.nan
     order, n = np.argsort(values, kind="stable"), min(n, len(values))

@@ -53,10 +53,10 @@ class Wins(NamedTuple):
         """Return a text as `3 of 600 (0.5 %, 95 % interval 0.1 to 1.9 %)`; `what` follows 600."""
         if not self.pairs:
             return "none tried"
-        known = math.isfinite(self.low)
+        has_interval = math.isfinite(self.low)
         ends = (
             f"95 % interval {percent(self.low)} to {percent(self.high)} %"
-            if known
+            if has_interval
             else "no interval of one source"
         )
         return f"{self.wins} of {self.pairs}{what} ({percent(self.rate)} %, {ends})"

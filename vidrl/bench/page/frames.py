@@ -104,6 +104,7 @@ def script_data(
     `inline` are the clips whose films the page holds already.
     """
     clips: dict[str, Any] = {}
+    # cases with shown clips come first
     ranked = sorted(
         range(len(found)), key=lambda i: not any(named in media for named in found[i].keys)
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vidrl.bench.protocol import Protocol
 
-VERSION = 2  # raised when what is made of a clip changes
+VERSION = 2  # raised when the form of the copies changes, so that old copies are not used
 LIMIT = 40  # clips shown
 BUDGET = 12_000_000  # bytes of all that is shown of them
 FILM = 8  # frames of a film

@@ -129,7 +129,7 @@ def nearer(row: Row) -> str:
         return f"{pair}: not known: {'; '.join(map(str, row.get('notes') or []))}"
     # a positive difference means that the first set is further away
     side = "second" if row["low"] > 0 else "first" if row["high"] < 0 else ""
-    verdict = f"{row[side]} is nearer" if side else "not told apart"
+    verdict = f"{row[side]} is nearer" if side else "no difference beyond doubt"
     return f"{pair}: {row['difference']:.4g} [{row['low']:.4g}, {row['high']:.4g}], {verdict}"
 
 
