@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.special import nctdtr
 
 from vidrl.inference.confidence import least_p, uncautious
@@ -33,7 +34,8 @@ def power(delta: float, groups: int, alpha: float) -> float:
     freedom = groups - 1
     critical = t_quantile(freedom, 1 - alpha / 2)
     below = nctdtr(freedom, delta, [-critical, critical])
-    return float(below[0] + 1 - below[1])
+    lower, upper = np.nan_to_num(below)  # scipy returns NaN for some values below 1e-14
+    return float(lower + 1 - upper)
 
 
 def least_detectable(
