@@ -19,7 +19,7 @@ WIDTHS = (1024, 128, 64, 16, 1)
 
 
 class Aesthetic(LearnedReward):
-    """The prettiness of each frame, which a head on CLIP L/14 embeddings predicts.
+    """How pretty each frame is to people, predicted from CLIP L/14 features; about 1 to 10.
 
     A frame scores head(z / |z|), where z is the CLIP embedding of the frame. The value is
     about 1 to 10, the scale on which people rated pictures.

@@ -14,7 +14,7 @@ PARTS = ("object", "camera", *NAMES)
 
 
 class CameraObject(Reward):
-    """The speed at which things move relative to the camera, or the camera itself moves.
+    """How fast things move relative to the camera, or how fast the camera moves.
 
     The unit is picture diagonals a second.
 

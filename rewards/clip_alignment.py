@@ -12,7 +12,7 @@ from .encoders import cosine, load_pair
 
 
 class ClipAlignment(LearnedReward):
-    """The agreement of each frame with the prompt, which CLIP or SigLIP measures.
+    """How well each frame fits the prompt, which CLIP or SigLIP measures.
 
     CLIP gives cos(z_t, z_text), where z_t is the embedding of frame t and z_text that of
     the prompt: in [-1, 1], and about 0.2 to 0.35 for frames that fit. SigLIP gives the

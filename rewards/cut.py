@@ -15,7 +15,7 @@ BINS = 16  # levels of a histogram, for each channel
 
 
 class Cut(Reward):
-    """Minus the number of cuts and dissolves that a clip has in a second; 0 is one shot.
+    """Minus the number of cuts and dissolves a second; 0 means that the clip is one shot.
 
     The difference of two frames is s = sqrt(h l). h is the total variation between their
     histograms (16 bins a channel, averaged over the channels). l is max(0, (1 - r) / 2 -

@@ -24,7 +24,7 @@ class _Track:
 
 
 class Drift(Reward):
-    """How far each frame's colour, light and detail have drifted from the first frame.
+    """Minus how far colour, light and detail have drifted from those of the first frame.
 
     The pixels of frame 0 are followed along the flow. The term of frame t is -(the mean of
     |ln c_t - ln c_0| over channels and blocks that are still in sight + weight |ln (d_t /

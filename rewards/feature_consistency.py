@@ -11,7 +11,7 @@ from .encoders import Encoder, cosine, load
 
 
 class FeatureConsistency(LearnedReward):
-    """Compares the features of each frame with those of an earlier frame and of the first.
+    """How alike the features of a frame are to those of an earlier frame and of the first.
 
     The term of frame t >= 1 is (1 - anchor) cos(z_t, z_{t-g}) + anchor cos(z_t, z_0), where
     z is the feature of a frame and g = gap x fps frames, rounded and at least 1; for t < g

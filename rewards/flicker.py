@@ -9,7 +9,7 @@ from .flow import blocks
 
 
 class Flicker(Reward):
-    """Minus the amount by which light, colour and sharpness jump from their own trend.
+    """Minus how much light, colour and sharpness jump; 0 means that nothing flickers.
 
     A term is -(the mean over blocks and channels of |ln n + ln p - 2 ln c|) - detail |ln
     D_n + ln D_p - 2 ln D_c|. c is the mean of a block (an eighth of the shorter side) of

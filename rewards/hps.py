@@ -15,7 +15,7 @@ from .encoders import TextImage, cosine
 
 
 class Hps(LearnedReward):
-    """The Human Preference Score v2 or v2.1 of each frame, which a CLIP ViT-H/14 gives.
+    """How much people would prefer each frame for its prompt; HPSv2 or v2.1 predicts this.
 
     The score is factor x cos(z_t, z_text), where z are embeddings of open_clip's ViT-H/14,
     trained on people's rankings. The published score is the cosine, about 0.2 to 0.35;

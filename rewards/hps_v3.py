@@ -19,7 +19,7 @@ PIXELS = 256 * 28 * 28
 
 
 class HpsV3(LearnedReward):
-    """The Human Preference Score v3 of each frame, which a Qwen2-VL 7B with a head gives.
+    """How much people would prefer each frame for its prompt; HPSv3 predicts this.
 
     The head, linear-ReLU-linear-ReLU-linear of widths 1024, 16 and 2, reads the network's
     state at the mark at the end of the published instruction. The score is the first of its

@@ -65,8 +65,8 @@ class HttpScorer(Reward):
     card = Card(
         sees="What the server's reward sees.",
         blind_to="What the server's reward is blind to.",
-        hacks="The hacks of the server's reward.",
-        input="The input of the server's reward. Clips are sent whole, not in pieces.",
+        hacks="Whatever raises the score of the server's reward.",
+        input="Whatever the server's reward needs. Clips are sent whole, not in pieces.",
         cost="Sending the clips: 66 MB for 25 frames of 720 x 1280 in uint8, four times as "
         "much in float.",
     )

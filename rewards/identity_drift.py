@@ -32,7 +32,7 @@ class _Seen:
 
 
 class IdentityDrift(Reward):
-    """The drift that moves the features of the frames away from the first frame.
+    """Minus the distance between a frame's features and the first frame's, which is drift.
 
     The term of frame t is -(1 - cos(z_t, z_0)), where z are the features that an image
     network gives. The range is [-2, 0]; a still gets 0. With `against="mean"`, z_0 is the

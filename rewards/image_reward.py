@@ -20,7 +20,7 @@ LONGEST = 35  # tokens
 
 
 class ImageReward(LearnedReward):
-    """The rating that people would give each frame for its prompt, predicted by a BLIP.
+    """How highly people would score each frame for its prompt; ImageReward predicts this.
 
     BLIP's text encoder attends to the picture. The score is (head(first token of the text)
     - 0.16717) / 1.03334, as published, so that it has about mean 0 and deviation 1 over the

@@ -14,7 +14,7 @@ from .flow import Motion, around
 
 
 class Jerk(Reward):
-    """Minus the logarithm of how much the motion of tracked points jerks; 0 is smooth.
+    """Minus how jerky the motion of tracked points is, on a log scale; 0 is smooth.
 
     The value is the mean of -ln(1 + j / scale); motion of constant speed or constant
     acceleration gets 0. The range is (-infinity, 0].

@@ -22,7 +22,7 @@ SHAPES = (0.2, 10.0, 0.001)  # from, to, step of the shapes tried
 
 
 class Niqe(Reward):
-    """The NIQE of each frame, negated: it measures how unlike good photographs a frame is.
+    """Minus the NIQE of each frame: how unlike good photographs its fine detail is.
 
     The term is -sqrt((m - m_0)^T ((S + S_0) / 2 + ridge)^-1 (m - m_0)). m and S are the
     mean and the covariance of 36 features over patches of `patch` pixels; m_0 and S_0 are

@@ -19,7 +19,7 @@ LEAST_FLIGHT = 3  # pairs of frames: impacts that follow each other faster count
 
 
 class Physics(Reward):
-    """How far a moving thing departs from a body that flies and bounces; 0 is perfect.
+    """Minus how far a thing's motion is from that of a body that flies and bounces.
 
     The region that moves relative to the camera is followed along its flow, which gives its
     velocity v_t, its centre and its growth. A body in flight is fitted to v_t by dynamic

@@ -10,7 +10,7 @@ from .encoders import cosine, load_pair
 
 
 class PickScore(LearnedReward):
-    """The preference that people have for each frame given its prompt, by a CLIP ViT-H/14.
+    """How likely people are to pick each frame for its prompt, predicted by PickScore.
 
     The score is exp(logit_scale) cos(z_t, z_text), as published, where z are the embeddings
     of a CLIP that was trained on people's choices. It is about 17 to 24 for real pictures.

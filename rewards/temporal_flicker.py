@@ -23,7 +23,7 @@ KINDS = ("luminance", "colour", "texture")
 
 
 class TemporalFlicker(Reward):
-    """Minus the jumps of light, colour and texture that do not last but come back.
+    """Minus how much light, colour and texture jump and come back; 0 means no flicker.
 
     The value is -sum_k w_k f_k over three kinds k of jumps, in [-40, 0]; 0 is no flicker.
     For frame t, let c be an image of frame t, and p, n and m the same images of frames t-1,

@@ -12,7 +12,7 @@ from .vbench import Network, Networked, clip, for_clip, tiny_clip
 
 
 class VbenchAesthetic(Networked):
-    """VBench's aesthetic_quality: how pretty the LAION linear predictor finds the frames.
+    """VBench's aesthetic_quality: LAION's linear predictor scores how pretty frames are.
 
     The value is mean_t (w · z_t / |z_t| + b) / 10. z_t is CLIP ViT-L/14's embedding of the
     central square of a frame whose shorter side is resized to 224, bicubic, without

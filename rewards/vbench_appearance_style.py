@@ -15,7 +15,7 @@ from .vbench import colour, unit
 
 
 class VbenchAppearanceStyle(Reward):
-    """VBench's appearance_style: how well CLIP ViT-B/32 fits the frames to a named style.
+    """VBench's appearance_style: CLIP ViT-B/32 measures how well each frame fits a style.
 
     The value is the mean over all frames of exp(s) cos(z_t, z_style) / 100. z_t is CLIP's
     embedding of the central square of a frame whose shorter side is resized to 224. exp(s)

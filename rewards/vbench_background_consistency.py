@@ -9,7 +9,7 @@ from .vbench import Followed, Network, clip, for_clip, tiny_clip
 
 
 class VbenchBackgroundConsistency(Followed):
-    """VBench's background_consistency: how alike CLIP finds each frame and earlier frames.
+    """VBench's background_consistency: CLIP measures how alike frames are to earlier ones.
 
     The value is the mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t)))
     / 2, in [0, 1]. z is CLIP ViT-B/32's embedding of the central square of a frame whose

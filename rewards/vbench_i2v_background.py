@@ -10,7 +10,7 @@ from .vbench import Network, ToImage, for_dreamsim, image_for_dreamsim
 
 
 class VbenchI2vBackground(ToImage):
-    """VBench-I2V's i2v_background: how well DreamSim finds the clip keeps its image.
+    """VBench-I2V's i2v_background: DreamSim measures how well the clip keeps its image.
 
     The value is a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1},
     z_t), in [0, 1]. Cosines are at least 0. z is DreamSim's embedding of a frame resized to

@@ -9,7 +9,7 @@ from .vbench import Network, ToImage, dino, image_for_dino, square_for_dino, tin
 
 
 class VbenchI2vSubject(ToImage):
-    """VBench-I2V's i2v_subject: how well DINO finds the clip keeps its image.
+    """VBench-I2V's i2v_subject: DINO measures how well the clip keeps its image.
 
     The value is a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1},
     z_t), in [0, 1]. Cosines are at least 0. z is the class token of DINO ViT-B/16.

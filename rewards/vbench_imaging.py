@@ -13,7 +13,7 @@ from .vbench import Network, Networked, for_musiq
 
 
 class VbenchImaging(Networked):
-    """VBench's imaging_quality: how good MUSIQ finds the technical quality of each frame.
+    """VBench's imaging_quality: MUSIQ measures the technical quality of each frame.
 
     The value is the mean over all frames of MUSIQ-SPAQ's rating, divided by 100. Most
     values are in [0, 1]. Frames whose longer side is above 512 pixels are resized to 512,

@@ -7,7 +7,7 @@ from .base import Card
 
 
 class VbenchOverallConsistency(FitsPrompt):
-    """VBench's overall_consistency: how well ViCLIP finds the clip fits its prompt.
+    """VBench's overall_consistency: ViCLIP measures how well the clip fits its prompt.
 
     The value is cos(v, t) in [-1, 1], where v is ViCLIP-L/14's feature of 8 frames and t
     that of the prompt's first 32 tokens; usual values are 0.1 to 0.35. The 8 frames are the

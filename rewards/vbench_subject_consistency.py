@@ -9,7 +9,7 @@ from .vbench import Followed, Network, dino, for_dino, tiny_dino
 
 
 class VbenchSubjectConsistency(Followed):
-    """VBench's subject_consistency: how alike DINO finds each frame and earlier frames.
+    """VBench's subject_consistency: DINO measures how alike each frame is to earlier ones.
 
     The value is the mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t)))
     / 2, in [0, 1]. z is the class token of DINO ViT-B/16 on a frame whose shorter side is

@@ -12,7 +12,7 @@ from .base import Card, Reward, Samples
 
 
 class VbenchTemporalFlickering(Reward):
-    """VBench's temporal_flickering: 1 minus the mean difference that neighbours have.
+    """VBench's temporal_flickering: 1 minus the mean change between neighbouring frames.
 
     The value is (255 - mean_t m_t) / 255 in [0, 1], where m_t is the mean over pixels and
     channels of |f_t - f_{t+1}| in 0..255, without resizing; a frozen clip gets 1. A term is

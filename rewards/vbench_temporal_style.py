@@ -7,7 +7,7 @@ from .base import Card
 
 
 class VbenchTemporalStyle(FitsPrompt):
-    """VBench's temporal_style: how well ViCLIP finds the clip fits a prompt about motion.
+    """VBench's temporal_style: ViCLIP measures how well the clip fits a style of motion.
 
     The value is the cosine of ViCLIP between the clip and the whole prompt, exactly as in
     `vbench_overall_consistency`, in [-1, 1] and usually 0.1 to 0.35. The two dimensions

@@ -25,7 +25,7 @@ LEAST_FRAMES = 4  # the model is given at least so many frames, as published
 
 
 class VideoAlign(Reward):
-    """The weighted sum of VideoReward's three ratings of a clip: it judges VQ, MQ and TA.
+    """The sum of VideoReward's ratings: how a clip looks, moves and fits its prompt.
 
     VQ is visual quality, MQ motion quality, TA text alignment. The value is sum_p w_p (head
     at the mark of p - mean_p) / deviation_p, so that each rating has about mean 0 and

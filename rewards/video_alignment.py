@@ -19,7 +19,7 @@ DEFAULT = Pixels(224, (224, 224), IMAGENET, "bilinear")
 
 
 class VideoAlignment(LearnedReward):
-    """The agreement of a clip with its prompt, which X-CLIP measures as a cosine.
+    """How well a clip as a whole fits its prompt, which X-CLIP measures as a cosine.
 
     The range is [-1, 1]. The network's frames attend to each other. They are the middles of
     as many equal segments as the model has frames (8 in microsoft/xclip-base-patch32), as

@@ -25,7 +25,7 @@ LOG = "vmaf.json"
 
 
 class Vmaf(Reward):
-    """The VMAF of each frame, which compares it with the same frame of a reference clip.
+    """The VMAF quality that each frame has, compared with the same frame of a reference.
 
     The range is [0, 100]; from about 97 on people see no loss. The reference is
     `Samples.reference`, a clip of the same length, resized to the size of the judged clip

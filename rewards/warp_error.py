@@ -11,7 +11,7 @@ from .flow import Motion, around, length, moving_edge, warp
 
 
 class WarpError(Reward):
-    """Minus the error that remains after a neighbour is warped onto a frame.
+    """Minus the difference between frames that remains after motion is removed.
 
     The term is -E, where E is the mean over unmasked pixels and channels of (I_{t+1}(x + f)
     - I_t(x))^2 with the flow f. Pixels are masked where Lai et al. find occlusion or a
