@@ -166,7 +166,7 @@ def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -
     return (LEAST + 2 * x / (x**2 + 1)) / (LEAST + 1)
 
 
-def ratio(tone: Tensor, half: Tensor, sigma: Tensor, apart: int, floor: float = 1e-5) -> Tensor:
+def ratio(tone: Tensor, half: Tensor, sigma: Tensor, distance: int, floor: float = 1e-5) -> Tensor:
     """Return the size of strong steps relative to those at half the size, (B, F).
 
     At half the size, the squared steps of a smooth picture are 4 times as large, so the
@@ -174,7 +174,7 @@ def ratio(tone: Tensor, half: Tensor, sigma: Tensor, apart: int, floor: float = 
     1/4.
     """
     fine, coarse = (
-        strong(squared_steps(x, grain, apart)) for x, grain in ((tone, sigma), (half, sigma / 2))
+        strong(squared_steps(x, grain, distance)) for x, grain in ((tone, sigma), (half, sigma / 2))
     )
     return (fine + floor / 4) / (coarse + floor)
 
@@ -190,17 +190,17 @@ def strong(steps: tuple[Tensor, Tensor]) -> Tensor:
     return (across + 1e-12).sqrt() + (down + 1e-12).sqrt()
 
 
-def squared_steps(video: Tensor, sigma: Tensor, apart: int = 1) -> tuple[Tensor, Tensor]:
+def squared_steps(video: Tensor, sigma: Tensor, distance: int = 1) -> tuple[Tensor, Tensor]:
     """Return squared differences of pixels along x and along y above the grain.
 
-    The pixels are `apart` pixels from each other; each result is (B, F, H, W). Grain of
+    The two pixels have a distance of `distance` pixels; each result is (B, F, H, W). Grain of
     standard deviation sigma (B, F) alone has a mean of 2 sigma^2. Six times as much is
     subtracted, and negative values become 0: a step that does not exceed the grain clearly
     is no edge.
     """
     grain = 12 * sigma.square()[..., None, None]
-    across = video[..., apart:] - video[..., :-apart]
-    down = video[..., apart:, :] - video[..., :-apart, :]
+    across = video[..., distance:] - video[..., :-distance]
+    down = video[..., distance:, :] - video[..., :-distance, :]
     return (
         (across.square().mean(2) - grain).clamp(min=0),
         (down.square().mean(2) - grain).clamp(min=0),

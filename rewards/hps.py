@@ -62,7 +62,10 @@ class Hps(LearnedReward):
         network = Network(
             lambda: clip_model(read_state(weights_file(weights)), dtype=dtype), offload
         )
-        self.pair, self.factor = TextImage(network, whole, lambda: tokenizer(words), chunk), factor
+        self.pair, self.factor = (
+            TextImage(network, whole_frame, lambda: tokenizer(words), chunk),
+            factor,
+        )
 
     @classmethod
     def tiny(cls) -> Hps:
@@ -71,7 +74,7 @@ class Hps(LearnedReward):
 
         reward = cls()
         reward.pair = pair()
-        reward.pair.find = whole
+        reward.pair.find = whole_frame
         return reward
 
     def features(self, samples: Samples) -> Tensor:
@@ -85,6 +88,6 @@ class Hps(LearnedReward):
         return self.factor * cosine(features, texts[:, None])
 
 
-def whole(model: Any) -> Pixels:
+def whole_frame(model: Any) -> Pixels:
     """Return the preparation that shows the whole frame: resized, with black around it."""
     return Pixels(model.config.vision_config.image_size, None, OPENAI, pad=True)

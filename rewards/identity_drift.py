@@ -97,12 +97,14 @@ class IdentityDrift(Reward):
         offload: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, known in (
+        for name, value, allowed in (
             ("region", region, REGIONS),
             ("against", against, ("first", "mean")),
         ):
-            if value not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
+            if value not in allowed:
+                raise ValueError(
+                    f"expected {name} to be one of {', '.join(allowed)}, got {value!r}"
+                )
         if looks <= 0 or chunk < 1:
             raise ValueError(
                 f"expected looks, frames a second, above 0 and chunk of 1 or more, "

@@ -14,7 +14,7 @@ from .flow import Motion, length, warp
 
 
 class MotionConsistency(Reward):
-    """How steadily things move: near 1 if smoothly, near 0 if they stand still or shake.
+    """How steadily things move: near 1 if smoothly, near 0 if they are still or shake.
 
     The range is [-1, 1]; noise and repeated frames also get about 0. The camera's motion is
     subtracted first, unless the prompt asks for camera motion: a pan over a still counts as

@@ -220,7 +220,7 @@ def _published(text: str) -> list[int]:
 def _numbered(text: str) -> list[int]:
     """Return where the digit of each line of the numbered list ends; 0 for none.
 
-    The list stands after the reasoning, which ends with "</think>".
+    The list follows the reasoning, which ends with "</think>".
     """
     start = text.rfind("</think>") + 1
     lines = (

@@ -159,5 +159,5 @@ def curve(found: Tensor, predicted: Sequence[range], chosen: Sequence[int], fram
     departure = (found - mean) @ covers / covers.sum(0).max()
     distance = (torch.arange(frames)[:, None] - torch.tensor(chosen)).abs()
     filled = departure[:, distance.argmin(1).to(found.device)]
-    # chosen frames stand for different numbers of frames, so the mean is set right at the end
+    # a chosen frame fills a varying number of frames, which moves the mean: it is put back here
     return mean + filled - filled.mean(1, keepdim=True)
