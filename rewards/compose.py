@@ -1,7 +1,7 @@
-"""Several rewards as one: weights, normalisation, gates, two-sided bands, and the rules for
-what is not scored.
+"""A composite combines several rewards: weights, normalisation, gates, two-sided bands.
 
-Shapes: B clips, F frames, P parts.
+It also has the rules for clips that some of its parts do not score. Shapes: B clips, F
+frames, P parts.
 """
 
 from __future__ import annotations
@@ -13,45 +13,52 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from ._scoring.left_out import reason, where
+from ._scoring.left_out import has_reason, reason_of_clip
 from ._scoring.long_clips import Stream
 from ._scoring.plain import as_reward
 from ._scoring.score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
 from .flow import SIZE
 
-# numbers, 16 MB: a reward makes some ten tensors of them, which beyond this leave a CPU's
-# cache
+# Pixel values in a piece, 16 MB: a reward makes about ten tensors of that size, and larger ones
+# no longer fit a CPU's cache.
 PIECE = 4_000_000
 
 
 class Composite(Reward):
-    """sum_p w_p z_p - sum_gates, with z_p = (part_p - centre_p) / scale_p.
+    """A weighted sum of rewards that gates lower: sum_p w_p (part_p - centre_p) / scale_p.
 
-    `parts` are rewards or functions fn(samples), `weights` theirs (1 where not named).
-    `scales` holds (centre, scale) a part, so that parts of different units spread alike;
-    `normalise="batch"` takes mean and standard deviation of each call's clips instead.
-    `bands` (low, high) of a part: it adds nothing by itself, and its distance from the
-    band, in scales, is taken off. `gates` a part: below this value the rest counts less and
-    less: what the whole is above `floor` is multiplied by part / gate, so that no other
-    part can pay for it. A clip is NaN where a part is, with the part's reason, but for
-    parts named in `optional` that call themselves inapplicable to it: their weight goes to
-    the others.
+    - `parts`: rewards, or functions fn(samples), by name.
+    - `weights` maps a part to its weight w_p, 1 where it is not named.
+    - `scales` maps a part to (centre, scale), so that parts of different units have similar
+      spread; (0, 1) where it is not named.
+    - `bands` maps a part to (low, high). Such a part adds nothing while it is inside its
+      band, and -w_p (distance from the band) / scale outside it.
+    - `gates` maps a part to a threshold. While the part is below it, total = floor + (total
+      - floor) * part / threshold, so a gain elsewhere cannot make up for a failed gate.
+    - `floor`: the total that a gate of 0 gives; it should be below the total of any clip.
+    - `normalise`: "fixed" takes `scales`; "batch" takes mean and standard deviation of the
+      clips of each call instead.
+    - `optional` names parts that may be inapplicable to a clip. The clip is then scored by
+      the others, and the weight of the missing part is divided among them.
+
+    A clip is NaN where a part is NaN, with the reason of that part, unless the part is
+    optional and inapplicable to the clip.
 
     An image is a clip of one frame. Parts that need more frames are left out of it, and
-    their weight does not go to the others: the value is that of a composite of the other
-    parts alone, so that the values of images compare with each other. They do not compare
-    with those of clips. `left_out` names the parts that were left out of a score.
+    their weight is not given to the others: the value is that of a composite of the other
+    parts alone, so that values of images can be compared with each other, but not with
+    those of clips. `left_out` names the parts that were left out of a score.
 
     The curve of the composite is the same sum at each frame, so that its mean over time is
-    the value. A part without curve, one with a band and a gate say nothing of single
-    frames: what they add to the value, they add to every frame. Where no part has a curve,
-    the composite has none. The composite's support is the widest of its parts', and that of
-    a part without curve is "clip".
+    the value. A part without a curve, a part with a band, and a gate say nothing about
+    single frames: what they add to the value is added to every frame. Where no part has a
+    curve, the composite has none. The support of the composite is the widest support of its
+    parts; that of a part without a curve is "clip".
 
-    Raises ValueError for a weight, scale, band, gate or optional name of a part that is not
-    there, for a scale or gate that is not above 0, a band whose low is not below its high,
-    and for parts with curves of different lengths.
+    Raises ValueError for a weight, scale, band, gate or optional name of a part that does
+    not exist, for a scale or gate that is not above 0, for a band whose low is not below
+    its high, and for parts with curves of different lengths.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> one = Composite({"frame_quality": FrameQuality()}, weights={"frame_quality": 2.0})
@@ -60,13 +67,15 @@ class Composite(Reward):
     """
 
     card = Card(
-        sees="What its parts see; the default's are steady motion of things, change that motion explains, flicker, "
-        "drift, enough speed and the quality of frames.",
-        blind_to="What no clip tells by itself: playing backwards, slow motion within natural speeds, a seamless loop, "
-        "a plausible scene dimmed, saturated or mildly denoised, a thing on a plain ground that a camera follows or a "
-        "pan pretends to move. A hard cut costs less when a running average smears it: add the reward cut as a guard.",
-        hacks="The blind spots above. Bands relative to the base model's own clips (`bands`, or `[guard]` of a recipe) "
-        "and held-out truth keep a generator from them; `vidrl audit` measures the rest.",
+        sees="What its parts see; the default's are steady motion of things, change that motion "
+        "explains, flicker, drift, enough speed and the quality of frames.",
+        blind_to="What a clip alone does not show: playing backwards, slow motion within natural "
+        "speeds, a seamless loop, a plausible scene dimmed, saturated or mildly denoised, a thing "
+        "on a plain ground that a camera follows or a pan seems to move. A hard cut lowers the "
+        "value less when a running average smears it: add the reward cut as a guard.",
+        hacks="The blind spots above. Bands relative to the base model's own clips (`bands`, or "
+        "`[guard]` of a recipe) and held-out truth keep a generator from them; `vidrl audit` "
+        "measures the rest.",
         input="At least 4 frames of 8 pixels; half a second or more.",
         cost="The default's: its flow, and about as much again.",
     )
@@ -83,49 +92,43 @@ class Composite(Reward):
         optional: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        named = {
-            "weights": weights,
-            "scales": scales,
-            "bands": bands,
-            "gates": gates,
-            "optional": optional,
-        }
-        _check(parts, {what: list(names or ()) for what, names in named.items()}, normalise)
+        given = {"weights": weights, "scales": scales, "bands": bands, "gates": gates}
+        names = {what: list(values or ()) for what, values in given.items()}
+        _check(parts, names | {"optional": list(optional)}, normalise)
         _check_values(scales or {}, bands or {}, gates or {})
         self.parts = {name: as_reward(part, name) for name, part in parts.items()}
-        # a ModuleDict takes no "." in a name
+        # a ModuleList, because a ModuleDict accepts no "." in a name
         self._modules_of_parts = torch.nn.ModuleList(self.parts.values())
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in parts}
-        self.scales, self.bands, self.gates = (
-            dict(scales or {}),
-            dict(bands or {}),
-            dict(gates or {}),
-        )
-        self.floor, self.normalise, self.optional = floor, normalise, tuple(optional)
-        made = self.parts.values()
-        self.differentiable = all(part.differentiable for part in made)  # type: ignore[misc]
-        self.time_support = widest([part.time_support for part in made])  # type: ignore[misc]
-        self.needs = tuple(sorted({need for part in made for need in part.needs}))  # type: ignore[misc]
+        self.scales, self.bands = dict(scales or {}), dict(bands or {})
+        self.gates, self.floor = dict(gates or {}), floor
+        self.normalise, self.optional = normalise, tuple(optional)
+        members = self.parts.values()
+        needs = sorted({need for part in members for need in part.needs})
+        # These facts depend on the parts, so each instance has its own.
+        self.differentiable = all(part.differentiable for part in members)  # type: ignore[misc]
+        self.time_support = widest([part.time_support for part in members])  # type: ignore[misc]
+        self.needs = tuple(needs)  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; the parts' own are in `parts`, their weights in
-        `weights`.
+        """Return the score of whole clips, with those of the parts in `parts`.
 
         Parts that can score a clip in pieces score a few clips at a time, and what they
-        share of those clips is freed before the next: the numbers are those of all clips at
-        once, and neither time nor memory grows with the batch. Any other part, which may
-        compare the clips with each other, scores all of them at once.
+        share of those clips is freed before the next few. The numbers are those of all
+        clips at once, and neither the time per clip nor the memory grows with the batch.
+        Other parts may compare the clips with each other, so they score all clips at once.
         """
-        single = leaves("whole", self)
-        apart = {path: leaf for path, leaf in single.items() if leaf.streams}
-        found = {path: leaf(samples) for path, leaf in single.items() if path not in apart}
-        each = [{path: leaf(piece) for path, leaf in apart.items()} for piece in few(samples)]
-        found |= {path: join([one[path] for one in each]) for path in apart}
-        return gathered("whole", self, found)
+        rewards = leaves("whole", self)
+        by_piece = {path: leaf for path, leaf in rewards.items() if leaf.streams}
+        scores = {path: leaf(samples) for path, leaf in rewards.items() if path not in by_piece}
+        # All rewards score a piece before the next piece, so that they share its flow.
+        pieces = few_at_a_time(samples)
+        each = [{path: leaf(piece) for path, leaf in by_piece.items()} for piece in pieces]
+        scores |= {path: join([piece[path] for piece in each]) for path in by_piece}
+        return score_from_leaves("whole", self, scores)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """The maps of the parts, as `part/map`, each at the size that its part measures
-        at."""
+        """Return the maps of the parts as `part/map`, each at the size of its part."""
         found = {name: part(samples, maps=True).maps for name, part in self.parts.items()}
         return {
             f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()
@@ -133,7 +136,10 @@ class Composite(Reward):
 
     @property
     def needed(self) -> int:
-        """1 where a part that counts scores images; else the frames that all parts need."""
+        """The least number of frames: 1 where a part that counts scores images.
+
+        Otherwise it is the number of frames that all parts need.
+        """
         frames = [part.needed for name, part in self.parts.items() if self.weights[name]] or [1]
         return 1 if min(frames) == 1 else max(frames)
 
@@ -143,60 +149,62 @@ class Composite(Reward):
         return _adds_up(self) and all(part.streams for part in self.parts.values())
 
     def stream(self, fps: float, prompt: str = "") -> Any:
-        """One long clip in pieces; the parts share one flow."""
-        whole = [name for name, part in self.parts.items() if not part.streams] or [
-            type(self).__name__
-        ]
+        """Return a scorer of one long clip in pieces; the parts share one flow."""
         if not self.streams:
-            raise NotImplementedError(f"{whole[0]} cannot score a clip in pieces: pass it whole")
+            names = [name for name, part in self.parts.items() if not part.streams]
+            name = names[0] if names else type(self).__name__
+            raise NotImplementedError(f"{name} cannot score a clip in pieces: pass it whole")
         return _Pieces(self, fps, prompt)
 
     def combine(self, parts: Mapping[str, Score]) -> Score:
-        """The composite of scores already made, one a part, of the same clips."""
-        still = {name: where(score, STILL) for name, score in parts.items()}
+        """Return the composite of scores of its parts, of the same clips."""
+        still = {name: has_reason(score, STILL) for name, score in parts.items()}
         absent = {name: still[name] | self._absent(name, score) for name, score in parts.items()}
-        share = self._share_of_weight(absent)
-        # 1 where no optional part is left out
-        regain = self._share_of_weight(still) / share.clamp(min=1e-12)
-        shares = [self._share(name, score, absent[name]) for name, score in parts.items()]
+        present = self._sum_of_weights(absent)
+        # The factor that gives the weight of absent optional parts to the others; 1 without
+        # such parts. The weight of parts that an image lacks is in neither sum.
+        regain = self._sum_of_weights(still) / present.clamp(min=1e-12)
+        added = [self._contribution(name, score, absent[name]) for name, score in parts.items()]
         frames = length(parts)
-        value = torch.stack([value for value, _ in shares]).sum(0)
-        curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in shares]).sum(0)
+        value = torch.stack([value for value, _ in added]).sum(0)
+        curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in added]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
         value, curve, open_ = self._gated(value, curve, parts)
         adds = {
             name: torch.stack([add, self._slope(name, score, absent[name])], 1)
             * regain[:, None].to(value)
-            for (name, score), (add, _) in zip(parts.items(), shares, strict=True)
+            for (name, score), (add, _) in zip(parts.items(), added, strict=True)
         }
         slopes = {name: add[:, 1] * open_ for name, add in adds.items()}
         counted = {name: score for name, score in parts.items() if self.weights[name]}
-        why = [reason(parts, self.optional, i, counted) for i in range(len(value))]
-        lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
+        why = [reason_of_clip(parts, self.optional, i, counted) for i in range(len(value))]
+        lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (present == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
         support = widest(
             ["clip" if score.frames is None else score.support for score in parts.values()]
         )
-        made = curve if frames else None
-        return Score(value, made, support, dict(parts), why, dict(self.weights), slopes, adds=adds)
+        shown = curve if frames else None
+        return Score(value, shown, support, dict(parts), why, dict(self.weights), slopes, adds=adds)
 
     def _absent(self, name: str, score: Score) -> Tensor:
-        """Where a part that may be left out calls itself inapplicable, (B,)."""
-        return where(score, "inapplicable") & (name in self.optional)
+        """Return where an optional part is inapplicable, bool (B,)."""
+        return has_reason(score, "inapplicable") & (name in self.optional)
 
-    def _share_of_weight(self, gone: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the weights of the parts that are there, (B,), float64."""
+    def _sum_of_weights(self, gone: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the absolute weights of the parts that are not `gone`, (B,)."""
         return torch.stack(
             [abs(self.weights[name]) * (~lost).double() for name, lost in gone.items()]
         ).sum(0)
 
-    def _share(self, name: str, score: Score, absent: Tensor) -> tuple[Tensor, Tensor]:
-        """What a part adds: (B,) to the value, and (B, F) to the curve, or (B, 1) to each
-        of its entries."""
+    def _contribution(self, name: str, score: Score, absent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a part adds to the value, (B,), and to the curve, (B, F) or (B, 1).
+
+        (B, 1) is added to every entry of the curve.
+        """
         centre, scale = self._centre(name, score)
         curve = score.value[:, None] if score.frames is None else score.frames
         if name in self.bands:
-            drop = outside(score.value, *self.bands[name]) / scale
+            drop = distance_from(score.value, *self.bands[name]) / scale
             value, curve = -drop, -drop[:, None]
         else:
             value, curve = (score.value - centre) / scale, (curve - centre) / scale
@@ -206,8 +214,7 @@ class Composite(Reward):
         )
 
     def _slope(self, name: str, score: Score, absent: Tensor) -> Tensor:
-        """How much the sum rises with a part's value, (B,); the gates, which multiply it,
-        apart."""
+        """Return how much the sum rises with a part's value, (B,), before the gates."""
         slope = torch.full_like(score.value, self.weights[name]) / self._centre(name, score)[1]
         if name in self.bands:
             low, high = self.bands[name]
@@ -215,6 +222,7 @@ class Composite(Reward):
         return slope.masked_fill(absent, 0)
 
     def _centre(self, name: str, score: Score) -> tuple[float | Tensor, float | Tensor]:
+        """Return centre and scale of a part."""
         if self.normalise == "fixed":
             return self.scales.get(name, (0.0, 1.0))
         scored = score.value[torch.isfinite(score.value)]
@@ -225,9 +233,11 @@ class Composite(Reward):
     def _gated(
         self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return value and curve after the gates, and the product of the gates, (B,)."""
         open_ = torch.ones_like(value)
         for name, gate in self.gates.items():
             passed = (parts[name].value / gate).clamp(0, 1)
+            # a part that is left out closes no gate
             open_ = open_ * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
         return (
             self.floor + (value - self.floor) * open_,
@@ -236,17 +246,17 @@ class Composite(Reward):
         )
 
 
-def outside(x: Tensor, low: float, high: float) -> Tensor:
-    """Distance from [low, high].
+def distance_from(x: Tensor, low: float, high: float) -> Tensor:
+    """Return the distance of x from the interval [low, high].
 
-    >>> outside(torch.tensor([0.0, 1.5, 4.0]), 1.0, 2.0)
+    >>> distance_from(torch.tensor([0.0, 1.5, 4.0]), 1.0, 2.0)
     tensor([1., 0., 2.])
     """
     return (low - x).clamp(min=0) + (x - high).clamp(min=0)
 
 
 def widest(supports: Sequence[str]) -> str:
-    """The support of a sum: the one that looks at most.
+    """Return the support of a sum: the one that depends on most frames.
 
     >>> widest(["frame", "prefix", "pair"])
     'prefix'
@@ -255,8 +265,9 @@ def widest(supports: Sequence[str]) -> str:
 
 
 def length(parts: Mapping[str, Score]) -> int | None:
-    """How many frames the curves of the parts have; None where no part has a curve. Raises
-    ValueError if they differ.
+    """Return how many frames the curves of the parts have; None where no part has a curve.
+
+    Raises ValueError if the curves differ in length.
 
     >>> length({"a": Score(torch.zeros(1)), "b": Score(torch.zeros(1), torch.zeros(1, 5))})
     5
@@ -265,16 +276,17 @@ def length(parts: Mapping[str, Score]) -> int | None:
         name: score.frames.shape[1] for name, score in parts.items() if score.frames is not None
     }
     if len(set(found.values())) > 1:
-        told = ", ".join(f"{name} of {frames}" for name, frames in found.items())
+        got = ", ".join(f"{name} of {frames}" for name, frames in found.items())
         raise ValueError(
-            f"expected parts with curves of as many numbers as the clip has frames, got {told}"
+            f"expected parts with curves of as many numbers as the clip has frames, got {got}"
         )
     return next(iter(found.values()), None)
 
 
 def leaves(name: str, reward: Reward) -> dict[str, Reward]:
-    """The rewards that a reward is made of, by their paths: of composites the parts, and
-    the parts of these.
+    """Return the rewards that a reward is made of, by their paths.
+
+    A composite is replaced by its parts, and a part that is a composite by its own parts.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> list(leaves("a", Composite({"b": Composite({"c": Flicker()}), "d": Flicker()})))
@@ -286,24 +298,31 @@ def leaves(name: str, reward: Reward) -> dict[str, Reward]:
     return {path: leaf for some in found for path, leaf in some.items()}
 
 
-def gathered(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
-    """The score of a reward from those of its `leaves`."""
+def score_from_leaves(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
+    """Return the score of a reward from the scores of its `leaves`."""
     if not _adds_up(reward):
         return found[name]
     return reward.combine(
-        {part: gathered(f"{name}/{part}", one, found) for part, one in reward.parts.items()}
+        {
+            part: score_from_leaves(f"{name}/{part}", one, found)
+            for part, one in reward.parts.items()
+        }
     )
 
 
 def _adds_up(reward: Reward) -> TypeGuard[Composite]:
-    """Whether a reward is the sum of its parts: a Composite, and no subclass that scores in
-    a way of its own."""
+    """Return whether a reward is the sum of its parts.
+
+    It is a Composite, and no subclass with a `forward` of its own.
+    """
     return isinstance(reward, Composite) and type(reward).forward is Composite.forward
 
 
-def few(samples: Samples) -> Iterator[Samples]:
-    """The clips in pieces of about `PIECE` numbers at the size that rewards measure at; at
-    least one clip."""
+def few_at_a_time(samples: Samples) -> Iterator[Samples]:
+    """Yield the clips in pieces of about PIECE numbers at the size of measurement.
+
+    A piece has at least one clip.
+    """
     frames, channels, height, width = samples.video.shape[1:]
     shrunk = min(1.0, SIZE / min(height, width)) ** 2
     size = max(1, int(PIECE / (frames * channels * height * width * shrunk)))
@@ -311,12 +330,13 @@ def few(samples: Samples) -> Iterator[Samples]:
 
 
 def default() -> Composite:
-    """The composite of the demo: eight rewards, normalised to spread alike, that stillness,
-    copies, blur and the dark do not win; `vidrl audit` tells what else does not, and what
-    does.
+    """Return the composite of the demo: eight rewards, normalised to a similar spread.
+
+    The parts were chosen so that still, copied, blurred and dark clips do not win; `vidrl
+    audit` reports which other changes win and which do not.
 
     >>> sorted(default().weights)
-    ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'freeze', 'motion_consistency', 'pumping', 'warp_error']
+    ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'freeze', 'motion_consistency', ...]
     """
     from .drift import Drift
     from .dynamic_degree import DynamicDegree
@@ -330,7 +350,7 @@ def default() -> Composite:
     parts = {
         "motion_consistency": MotionConsistency(),
         "warp_error": WarpError(relative=True),
-        # blended slow motion has to cost more than it gains elsewhere
+        # slow motion made by blending frames gains elsewhere; this loss outweighs the gain
         "flicker": Flicker(detail=0.3),
         "drift": Drift(),
         "dynamic_degree": DynamicDegree(),
@@ -341,9 +361,9 @@ def default() -> Composite:
     return Composite(parts, WEIGHTS, SCALES)
 
 
-# (centre, scale) of each part: mean, and spread among clips of one prompt of
-# vidrl.synthetic.world, half of them with the faults of web video, rounded; that of pumping
-# by the audit of the scenes of seed 0
+# (centre, scale) of each part: the mean, and the spread among clips of one prompt, of clips of
+# vidrl.synthetic.world, half of them with the faults of web video; rounded. Those of pumping
+# come from the audit of the scenes of seed 0.
 SCALES = {
     "motion_consistency": (0.5, 0.35),
     "warp_error": (0.6, 0.25),
@@ -354,8 +374,8 @@ SCALES = {
     "pumping": (-0.2, 0.25),
     "freeze": (0.0, 0.4),
 }
-# A running average evens motion out: motion_consistency likes it, warp_error charges its
-# ghosts
+# A running average over frames evens motion out, which raises motion_consistency; its ghosts
+# lower warp_error, which therefore has twice the weight.
 WEIGHTS = {
     "motion_consistency": 0.75,
     "warp_error": 1.5,
@@ -369,7 +389,7 @@ WEIGHTS = {
 
 
 class _Pieces:
-    """A stream of a Composite."""
+    """A stream that scores one long clip by a Composite."""
 
     def __init__(self, composite: Composite, fps: float, prompt: str) -> None:
         self.composite = composite
@@ -380,11 +400,12 @@ class _Pieces:
         self.stream.update(frames)
 
     def result(self) -> Score:
-        """The score of all frames so far, B = 1."""
-        return gathered("whole", self.composite, self.stream.result())
+        """Return the score of all frames so far, B = 1."""
+        return score_from_leaves("whole", self.composite, self.stream.result())
 
 
 def _check(parts: Mapping[str, Any], named: Mapping[str, Sequence[str]], normalise: str) -> None:
+    """Raise ValueError for names that are no parts, or a wrong `normalise`."""
     if not parts:
         raise ValueError("expected at least one part, got none: pass {name: reward}")
     for what, names in named.items():
@@ -402,6 +423,7 @@ def _check_values(
     bands: Mapping[str, tuple[float, float]],
     gates: Mapping[str, float],
 ) -> None:
+    """Raise ValueError for a scale, band or gate that is out of range."""
     rules = [
         *(
             (

@@ -1,5 +1,6 @@
-"""Networks that turn frames into features: CLIP, SigLIP, DINO, V-JEPA 2, EfficientNet-Lite,
-or any callable.
+"""Networks that turn frames into features: CLIP, SigLIP, DINO, V-JEPA 2, EfficientNet-Lite.
+
+Any callable works as an encoder too.
 
 >>> load(lambda images: images.mean((2, 3)))(torch.ones(2, 3, 8, 8)).shape
 torch.Size([2, 3])
@@ -22,15 +23,23 @@ from ._networks.vjepa2 import VJepa2
 
 
 class Encoder(Protocol):
-    """Frames (N, 3, H, W), float in [0, 1], of any size, to features (N, D)."""
+    """An encoder maps frames (N, 3, H, W) to features (N, D).
+
+    Frames are float in [0, 1], of any size.
+    """
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class _Family:
-    """One kind of published checkpoint: transformers' class, the usual hub id, its pixels,
-    where the feature lies."""
+    """A family of published checkpoints, and how to read them.
+
+    - `kind`: the class of transformers.
+    - `usual`: the hub id that is used where none is given.
+    - `pixels`: the preprocessing, unless the checkpoint has its own.
+    - `read`: a function of the model and the pixels that returns the feature.
+    """
 
     kind: str
     usual: str
@@ -39,10 +48,12 @@ class _Family:
 
 
 def _pooled(model: Any, pixels: Tensor) -> Tensor:
+    """Return the image feature of a CLIP or SigLIP, (N, D)."""
     return model.get_image_features(pixel_values=pixels).pooler_output
 
 
 def class_token(model: Any, pixels: Tensor) -> Tensor:
+    """Return the feature of the class token, (N, D)."""
     return model(pixel_values=pixels).last_hidden_state[:, 0]
 
 
@@ -70,11 +81,11 @@ CLIPS = {"vjepa2": "facebook/vjepa2-vitl-fpc64-256"}
 
 
 class Vision:
-    """An Encoder of a transformers model: preprocessing, then the feature, `chunk` frames
-    at a time.
+    """An encoder that runs a transformers model: preprocessing, then the feature.
 
-    Features of frames that are float64 are float64, of all others float32. Gradients pass
-    to the frames.
+    `network` holds the model, `pixels` maps the model to its preprocessing, `read` returns
+    the feature, and `chunk` frames are read at a time. Features of float64 frames are
+    float64, all others float32. Gradients pass to the frames.
     """
 
     def __init__(
@@ -84,7 +95,8 @@ class Vision:
         read: Callable[[Any, Tensor], Tensor],
         chunk: int = 16,
     ) -> None:
-        self.network, self.find, self.read, self.chunk = network, pixels, read, chunk
+        self.network, self.chunk = network, chunk
+        self.find, self.read = pixels, read
         self.pixels: Pixels | None = None
 
     def __call__(self, images: Tensor, /) -> Tensor:
@@ -93,12 +105,13 @@ class Vision:
             return chunked(partial(self._features, model, self.pixels), self.chunk, images)
 
     def _features(self, model: Any, pixels: Pixels, images: Tensor) -> Tensor:
+        """Return the features of one chunk of frames."""
         ready = pixels(images)
         return self.read(model, ready.to(model.dtype)).to(ready.dtype)
 
 
 class TextImage(Vision):
-    """A CLIP or SigLIP: an Encoder of frames, and of texts into the same space."""
+    """An encoder of frames by a CLIP or SigLIP, and of texts into the same space."""
 
     def __init__(
         self,
@@ -113,38 +126,41 @@ class TextImage(Vision):
 
     @torch.no_grad()
     def texts(self, prompts: list[str], like: Tensor) -> Tensor:
-        """Features of prompts, (B, D), where `like` is; what is longer than the model reads
-        is cut off."""
+        """Return features of prompts, (B, D), on the device and in the type of `like`.
+
+        A prompt that is longer than the model reads is cut off.
+        """
         with self.network.on(like) as model:
             tokens = self._tokens(prompts, model.config).to(like.device)
             return model.get_text_features(**tokens).pooler_output.to(like)
 
     def scale(self, like: Tensor) -> Tensor:
-        """The trained factor of cosines, exp of the model's logit_scale."""
+        """Return the trained factor of cosines, exp of the model's logit_scale."""
         return self.network.setup().logit_scale.to(like).exp()
 
     def bias(self, like: Tensor) -> Tensor:
-        """The trained addend of a SigLIP's logits; 0 for a CLIP."""
+        """Return the trained addend of a SigLIP's logits; 0 for a CLIP."""
         model = self.network.setup()
         return model.logit_bias.to(like) if hasattr(model, "logit_bias") else like.new_zeros(())
 
     @property
     def sigmoid(self) -> bool:
-        """Whether it was trained as a yes or no for each pair, as SigLIP was."""
+        """Whether the model was trained with a yes or no for each pair, as SigLIP was."""
         return hasattr(self.network.setup(), "logit_bias")
 
     def _tokens(self, prompts: list[str], config: Any) -> Any:
+        """Return the tokens of prompts."""
         self._tokenizer = self._tokenizer or self.words()
         longest = config.text_config.max_position_embeddings
-        # SigLIP was trained on padded texts, without a mask
-        whole = hasattr(self.network.setup(), "logit_bias")
+        # SigLIP was trained on texts padded to the full length, without a mask
+        padded = self.sigmoid
         tokens = self._tokenizer(
             prompts,
-            padding="max_length" if whole else True,
+            padding="max_length" if padded else True,
             truncation=True,
             max_length=longest,
             return_tensors="pt",
-            return_attention_mask=not whole,
+            return_attention_mask=not padded,
         )
         tokens.pop("token_type_ids", None)
         return tokens
@@ -153,17 +169,21 @@ class TextImage(Vision):
 def load(
     spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: bool = False
 ) -> Encoder:
-    """The encoder that `spec` names: "clip:PATH_OR_HUB_ID", "siglip:...", "dino:...",
-    "dinov2:...", "dinov3:...".
+    """Return the encoder that `spec` names.
 
-    A family without a path is its usual hub id. "vjepa2:..." encodes clips, by the method
-    `clip`, and takes frames for clips that stand still. "efficientnet" brings its own small
-    weights; a callable is taken as it is. Weights are loaded at the first call. Raises
-    ValueError with the nearest name for an unknown spec.
+    - "clip:SOURCE", "siglip:SOURCE", "dino:SOURCE", "dinov2:SOURCE", "dinov3:SOURCE", with
+      a path or a hub id as the source; without a source, the usual hub id of the family.
+    - "vjepa2:SOURCE" encodes clips, by its method `clip`, and reads a frame as a clip that
+      stands still.
+    - "efficientnet" brings its own small weights.
+    - A callable is returned as it is.
+
+    Weights are loaded at the first call. Raises ValueError with the nearest name for an
+    unknown spec.
 
     >>> load("dinov4:somewhere")
     Traceback (most recent call last):
-    ValueError: no encoder 'dinov4': did you mean 'dinov3'? known: clip, dino, dinov2, dinov3, efficientnet, siglip, ...
+    ValueError: no encoder 'dinov4': did you mean 'dinov3'? known: clip, dino, dinov2, ...
     """
     if not isinstance(spec, str):
         return spec
@@ -184,10 +204,10 @@ def load(
 def load_pair(
     spec: str, chunk: int = 16, dtype: str = "float32", offload: bool = False, processor: str = ""
 ) -> TextImage:
-    """The text and image model that "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID" names.
+    """Return the text and image model that "clip:SOURCE" or "siglip:SOURCE" names.
 
-    `processor` is where tokenizer and preprocessor_config.json lie, if not beside the
-    weights.
+    `processor` is where the tokenizer and preprocessor_config.json lie, if they do not lie
+    with the weights.
     """
     name, source = _parsed(spec, PAIRS)
     family = FAMILIES[name]
@@ -200,14 +220,16 @@ def load_pair(
 
 
 def _parsed(spec: str, known: tuple[str, ...]) -> tuple[str, str]:
+    """Return name and source of a spec, or raise ValueError with the nearest name."""
     name, _, source = spec.partition(":")
     if name not in known:
         raise ValueError(
-            f"no encoder {name!r}: {nearest(name, known)}; a path goes behind a colon, as clip:folder"
+            f"no encoder {name!r}: {nearest(name, known)}; "
+            "a path goes behind a colon, as clip:folder"
         )
     return name, source
 
 
 def cosine(features: Tensor, other: Tensor) -> Tensor:
-    """The cosine of the last axes; rounding may not carry it beyond 1."""
+    """Return the cosine of the last axes, clamped to [-1, 1] against rounding."""
     return torch.nn.functional.cosine_similarity(features, other, dim=-1).clamp(-1, 1)

@@ -76,7 +76,6 @@ PENDING: set[str] = {
     "rewards/_hosts",
     "rewards/_networks",
     "rewards/_prompts",
-    "rewards/_scoring",
     "rewards/_serving",
     "rewards/_vbench",
     "vidrl",

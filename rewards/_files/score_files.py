@@ -16,7 +16,7 @@ from .._scoring.left_out import left_out
 from .._scoring.long_clips import Stream
 from .._scoring.plain import as_reward
 from ..base import Reward, Samples, Score
-from ..compose import gathered, leaves
+from ..compose import leaves, score_from_leaves
 from ..video import Film, Unreadable, Video, find
 from .memory import MEMORY, is_out_of_memory, out_of_memory_reason
 from .pictures import numbered_pictures
@@ -189,7 +189,7 @@ def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str
     for piece in video.pieces():
         stream.update(piece)
     found = stream.result()
-    return {name: gathered(name, reward, found) for name, reward in rewards.items()}
+    return {name: score_from_leaves(name, reward, found) for name, reward in rewards.items()}
 
 
 def _none(reward: Reward) -> Score:

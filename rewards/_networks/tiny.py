@@ -1,5 +1,7 @@
-"""Small networks of random weights and the real architectures: what `tiny()` of a learned
-reward scores by."""
+"""Small networks with random weights, built from the classes of the published models.
+
+`tiny()` of a learned reward scores with them, so that tests need no download.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,11 @@ SMALL = {**LAYER, "hidden_size": 16, "intermediate_size": 16}
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """`make()` under seed 0, leaving the random state as it was; weights wide enough that
-    inputs tell apart."""
+    """Return `make()` with random weights under seed 0; the random state is restored.
+
+    The weights have standard deviation 1 / sqrt(inputs), so that different inputs give
+    clearly different outputs.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make()
@@ -31,14 +36,17 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def clip_tokenizer() -> Any:
-    """A CLIP tokenizer of single characters."""
+    """Return a CLIP tokenizer of single characters."""
     pieces = [piece for letter in LETTERS for piece in (letter, f"{letter}</w>")]
     vocabulary = {piece: i for i, piece in enumerate(["<|startoftext|>", *pieces, "<|endoftext|>"])}
     return import_package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
 
 
 def clip_model(side: int = 32) -> Any:
-    """A CLIP of one layer a side, `side` x `side` pixels in 4 patches."""
+    """Return a CLIP with one layer for text and one for images.
+
+    Images are `side` x `side` pixels in 4 patches.
+    """
     t = import_package("transformers")
     words = 2 * len(LETTERS) + 2
     text = {
@@ -55,14 +63,14 @@ def clip_model(side: int = 32) -> Any:
 
 
 def pair(chunk: int = 16) -> TextImage:
-    """A small CLIP with its tokenizer."""
+    """Return a small CLIP with its tokenizer."""
     return TextImage(
         Network(clip_model), lambda _: Pixels(32, (32, 32), OPENAI), clip_tokenizer, chunk
     )
 
 
 def dinov2_model() -> Any:
-    """A DINOv2 of one layer, 28 x 28 pixels in 4 patches."""
+    """Return a DINOv2 of one layer, 28 x 28 pixels in 4 patches."""
     t = import_package("transformers")
     return seeded(
         lambda: t.Dinov2Model(t.Dinov2Config(**LAYER, hidden_size=16, image_size=28, mlp_ratio=2))
@@ -70,14 +78,17 @@ def dinov2_model() -> Any:
 
 
 def vision(chunk: int = 16) -> Vision:
-    """A small DINOv2."""
+    """Return a small DINOv2 as an encoder."""
     return Vision(
         Network(dinov2_model), lambda _: Pixels(28, (28, 28), IMAGENET), class_token, chunk
     )
 
 
 def xclip_model() -> Any:
-    """An X-CLIP of one layer a side, 8 frames of 32 x 32 pixels in 4 patches."""
+    """Return an X-CLIP with one layer for text and one for clips.
+
+    Clips are 8 frames of 32 x 32 pixels in 4 patches.
+    """
     t = import_package("transformers")
     words = 2 * len(LETTERS) + 2
     text = {
@@ -112,7 +123,7 @@ def xclip_model() -> Any:
 
 
 def bert_tokenizer() -> Any:
-    """A BERT tokenizer of single characters."""
+    """Return a BERT tokenizer of single characters."""
     pieces = [
         "[PAD]",
         "[UNK]",
@@ -128,7 +139,10 @@ def bert_tokenizer() -> Any:
 
 
 def blip_judge() -> nn.Module:
-    """ImageReward's BLIP of one layer a side, 32 x 32 pixels in 4 patches."""
+    """Return ImageReward's BLIP with one layer for text and one for images.
+
+    Images are 32 x 32 pixels in 4 patches.
+    """
     from .blip import Judge, reward_head
 
     t = import_package("transformers")
@@ -150,7 +164,7 @@ SPECIAL = [
 
 
 def qwen_tokenizer() -> Any:
-    """A Qwen2 tokenizer of single bytes, with the tokens of its chats."""
+    """Return a Qwen2 tokenizer of single bytes, with the tokens of its chats."""
     import_package("transformers")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -161,7 +175,7 @@ def qwen_tokenizer() -> Any:
 
 
 def qwen_config() -> Any:
-    """A Qwen2-VL of one layer a side."""
+    """Return the configuration of a Qwen2-VL with one layer for text and one for images."""
     t = import_package("transformers")
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
     text = {
@@ -176,7 +190,7 @@ def qwen_config() -> Any:
 
 
 def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
-    """A judge of that size, with `head` of its width."""
+    """Return a judge with such a Qwen2-VL; `head` makes the last layer for a width."""
     from .qwen import Judge
 
     t = import_package("transformers")
@@ -184,7 +198,7 @@ def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
 
 
 def qwen25_judge() -> nn.Module:
-    """A Qwen2.5-VL of one layer a side, with its language head."""
+    """Return a Qwen2.5-VL with one layer for text, one for video, and a language head."""
     t = import_package("transformers")
     tokens = qwen_tokenizer()
     video, end = tokens.convert_tokens_to_ids(["<|video_pad|>", "<|im_end|>"])
@@ -212,8 +226,10 @@ def qwen25_judge() -> nn.Module:
 
 
 def vjepa2_model() -> Any:
-    """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8
-    tokens."""
+    """Return a V-JEPA 2 with one layer for the encoder and one for the predictor.
+
+    Clips are 4 frames of 32 x 32 pixels in 8 tokens.
+    """
     t = import_package("transformers")
     parts = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "mlp_ratio": 1.0}
     predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}

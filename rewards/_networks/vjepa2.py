@@ -1,7 +1,6 @@
-"""V-JEPA 2: features of clips, and how well its predictor foresees the features of what
-comes next.
+"""V-JEPA 2 encodes clips, and its predictor foresees the features of what comes next.
 
-Legend: N clips, T frames, L tokens (two frames and 16 x 16 pixels each, in order of time),
+Shapes: N clips, T frames, L tokens (two frames and 16 x 16 pixels each, in order of time),
 D features of a token.
 """
 
@@ -22,7 +21,7 @@ RATE = 4.0  # frames a second in V-JEPA 2's training
 
 
 class VJepa2:
-    """An encoder of clips, and of single frames, which it takes for clips that stand still.
+    """An encoder of clips, and of single frames, which are read as clips that stand still.
 
     A feature is the mean of all tokens of the encoder's last layer, (D,). Frames are
     squeezed to the square that the model was trained with, as WMReward does.
@@ -32,69 +31,75 @@ class VJepa2:
         self.network, self.chunk = network, chunk
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Features (N, D) of frames (N, 3, H, W) in [0, 1]."""
+        """Return features (N, D) of frames (N, 3, H, W) in [0, 1]."""
         return self._encoded(images[:, None], self.chunk)
 
     def clip(self, frames: Tensor, fps: float, /) -> Tensor:
-        """The feature (D,) of one clip (F, 3, H, W), uint8 or in [0, 1].
+        """Return the feature (D,) of one clip (F, 3, H, W), uint8 or in [0, 1].
 
         Frames are taken at about 4 a second, the rate of the training, from the middles of
         equal segments: an even number, at least 2 and at most as many as the model was
         trained with (64).
         """
         with self.network.on(frames) as model:
-            chosen = middle_frames(len(frames), looked_at(len(frames), fps, model.config))
+            chosen = middle_frames(len(frames), frames_read(len(frames), fps, model.config))
         seen = frames[chosen]
         return self._encoded((seen.float() / 255 if seen.dtype == torch.uint8 else seen)[None], 1)[
             0
         ]
 
     def _encoded(self, video: Tensor, chunk: int) -> Tensor:
+        """Return features of clips, `chunk` clips at a time."""
         with self.network.on(video) as model:
             return chunked(partial(self._features, model), chunk, video)
 
     @staticmethod
     def _features(model: Any, video: Tensor) -> Tensor:
+        """Return features of one chunk of clips."""
         ready = prepared(video, model.config.crop_size)
         return model.encoder(pixel_values_videos=ready).last_hidden_state.mean(1).to(ready.dtype)
 
 
-def looked_at(frames: int, fps: float, config: Any) -> int:
-    """How many frames of a clip are looked at: whole tokens of `config.tubelet_size`
-    frames, about 4 frames a second.
+def frames_read(frames: int, fps: float, config: Any) -> int:
+    """Return how many frames of a clip are read: about 4 a second, in whole tokens.
+
+    A token covers `config.tubelet_size` frames.
 
     >>> from types import SimpleNamespace
     >>> config = SimpleNamespace(frames_per_clip=64, tubelet_size=2)
-    >>> looked_at(81, 16.0, config), looked_at(9, 8.0, config), looked_at(1, 8.0, config), looked_at(9999, 8.0, config)
-    (20, 4, 2, 64)
+    >>> [frames_read(frames, 8.0, config) for frames in (41, 9, 1, 9999)]
+    [20, 4, 2, 64]
     """
     tubes = round(frames / fps * RATE / config.tubelet_size)
     return min(max(tubes, 1), config.frames_per_clip // config.tubelet_size) * config.tubelet_size
 
 
 def prepared(video: Tensor, side: int) -> Tensor:
-    """Clips (N, T, 3, H, W) in [0, 1] squeezed to `side` x `side`, bilinear, with
-    ImageNet's statistics."""
+    """Return clips (N, T, 3, H, W) in [0, 1] resized to `side` x `side` and normalised.
+
+    They are squeezed, not cropped, by bilinear interpolation, with ImageNet's statistics.
+    """
     return Pixels((side, side), None, IMAGENET, "bilinear")(video.flatten(0, 1)).unflatten(
         0, video.shape[:2]
     )
 
 
 def foreseen(model: Any, windows: Tensor, context: int) -> Tensor:
-    """How like the predicted features of each window's end are to the true ones, (N,), in
-    [-1, 1].
+    """Return how similar the predicted features of each window's end are to the true ones.
 
-    `windows` (N, T, 3, H, W) are prepared. The predictor sees the features of the first
-    `context` frames, encoded without the rest, and predicts the tokens of the others; the
-    truth are those tokens in the features of the whole window. Both are normalised over the
-    D features of a token. The cosine is taken over the tokens, for each feature by itself,
-    and then averaged over features, as in WMReward's code (`dim=1` of a tensor (N, L, D)).
+    (N,), in [-1, 1]. `windows` (N, T, 3, H, W) are `prepared`. The predictor reads the
+    features of the first `context` frames, encoded without the rest, and predicts the
+    tokens of the other frames. The true tokens are those of the same frames when the whole
+    window is encoded. Both are normalised over the D features of a token. The cosine is
+    taken over the tokens, for each feature by itself, and then averaged over features, as
+    in WMReward's code (`dim=1` of a tensor (N, L, D)).
     """
     true = model.encoder(pixel_values_videos=windows).last_hidden_state
-    known = model.encoder(pixel_values_videos=windows[:, :context]).last_hidden_state
+    seen = model.encoder(pixel_values_videos=windows[:, :context]).last_hidden_state
     place = torch.arange(true.shape[1], device=windows.device).expand(len(windows), -1)
-    past, future = place[:, : known.shape[1]], place[:, known.shape[1] :]
-    said = model.predictor(known, context_mask=[past], target_mask=[future]).last_hidden_state
-    came = true[:, known.shape[1] :]
-    said, came = (layer_norm(x.to(windows.dtype), x.shape[-1:]) for x in (said, came))
-    return cosine_similarity(said, came, dim=1).mean(1)
+    # tokens are in order of time, so those of the context come first
+    past, future = place[:, : seen.shape[1]], place[:, seen.shape[1] :]
+    foretold = model.predictor(seen, context_mask=[past], target_mask=[future]).last_hidden_state
+    actual = true[:, seen.shape[1] :]
+    a, b = (layer_norm(x.to(windows.dtype), x.shape[-1:]) for x in (foretold, actual))
+    return cosine_similarity(a, b, dim=1).mean(1)

@@ -1,2 +1,1 @@
-"""What every reward is made of: samples, scores, their checks, pieces of long clips,
-composites' parts."""
+"""Modules that every reward is made of: samples, their checks, scores, curves, parts."""

@@ -1,5 +1,8 @@
-"""Rewards by name: the default composite, a plug-in of this folder, or a class, object or
-function of the user's."""
+"""Functions that load a reward by its name.
+
+A name is "default", a reward of the folder `rewards`, or a class, object or function of the
+user's.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from .plain import as_reward
 
 
 def load(name: str, /, **options: Any) -> Reward:
-    """The reward `name` with its options.
+    """Return the reward `name` with its options.
 
-    `name` is "default" (the default composite, which has no options), a reward of this
-    folder such as "flicker", or "package.module:attribute" of your own: a subclass of
-    Reward, any other class whose instances are called as fn(samples), a Reward that is made
-    already, or a function fn(samples). The module is an installed one, or a file in the
-    working folder. Only classes take options.
+    `name` is "default" (the default composite, which has no options), a reward of the
+    folder `rewards` such as "flicker", or "package.module:attribute" for the user's own: a
+    subclass of Reward, another class whose instances are called as fn(samples), an instance
+    of a Reward, or a function fn(samples). The module is an installed module, or a file in
+    the working folder. Only classes take options.
 
     Raises `vidrl.plugin.UnknownName` with the nearest right name, `vidrl.plugin.BadOption`
-    with the nearest right option or the type expected, and ValueError for a function of
+    with the nearest right option or the expected type, and ValueError for a function of
     other arguments.
 
     >>> load("flicker", flow="farneback").flow
@@ -34,23 +37,27 @@ def load(name: str, /, **options: Any) -> Reward:
     vidrl.plugin.UnknownName: no plug-in 'flikker' among the rewards: did you mean 'flicker'? ...
     """
     found, given = _checked(name, options)
-    made = as_reward(found(**given) if isinstance(found, type) or found is default else found, name)
-    flow: Any = getattr(made, "flow", None)
+    called = isinstance(found, type) or found is default
+    reward = as_reward(found(**given) if called else found, name)
+    # a wrong method of flow would be found only when the first clip is scored
+    flow: Any = getattr(reward, "flow", None)
     if name in plugin.names("rewards") and flow:
         check_method(flow)
-    return made
+    return reward
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raise what `load` raises for an unknown name or a wrong option, without making the
-    reward."""
+    """Raise what `load` raises for an unknown name or a wrong option.
+
+    The reward is not made.
+    """
     found, _ = _checked(name, options)
     if not isinstance(found, type) and found is not default:
         as_reward(found, name)
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What `name` names, and its options as it takes them."""
+    """Return what `name` names, and the checked options."""
     if not isinstance(name, str):
         raise plugin.UnknownName(
             f"expected the name of a reward, as 'flicker' or 'package.module:Class', got {name!r}"

@@ -1,4 +1,4 @@
-"""What Samples refuses, each with what was expected, what came, and the cure."""
+"""Checks of samples; each error says what was expected, what was given, and the cure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 AXES = "(batch, frames, channels, height, width)"
-SLACK = 0.05  # beyond [0, 1], which resizing and half precision leave at edges
+SLACK = 0.05  # how far values may be outside [0, 1]: resizing and half precision overshoot
 
 
 def check_video(video: Any, what: str) -> Tensor:
-    """(B, F, C, H, W), float in [0, 1] or uint8, 1 or 3 channels.
+    """Raise ValueError unless `video` is (B, F, C, H, W), float in [0, 1] or uint8.
 
-    Returns which frames are finite, bool (B, F) on the CPU: what is not finite is the fault
-    of one clip, which `refusals` names, and not of the caller.
+    C is 1 or 3. Returns which frames are finite, bool (B, F) on the CPU. A frame that is
+    not finite raises nothing: it is the fault of one clip, which `refusals` names, and the
+    other clips are scored.
     """
     want = f"expected {what} as {AXES}, float in [0, 1] or uint8"
     if not isinstance(video, Tensor):
@@ -28,13 +29,15 @@ def check_video(video: Any, what: str) -> Tensor:
         raise ValueError(f"{want}, got shape {tuple(video.shape)}: {cure}")
     if video.shape[2] not in (1, 3) or 0 in video.shape:
         raise ValueError(
-            f"{want}, nothing empty, 1 or 3 channels, got shape {tuple(video.shape)}: {_axes(video)}"
+            f"{want}, nothing empty, 1 or 3 channels, "
+            f"got shape {tuple(video.shape)}: {_axes(video)}"
         )
     if not (video.is_floating_point() or video.dtype == torch.uint8):
         raise ValueError(f"{want}, got {video.dtype}: {_bytes_of(video.dtype)}")
     if not video.is_floating_point():
         return torch.ones(video.shape[:2], dtype=torch.bool)
-    # one pass: both bounds of each frame tell its range, and NaN and infinity show in them
+    # One pass over the pixels: the smallest and the largest value of a frame say whether it
+    # is in range, and are NaN or infinite if any value is.
     with torch.no_grad():
         low, high = torch.stack([video.amin((2, 3, 4)), video.amax((2, 3, 4))]).float().cpu()
     finite = low.isfinite() & high.isfinite()
@@ -44,7 +47,7 @@ def check_video(video: Any, what: str) -> Tensor:
 
 
 def _as_tensor(video: Any) -> str:
-    """The cure for what is no tensor."""
+    """Return the cure for what is not a tensor."""
     if not isinstance(video, list | tuple):
         return "use torch.as_tensor"
     shapes = sorted({tuple(clip.shape) for clip in video if hasattr(clip, "shape")})
@@ -54,7 +57,7 @@ def _as_tensor(video: Any) -> str:
 
 
 def _axes(video: Tensor) -> str:
-    """The cure for axes in another order."""
+    """Return the cure for axes in another order."""
     if 0 in video.shape:
         return "leave out clips without frames"
     if video.shape[-1] in (1, 3):
@@ -67,7 +70,7 @@ def _axes(video: Tensor) -> str:
 
 
 def _bytes_of(dtype: torch.dtype) -> str:
-    """The cure for integers of another width."""
+    """Return the cure for integers of another width."""
     if dtype == torch.bool:
         return "use .float()"
     if dtype in (torch.uint16, torch.int16):
@@ -76,6 +79,7 @@ def _bytes_of(dtype: torch.dtype) -> str:
 
 
 def _check_range(low: float, high: float, want: str) -> None:
+    """Raise ValueError for values outside [0, 1], with the likely cure."""
     if low >= -SLACK and high <= 1 + SLACK:
         return
     if high > 2:
@@ -90,7 +94,7 @@ def _check_range(low: float, high: float, want: str) -> None:
 
 
 def check_prompts(prompts: Any, clips: int) -> None:
-    """A string a clip."""
+    """Raise ValueError unless there is one string for each clip."""
     want = f"expected a list of {clips} prompts, one a clip"
     if isinstance(prompts, str) or not _listed(prompts):
         got = "one string" if isinstance(prompts, str) else type(prompts).__name__
@@ -105,16 +109,17 @@ def check_prompts(prompts: Any, clips: int) -> None:
 
 
 def check_fps(fps: Any) -> None:
-    """A positive number."""
-    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps <= sys.float_info.max:  # type: ignore[operator]
+    """Raise ValueError unless `fps` is a positive number."""
+    number = isinstance(fps, Real) and not isinstance(fps, bool)
+    if not number or not 0 < fps <= sys.float_info.max:
         raise ValueError(
-            f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: pass what the "
-            "clips play at, as fps=16.0"
+            f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: "
+            "pass what the clips play at, as fps=16.0"
         )
 
 
 def check_reference(reference: Any, video: Tensor) -> None:
-    """As the video: as many clips, on its device."""
+    """Raise ValueError unless each clip has a reference, on the clips' device."""
     if isinstance(reference, Tensor) and reference.dim() == 4:
         raise ValueError(
             "expected reference as (batch, frames, channels, height, width), got shape "
@@ -123,18 +128,19 @@ def check_reference(reference: Any, video: Tensor) -> None:
     check_video(reference, "reference")
     if len(reference) != len(video):
         raise ValueError(
-            f"expected a reference for each of {len(video)} clips, got {len(reference)}: repeat it with "
-            "reference.expand(...)"
+            f"expected a reference for each of {len(video)} clips, got {len(reference)}: "
+            "repeat it with reference.expand(...)"
         )
     if reference.device != video.device:
         raise ValueError(
-            f"expected video and reference on one device, got {video.device} and {reference.device}: "
+            f"expected video and reference on one device, "
+            f"got {video.device} and {reference.device}: "
             "move one with .to(device)"
         )
 
 
 def check_meta(meta: Any, clips: int) -> None:
-    """A mapping a clip, or none."""
+    """Raise ValueError unless `meta` has one mapping for each clip, or is empty."""
     if not _listed(meta) or len(meta) not in (0, clips):
         got = f"{len(meta)}" if _listed(meta) else f"one {type(meta).__name__}"
         raise ValueError(
@@ -144,6 +150,7 @@ def check_meta(meta: Any, clips: int) -> None:
 
 
 def _listed(value: Any) -> bool:
+    """Return whether a value is a sequence, not a mapping."""
     return (
         hasattr(value, "__len__")
         and hasattr(value, "__getitem__")

@@ -1,7 +1,6 @@
-"""Parts that a composite leaves out of a clip, as of an image those that need time; and why
-a clip has no score.
+"""Parts that a composite leaves out of a clip, and reasons why a clip has no score.
 
-Shapes: B clips.
+A composite leaves parts that need time out of an image. Shapes: B clips.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from .score import STILL, Score
 
 
 def left_out(score: Score) -> dict[str, str]:
-    """The parts, and the parts of parts, that need more frames than an image has, each with
-    its reason.
+    """Return the parts that are left out of images, by name, with their reasons.
 
-    A composite leaves them out of the value of an image.
+    These parts, and parts of parts, need more frames than an image has.
 
-    >>> lost = Score(torch.tensor([float("nan")]), why=["inapplicable to an image: needs a clip of at least 4 frames"])
-    >>> left_out(Score(torch.tensor([0.5]), parts={"sharpness": Score(torch.tensor([0.5])), "jerk": lost}))
-    {'jerk': 'inapplicable to an image: needs a clip of at least 4 frames'}
+    >>> lost = Score(torch.tensor([float("nan")]), why=["inapplicable to an image: too short"])
+    >>> parts = {"sharpness": Score(torch.tensor([0.5])), "jerk": lost}
+    >>> left_out(Score(torch.tensor([0.5]), parts=parts))
+    {'jerk': 'inapplicable to an image: too short'}
     """
     found: dict[str, str] = {}
     for name, part in score.parts.items():
@@ -32,21 +31,22 @@ def left_out(score: Score) -> dict[str, str]:
     return found
 
 
-def where(score: Score, begins: str) -> Tensor:
-    """Which clips have a reason that begins so, bool (B,)."""
+def has_reason(score: Score, begin: str) -> Tensor:
+    """Return which clips have a reason that begins with `begin`, bool (B,)."""
     return torch.tensor(
-        [str(why).startswith(begins) for why in score.why], device=score.value.device
+        [str(why).startswith(begin) for why in score.why], device=score.value.device
     )
 
 
-def reason(
+def reason_of_clip(
     parts: Mapping[str, Score], optional: Sequence[str], i: int, counted: Mapping[str, Score]
 ) -> str | None:
-    """Why clip `i` has no composite: the first part that is not scored, unless that part
-    may be left out.
+    """Return the reason why clip `i` has no composite, or None.
 
-    Of an image those parts may be left out that need more frames. `counted` are the parts
-    that weigh something: where all of these are left out, there is nothing to add up.
+    The reason is that of the first part that is not scored and may not be left out. Parts
+    may be left out if an image has too few frames for them, or if they are `optional` and
+    inapplicable. `counted` are the parts whose weight is not 0: where all of them are left
+    out, there is nothing to add up, and the first reason of any part is returned.
     """
     reasons = [
         (name, str(score.why[i])) for name, score in parts.items() if score.why[i] is not None
@@ -56,12 +56,13 @@ def reason(
         for name, why in reasons
         if not (why.startswith(STILL) or (name in optional and why.startswith("inapplicable")))
     ]
-    nothing = all(score.why[i] is not None for score in (counted or parts).values())
-    left = fatal or (reasons if nothing else [])
+    none_counts = all(score.why[i] is not None for score in (counted or parts).values())
+    left = fatal or (reasons if none_counts else [])
     if not left:
         return None
     name, why = left[0]
-    if len(left) > 1 and all(told.startswith(STILL) for _, told in left):
-        return f"{STILL}: all parts that count need more than one frame: {', '.join(one for one, _ in left)}"
+    if len(left) > 1 and all(other.startswith(STILL) for _, other in left):
+        names = ", ".join(part for part, _ in left)
+        return f"{STILL}: all parts that count need more than one frame: {names}"
     kind, colon, rest = why.partition(": ")
     return f"{kind}: {name}: {rest}" if colon else f"unscored: {name}: {why}"

@@ -1,4 +1,4 @@
-"""Scoring one long clip in pieces."""
+"""A stream scores one long clip in pieces, with several rewards that share one flow."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from .score import Score
 if TYPE_CHECKING:
     from ..base import Reward
 
-ENOUGH = 24  # small frames that a lane scores at a time
-HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
-# of a lane: its stride, and the shorter side of its frames where they are shrunk
+ENOUGH = 24  # shrunk frames that a lane scores at a time
+HELD = 3 * 2**29  # bytes of frames that may be held back at the start of a clip
+# The kind of a lane: its stride, and the shorter side of its frames if they are shrunk.
 _Kind = tuple[int, "int | None"]
 
 
 class Stream:
-    """The scorer that `Reward.stream` gives; several rewards share one flow.
+    """A scorer of one long clip for several rewards, as `Reward.stream` returns for one.
 
-    Frames are dealt out to lanes, one for each phase of each stride and each size that a
-    reward asks for. The first few are held back, because a clip that turns out to be short
-    is not taken apart.
+    Frames are dealt out to lanes. There is one lane for each phase of each stride (see
+    `Reward.stride`) and each size at which a reward measures; rewards of the same stride
+    and size share a lane, and so the flow. The first frames are held back until there are
+    enough for the largest stride, because a clip that turns out to be short is not taken
+    apart.
+
+    Call `update` for each piece in the order of time, then `result`.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Stream:
         self.rewards, self.fps = dict(rewards), fps
         self.prompt = prompt
         self.given: dict[str, Any] = {"reference": reference, "meta": [meta] if meta else ()}
+        # 1 << 62 frames: as if the clip were long enough for its stride
         self.strides = {name: reward.stride(fps, 1 << 62) for name, reward in rewards.items()}
         self.patience = max(self.strides.values()) * LONGEST
         self.held: list[Tensor] = []
@@ -69,25 +74,26 @@ class Stream:
             if self.seen < self.patience:
                 self._hold(frames)
                 return
-            if self.held:  # else no copy: that of a big piece costs as much as decoding
+            if self.held:  # otherwise avoid the copy, which takes as long as decoding
                 samples = self._samples(torch.cat([*self.held, frames]))
             self.lanes, self.held = self._open(self.strides), []
         _deal(self.lanes, samples, self.seen - samples.video.shape[1])
 
     def _hold(self, frames: Tensor) -> None:
-        """Keep frames for later. Raises MemoryError where these are large and, at a high
-        rate, many."""
+        """Keep frames for later; raise MemoryError where they take too much memory."""
         needed = frames.element_size() * frames[0].numel() * self.seen
         if needed > HELD:
             raise TooLarge(
-                f"expected frames of which {self.patience} in a row, half a second, fit {HELD / 2**30:g} GiB; got "
-                f"{frames.shape[-1]} x {frames.shape[-2]} at {self.fps:g} a second: shrink them, or lower the rate"
+                f"expected frames of which {self.patience} in a row, half a second, fit "
+                f"{HELD / 2**30:g} GiB; got {frames.shape[-1]} x {frames.shape[-2]} at "
+                f"{self.fps:g} a second: shrink them, or lower the rate"
             )
+        # a clone, because the caller may overwrite its buffer
         self.held.append(frames.clone())
 
     @torch.no_grad()
     def result(self) -> dict[str, Score]:
-        """The scores of all frames so far, B = 1."""
+        """Return the score of each reward for all frames so far, B = 1."""
         lanes = self.lanes
         strides = (
             self.strides
@@ -104,9 +110,11 @@ class Stream:
         }
 
     def _samples(self, frames: Tensor) -> Samples:
+        """Return frames as Samples of one clip."""
         return Samples(frames[None], [self.prompt], self.fps, **self.given)
 
     def _open(self, strides: Mapping[str, int]) -> dict[_Kind, list[_Lane]]:
+        """Open the lanes of the rewards that can score the clip."""
         groups: dict[_Kind, dict[str, Reward]] = {}
         for name, reward in self.rewards.items():
             if self.why[name] is None:
@@ -116,6 +124,7 @@ class Stream:
         }
 
     def _refuse(self, samples: Samples) -> None:
+        """Note why a reward cannot score these frames, and drop it from its lanes."""
         for name, reward in self.rewards.items():
             self.why[name] = (
                 self.why[name] or refusals(samples, 0, reward.least_side, first=self.seen)[0]
@@ -126,6 +135,7 @@ class Stream:
             }
 
     def _score(self, name: str, reward: Reward, lanes: list[_Lane]) -> Score:
+        """Return the score of one reward from its lanes."""
         why = self.why[name]
         if why is None and self.seen < reward.needed:
             why = too_short(reward.needed, self.seen)
@@ -137,12 +147,12 @@ class Stream:
 
 
 class _Lane:
-    """The frames of one phase.
+    """A lane keeps the frames and the features of one phase.
 
-    Pieces overlap by the frames that the next terms look back at, and nothing else of the
-    past is kept. The numbers are those of `forward` on the whole clip, because a term looks
-    at no more. Frames of a shorter side of at most `side` are gathered until there are
-    enough that the overlap costs little.
+    Each piece is scored together with the last `context` frames of the piece before, which
+    its first terms read; of earlier frames only the features are kept. So the numbers are
+    those of `forward` on the whole clip. Where frames are shrunk, they are gathered until
+    there are ENOUGH, so that the overlap of the pieces costs little time.
     """
 
     def __init__(self, rewards: Mapping[str, Reward], side: int | None) -> None:
@@ -155,6 +165,7 @@ class _Lane:
         self.state: dict[str, Any] = dict.fromkeys(rewards)
 
     def update(self, samples: Samples) -> None:
+        """Take the next frames of this phase."""
         self.about = samples.about
         if self.side is not None:
             samples = Samples(samples.small(self.side).contiguous(), samples.prompts, samples.fps)
@@ -163,7 +174,7 @@ class _Lane:
             self.flush()
 
     def flush(self) -> None:
-        """Score what waits."""
+        """Compute the features of the frames that wait."""
         if not self.waiting:
             return
         samples, self.waiting = _joined(self.tail, self.waiting), []
@@ -175,16 +186,16 @@ class _Lane:
         self.tail = samples.video[:, max(0, frames - self.context) :].clone()
 
     def curve(self, name: str) -> Tensor:
+        """Return the curve of the reward `name` over the frames of this phase."""
         self.flush()
         assert self.about is not None  # it has had frames
         reward = self.rewards[name]
-        return curve_of_terms(
-            reward.terms_of_clip(torch.cat(self.features[name], 1), self.about), reward.lookahead
-        )
+        terms = reward.terms_of_clip(torch.cat(self.features[name], 1), self.about)
+        return curve_of_terms(terms, reward.lookahead)
 
 
 class Single:
-    """A stream of one reward: `update(frames)`, `result() -> Score`."""
+    """A stream of one reward, with a Score as its result."""
 
     def __init__(self, reward: Reward, fps: float, prompt: str) -> None:
         self.stream = Stream({"only": reward}, fps, prompt)
@@ -194,12 +205,12 @@ class Single:
         self.stream.update(frames)
 
     def result(self) -> Score:
-        """The score of all frames so far, B = 1."""
+        """Return the score of all frames so far, B = 1."""
         return self.stream.result()["only"]
 
 
 def _joined(tail: Tensor | None, parts: list[Samples]) -> Samples:
-    """One piece of several, after the frames that are looked back at."""
+    """Join several pieces into one, after the frames `tail` of the piece before."""
     before = [] if tail is None or not tail.shape[1] else [tail]
     if len(parts) == 1 and not before:
         return parts[0]
@@ -209,10 +220,12 @@ def _joined(tail: Tensor | None, parts: list[Samples]) -> Samples:
 
 
 def _deal(lanes: Mapping[_Kind, list[_Lane]], samples: Samples, start: int) -> None:
-    """Each frame, the first of which is number `start` of the clip, to its lane of every
-    stride."""
-    for (stride, _), ways in lanes.items():
-        for phase, lane in enumerate(ways):
+    """Give each frame to its lane of every stride.
+
+    `start` is the number of the first frame.
+    """
+    for (stride, _), phases in lanes.items():
+        for phase, lane in enumerate(phases):
             first = (phase - start) % stride
             if first < samples.video.shape[1]:
                 lane.update(samples if stride == 1 else samples.every(stride, first))

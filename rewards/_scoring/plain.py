@@ -1,4 +1,4 @@
-"""A plain function of samples as a reward."""
+"""Plain functions of samples are wrapped here, so that they can be used as rewards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from ..base import Reward, refusals
 from .samples import Samples
 from .score import Score, as_score
 
-OLD = ("video", "prompts", "fps")  # the parameters of the other signature that is accepted
+THREE = ("video", "prompts", "fps")  # the parameters of the other signature that is accepted
 
 
 class Plain(Reward):
-    """A function `fn(samples) -> tensor | Score` as a reward; see `as_score` for what it
-    may return.
+    """A reward that calls a function `fn(samples) -> tensor | Score`; see `as_score`.
 
     A function of three arguments is called as `fn(video (B, F, C, H, W) float in [0, 1],
     prompts, fps)`. No gradient is kept. A clip with NaN or infinity in its frames is
-    unscored whatever the function says. Raises ValueError where the function can be called
-    in neither way.
+    unscored whatever the function returns. Raises ValueError where the function can be
+    called in neither way.
 
     >>> bright = Plain(lambda samples: samples.frames.mean((1, 2, 3, 4)), "bright")
     >>> bright(Samples(torch.full((2, 3, 3, 8, 8), 0.5), ["", ""], 8.0)).value
@@ -36,11 +35,13 @@ class Plain(Reward):
     def __init__(self, fn: Callable[..., Any], name: str = "") -> None:
         super().__init__()
         self.fn, self.name = fn, name or getattr(fn, "__name__", type(fn).__name__)
-        self.apart = takes_three(fn, self.name)
+        self.takes_three = takes_three(fn, self.name)
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
-        given = (samples.frames, list(samples.prompts), samples.fps) if self.apart else (samples,)
+        """Return the score of whole clips."""
+        given = (
+            (samples.frames, list(samples.prompts), samples.fps) if self.takes_three else (samples,)
+        )
         score = as_score(self.fn(*given), samples, self.name)
         faults = refusals(samples, 1, 1)
         if not any(faults):
@@ -52,15 +53,16 @@ class Plain(Reward):
 
 
 def takes_three(fn: Callable[..., Any], name: str) -> bool:
-    """Whether a function is called as fn(video, prompts, fps), and not as fn(samples);
-    raises ValueError if neither.
+    """Return whether a function is called as fn(video, prompts, fps).
+
+    If not, it is called as fn(samples). Raises ValueError where neither call fits.
 
     >>> takes_three(lambda samples: 0, "one"), takes_three(lambda video, prompts, fps: 0, "three")
     (False, True)
     """
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # of some built-in functions
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return False
     positional = [
         p
@@ -68,19 +70,19 @@ def takes_three(fn: Callable[..., Any], name: str) -> bool:
         if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     ]
     required = sum(p.default is inspect.Parameter.empty for p in positional)
-    three = required == len(OLD) or tuple(p.name for p in positional[:3]) == OLD
+    three = required == len(THREE) or tuple(p.name for p in positional[:3]) == THREE
     try:
-        signature.bind(*([None] * (len(OLD) if three else 1)))
+        signature.bind(*([None] * (len(THREE) if three else 1)))
     except TypeError:
         raise ValueError(
-            f"expected a function fn(samples) of one argument, got {name}{signature}: samples.frames "
-            "(B, F, C, H, W), samples.prompts and samples.fps hold all that was made"
+            f"expected a function fn(samples) of one argument, got {name}{signature}: "
+            "samples.frames (B, F, C, H, W), samples.prompts and samples.fps hold all that was made"
         ) from None
     return three
 
 
 def as_reward(reward: Any, name: str = "") -> Reward:
-    """A Reward as it is, and any other callable as one.
+    """Return a Reward as it is, and any other callable wrapped as a Reward.
 
     Raises ValueError for a class, of which an instance is wanted, and for what cannot be
     called.

@@ -1,4 +1,4 @@
-"""The parts of a composite as a recipe writes them, in [reward.parts]."""
+"""The parts of a composite are read here from a recipe's table [reward.parts]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from .by_name import check, load
 
 @dataclass(frozen=True)
 class Part:
-    """One part: it adds weight * (value - centre) / scale to the composite.
+    """A part of a composite adds weight * (value - centre) / scale to the total.
 
-    `options` are the reward's own. `scale` is a number, or [centre, scale]. With `band` =
-    [low, high] the part adds nothing inside the band and -weight * (distance from the band)
-    / scale outside it. With `gate`, what the composite is above its floor is multiplied by
-    value / gate where the value is below the gate. `band` and `gate` are in the unit of the
-    part's own value.
+    - `weight`: how much the part counts.
+    - `options`: the options of the reward.
+    - `scale`: a number, or [centre, scale].
+    - `band`: [low, high]. The part adds nothing while its value is inside the band, and
+      -weight * (distance from the band) / scale outside it.
+    - `gate`: a threshold. While the value is below it, what the total is above its floor is
+      multiplied by value / gate.
+
+    `band` and `gate` are in the unit of the part's own value.
     """
 
     weight: float = 1.0
@@ -33,22 +37,21 @@ class Part:
 
     @property
     def centre_and_scale(self) -> tuple[float, float]:
-        """As `Composite(scales=...)` takes them."""
+        """Return centre and scale, as `Composite(scales=...)` takes them."""
         return self.scale if isinstance(self.scale, tuple) else (0.0, self.scale)
 
 
 def parse(name: str, entry: Any) -> Part:
-    """The part that an entry `name = entry` of [reward.parts] describes: a number is its
-    weight.
+    """Return the part that an entry `name = entry` of [reward.parts] describes.
 
-    Raises ValueError with the nearest right key, the type expected, or the range of a
-    value, and the cure.
+    An entry that is a number is the weight. Raises ValueError with the nearest right key,
+    the expected type or the range of a value, and the cure.
 
     >>> parse("flicker", 2).weight, parse("flicker", {"scale": 0.1, "band": [0.2, 0.8]}).band
     (2.0, (0.2, 0.8))
     >>> parse("flicker", {"wieght": 2})
     Traceback (most recent call last):
-    ValueError: unknown key 'wieght': did you mean 'weight'? known: band, gate, options, scale, weight
+    ValueError: unknown key 'wieght': did you mean 'weight'? known: band, gate, options, ...
     """
     table = dict(entry) if isinstance(entry, Mapping) else {"weight": entry}
     hints = typing.get_type_hints(Part)
@@ -61,11 +64,11 @@ def parse(name: str, entry: Any) -> Part:
 
 
 def composite(entries: Mapping[str, Any]) -> Composite:
-    """The composite that [reward.parts] describes.
+    """Return the composite that [reward.parts] describes.
 
-    The entry "default" stands for the parts of `default()`, each with its own weight times
-    that of the entry and its own scale, so that credit stays local and each of them is
-    logged. A part of the default that has an entry of its own beside it is called
+    The entry "default" stands for the parts of `default()`: each has its own scale, and its
+    own weight times that of the entry, so that credit stays local and each part is logged.
+    A part of the default composite that has an entry of its own too is named
     "default/NAME". Raises what `parse` and `load` raise.
 
     >>> made = composite({"default": 1.0, "jerk": {"weight": 0.5, "scale": 0.1}})
@@ -84,8 +87,10 @@ def composite(entries: Mapping[str, Any]) -> Composite:
 
 
 def check_plugins(entries: Mapping[str, Any]) -> None:
-    """Raise what `composite` raises for an unknown name or option, without making a
-    reward."""
+    """Raise what `composite` raises for an unknown name or option.
+
+    The rewards are not made.
+    """
     for name, entry in entries.items():
         check(name, parse(name, entry).options)
 
@@ -100,26 +105,28 @@ def check_values(entries: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: {error}") from None
     if parts and not any(part.weight for part in parts.values()):
         raise ValueError(
-            f"{next(iter(parts))}: expected a weight other than 0 of at least one part, got 0 of all"
+            f"{next(iter(parts))}: expected a weight other than 0 of at least one part, "
+            "got 0 of all"
         )
 
 
 def _of_default(
     parts: Mapping[str, Part],
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, tuple[float, float]]]:
-    """Rewards, weights and scales of the parts that the entry "default" stands for."""
+    """Return rewards, weights and scales of the parts that "default" stands for."""
     if "default" not in parts:
         return {}, {}, {}
-    made, weight = default(), parts["default"].weight
-    named = {name: f"default/{name}" if name in parts else name for name in made.parts}
+    whole, weight = default(), parts["default"].weight
+    names = {name: f"default/{name}" if name in parts else name for name in whole.parts}
     return (
-        {new: made.parts[name] for name, new in named.items()},
-        {new: weight * made.weights[name] for name, new in named.items()},
-        {new: made.scales[name] for name, new in named.items()},
+        {new: whole.parts[name] for name, new in names.items()},
+        {new: weight * whole.weights[name] for name, new in names.items()},
+        {new: whole.scales[name] for name, new in names.items()},
     )
 
 
 def _conformed(key: str, value: Any, hint: Any, entry: Any) -> Any:
+    """Return a value of an entry in the type `hint`, or raise ValueError with the cure."""
     try:
         return plugin.conform(value, hint)
     except TypeError as error:
@@ -132,7 +139,7 @@ def _conformed(key: str, value: Any, hint: Any, entry: Any) -> Any:
 
 
 def _written(key: str) -> str:
-    """How a value is written."""
+    """Return how the value of a key is written in a recipe."""
     return {
         "scale": ": write scale = 0.1, or scale = [centre, scale]",
         "band": ": write band = [low, high]",
@@ -141,6 +148,7 @@ def _written(key: str) -> str:
 
 
 def _check(name: str, part: Part) -> None:
+    """Raise ValueError for the first value of a part that is out of its range."""
     low, high = part.band or (0.0, 1.0)
     rules = [
         (math.isfinite(part.weight), f"weight: expected a finite number, got {part.weight}"),
@@ -155,8 +163,8 @@ def _check(name: str, part: Part) -> None:
         ),
         (
             name != "default" or part == Part(part.weight),
-            "the default composite takes a weight only, as default = 1.0; give a scale, band or gate to one of its parts "
-            "by an entry of that part's name",
+            "the default composite takes a weight only, as default = 1.0; give a scale, band or "
+            "gate to one of its parts by an entry of that part's name",
         ),
     ]
     for holds, message in rules:

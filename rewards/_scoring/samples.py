@@ -1,6 +1,6 @@
-"""What rewards read: clips, their prompts and their frame rate.
+"""Samples are what rewards read: clips, their prompts and their frame rate.
 
-Shapes: B batch, F frames, C channels, H W height and width.
+Shapes: B clips, F frames, C channels, H W height and width.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from torch import Tensor
 from .._flow.images import shrunk
 from .checks import AXES, check_fps, check_meta, check_prompts, check_reference, check_video
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What was made: clips, their prompts and their frame rate.
+    """A batch of clips, with their prompts and their frame rate.
 
-    `video` is (B, F, C, H, W), float in [0, 1] or uint8, C = 1 or 3; an image has F = 1.
-    `reference` (B, F', C, H, W) is what the generator was conditioned on. Raises ValueError
-    where a shape, type or range is not that.
+    - `video` (B, F, C, H, W), float in [0, 1] or uint8, C = 1 or 3; an image has F = 1.
+    - `prompts`: one string for each clip.
+    - `fps`: frames per second.
+    - `reference` (B, F', C, H, W): what the generator was conditioned on, such as an image.
+    - `meta`: one mapping for each clip, or empty.
+
+    Raises ValueError for another shape, type or range.
 
     >>> Samples(torch.zeros(1, 5, 3, 16, 16), ["a circle"], fps=8.0).frames.dtype
     torch.float32
@@ -38,7 +42,7 @@ class Samples:
     meta: Sequence[Mapping[str, Any]] = ()
     _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _pixels: _Pixels = field(init=False, repr=False, compare=False)
-    # which frames are, bool (B, F) on the CPU
+    # which frames are finite, bool (B, F) on the CPU
     _finite: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +53,8 @@ class Samples:
         if self.reference is not None:
             check_reference(self.reference, self.video)
         check_meta(self.meta, len(self.video))
-        if self.video.dtype in (torch.float16, torch.bfloat16):  # what decoders hand over
+        # half precision is too coarse for differences between frames; decoders may return it
+        if self.video.dtype in (torch.float16, torch.bfloat16):
             object.__setattr__(self, "video", self.video.float())
         object.__setattr__(self, "_pixels", _Pixels(self.video))
 
@@ -58,19 +63,21 @@ class Samples:
 
     @property
     def frames(self) -> Tensor:
-        """The clips as float in [0, 1], (B, F, C, H, W)."""
+        """Return the clips as float in [0, 1], (B, F, C, H, W)."""
         if self.video.is_floating_point():
             return self.video
         return self.memo("frames", lambda: self.video.float() / 255)
 
     def small(self, size: int) -> Tensor:
-        """The clips with their shorter side at most `size`, bytes where they are: shrunk
-        once for all rewards."""
+        """Return the clips shrunk to a shorter side of at most `size`.
+
+        Bytes stay bytes on the CPU. The clips are shrunk once for all rewards.
+        """
         return self._pixels.small(size)
 
     @property
     def about(self) -> About:
-        """All but the pixels."""
+        """Return what is known of the clips other than their pixels."""
         return About(
             self.prompts,
             self.fps,
@@ -79,24 +86,26 @@ class Samples:
             self.meta,
         )
 
-    def memo(self, key: Any, make: Callable[[], Made]) -> Made:
-        """The result of `make()`, kept under `key`, so that several rewards compute a
-        clip's flow only once.
+    def memo(self, key: Any, make: Callable[[], Result]) -> Result:
+        """Return the result of `make()`, kept under `key`.
 
-        The result lives as long as these samples. It must not refer to them: the reference
-        cycle would keep the video in memory until Python's cyclic garbage collector runs,
-        which on a GPU may be after memory has run out.
+        So several rewards compute the flow of a clip only once. The result is kept as long
+        as these samples. It must not refer to them: the reference cycle would keep the
+        video in memory until Python's cyclic garbage collector runs, which on a GPU may be
+        after memory has run out.
         """
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
     def phases(self, stride: int) -> list[Samples]:
-        """The clips as `stride` interleaved ones of a lower frame rate: 0, stride ...; 1,
-        stride + 1 ...
+        """Return the clips as `stride` interleaved clips of a lower frame rate.
+
+        The first holds frames 0, stride, 2 stride ..., the second frames 1, stride + 1 ...
 
         >>> video = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(1, 5, 1, 8, 8) / 5
-        >>> [part.video[0, :, 0, 0, 0].mul(5).tolist() for part in Samples(video, [""], 24.0).phases(3)]
+        >>> phases = Samples(video, [""], 24.0).phases(3)
+        >>> [phase.video[0, :, 0, 0, 0].mul(5).tolist() for phase in phases]
         [[0.0, 3.0], [1.0, 4.0], [2.0]]
         """
         if stride == 1:
@@ -106,30 +115,33 @@ class Samples:
         )
 
     def every(self, stride: int, start: int) -> Samples:
-        """Frames start, start + stride ... of the clips, at a lower frame rate."""
+        """Return frames start, start + stride ... of the clips, at a lower frame rate."""
         video, finite = self.video[:, start::stride], self._finite[:, start::stride]
         pixels = _Pixels(video, self._pixels, stride, start)
-        return _sound(
+        return _unchecked(
             video, self.prompts, self.fps / stride, self.reference, self.meta, finite, pixels
         )
 
     def pick(self, rows: Sequence[int]) -> Samples:
-        """The clips `rows` alone; the same rows give the same object, so that they share
-        what is memoised."""
+        """Return the clips `rows` only.
+
+        The same rows give the same object, so that rewards share what is memoised for it.
+        """
         if list(rows) == list(range(len(self))):
             return self
         return self.memo(("pick", tuple(rows)), lambda: self._rows(list(rows)))
 
     def to(self, device: torch.device | str) -> Samples:
-        """The same samples with their tensors on `device`."""
+        """Return the same samples with their tensors on `device`."""
         reference = None if self.reference is None else self.reference.to(device)
-        return _sound(
+        return _unchecked(
             self.video.to(device), self.prompts, self.fps, reference, self.meta, self._finite
         )
 
     def pieces(self, size: int) -> Iterator[Samples]:
-        """The clips in pieces of at most `size`, which nothing keeps: what is memoised for
-        one is freed with it.
+        """Yield the clips in pieces of at most `size` clips.
+
+        The pieces are not memoised, so what is memoised for a piece is freed with it.
 
         >>> [len(piece) for piece in Samples(torch.zeros(5, 3, 1, 8, 8), [""] * 5, 8.0).pieces(2)]
         [2, 2, 1]
@@ -138,20 +150,23 @@ class Samples:
         return (self._rows(list(rows[start : start + size])) for start in range(0, len(self), size))
 
     def broken(self, first: int = 0) -> list[int | None]:
-        """The number of each clip's first frame with NaN or infinity, where the first frame
-        of all is `first`."""
+        """Return for each clip the number of its first frame with NaN or infinity, or None.
+
+        Frames are counted from `first`.
+        """
         bad = ~self._finite
         return [first + int(row.nonzero()[0]) if row.any() else None for row in bad]
 
     def _rows(self, rows: list[int]) -> Samples:
+        """Return the clips `rows`, not memoised."""
         at = _index(rows)
         reference = None if self.reference is None else self.reference[at]
         meta = [self.meta[i] for i in rows] if len(self.meta) else ()
         prompts, finite = [self.prompts[i] for i in rows], self._finite[at]
-        return _sound(self.video[at], prompts, self.fps, reference, meta, finite)
+        return _unchecked(self.video[at], prompts, self.fps, reference, meta, finite)
 
 
-def _sound(
+def _unchecked(
     video: Tensor,
     prompts: Sequence[str],
     fps: float,
@@ -160,10 +175,12 @@ def _sound(
     finite: Tensor,
     pixels: _Pixels | None = None,
 ) -> Samples:
-    """Samples of a part of what was checked already, which is not checked again: that reads
-    every pixel."""
-    made = object.__new__(Samples)
-    known = {
+    """Return Samples of a part of samples that were checked before.
+
+    A check reads every pixel, so `__post_init__` is left out.
+    """
+    samples = object.__new__(Samples)
+    values = {
         "video": video,
         "prompts": prompts,
         "fps": fps,
@@ -173,37 +190,38 @@ def _sound(
         "_pixels": pixels or _Pixels(video),
         "_finite": finite,
     }
-    for name, value in known.items():
-        object.__setattr__(made, name, value)
-    return made
+    for name, value in values.items():
+        object.__setattr__(samples, name, value)
+    return samples
 
 
 class _Pixels:
-    """Clips and their shrunk copies; of a phase, those of every `stride`-th frame of the
-    clips `whole`.
+    """Clips and their shrunk copies, which Samples and their phases share.
 
-    Samples and their phases share the shrunk copies through this class, which refers to no
-    Samples: a phase that referred to the Samples that memoise it would be a reference
-    cycle, and its video would outlive its last name.
+    A phase holds every `stride`-th frame of the clips `source`, from frame `start` on, and
+    takes its shrunk copies from `source`. This class refers to no Samples: a phase that
+    referred to the Samples that memoise it would make a reference cycle, and keep its video
+    in memory.
     """
 
     def __init__(
-        self, video: Tensor, whole: _Pixels | None = None, stride: int = 1, start: int = 0
+        self, video: Tensor, source: _Pixels | None = None, stride: int = 1, start: int = 0
     ) -> None:
-        self.video, self.whole, self.stride, self.start = video, whole, stride, start
-        self.made: dict[int, Tensor] = {}
+        self.video, self.source = video, source
+        self.stride, self.start = stride, start
+        self.shrunk: dict[int, Tensor] = {}
 
     def small(self, size: int) -> Tensor:
-        """The clips with their shorter side at most `size`."""
-        if self.whole is not None:
-            return self.whole.small(size)[:, self.start :: self.stride]
-        if size not in self.made:
-            self.made[size] = shrunk(self.video, size)
-        return self.made[size]
+        """Return the clips with their shorter side at most `size`."""
+        if self.source is not None:
+            return self.source.small(size)[:, self.start :: self.stride]
+        if size not in self.shrunk:
+            self.shrunk[size] = shrunk(self.video, size)
+        return self.shrunk[size]
 
 
 def _index(rows: list[int]) -> slice | list[int]:
-    """Neighbouring rows as a slice, which copies no video; any others as they are.
+    """Return neighbouring rows as a slice, which copies no video; other rows unchanged.
 
     >>> _index([2, 3]), _index([0, 2])
     (slice(2, 4, None), [0, 2])
@@ -215,17 +233,20 @@ def _index(rows: list[int]) -> slice | list[int]:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of clips beside their pixels: all that `Reward.terms_of_clip` may ask."""
+    """What is known of clips other than their pixels; `Reward.terms_of_clip` reads it.
+
+    `size` is (width, height).
+    """
 
     prompts: Sequence[str]
     fps: float
-    size: tuple[int, int]  # (width, height)
+    size: tuple[int, int]
     reference: Tensor | None = None
     meta: Sequence[Mapping[str, Any]] = ()
 
 
 def check_samples(samples: Any) -> None:
-    """A Samples."""
+    """Raise ValueError with the cure for what is not Samples."""
     if isinstance(samples, Samples):
         return
     cure = "pass Samples(video, prompts, fps=16.0)"
@@ -233,16 +254,18 @@ def check_samples(samples: Any) -> None:
         cure = f'pass Samples(video, [""] * len(video), fps=16.0) of a video {AXES}'
     elif _paths(samples):
         cure = "vidrl.rewards.score(paths, reward) reads files"
-    told = (
+    got = (
         f"a tensor of shape {tuple(samples.shape)}"
         if isinstance(samples, Tensor)
         else type(samples).__name__
     )
     raise ValueError(
-        f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}"
+        "expected Samples, which hold the clips, their prompts and their frame rate, "
+        f"got {got}: {cure}"
     )
 
 
 def _paths(value: Any) -> bool:
+    """Return whether a value is a path or a list of paths."""
     first = value[0] if isinstance(value, list | tuple) and value else value
     return isinstance(first, str | os.PathLike)

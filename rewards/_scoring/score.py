@@ -1,4 +1,4 @@
-"""What a reward returns: a Score, or what can be read as one.
+"""A Score is what a reward returns, or what can be read as one.
 
 Shapes: B clips, F frames, H W height and width.
 """
@@ -17,25 +17,27 @@ from torch import Tensor
 from .samples import Samples
 
 SUPPORTS = ("frame", "pair", "prefix", "clip")
-# how the reason begins why a reward that needs time does not score one frame
+# The first words of the reason why a reward that needs time does not score an image.
 STILL = "inapplicable to an image"
 
 
 @dataclass
 class Score:
-    """What a reward says: one number a clip, higher is better, and where in time it comes
-    from.
+    """A score holds one number for each clip, and where in time that number comes from.
 
-    `value` (B,): NaN means not scored, never a made-up number, and `why` says the reason.
-    `frames` (B, F) has `value` as its mean over time; a pair of frames gives half of what
-    it adds to or takes from that mean to each of the two. `frames` is None where the reward
-    does not say where in time its value comes from. `support` says what one entry of
-    `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to it) or
-    "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and
-    `slopes` (B,) how much the value rises with each part's; `adds` (B, 2) are what each
-    part adds to the value before gates multiply it, and how much that rises with the part's
-    value. `maps` (B, F, H, W), made on request, say where in the picture: NaN where a frame
-    has none; what lies between two frames stands on the first.
+    - `value` (B,): higher is better. NaN means not scored; `why` says the reason.
+    - `frames` (B, F): the curve. Its mean over time is `value`. A term that compares two
+      frames is split: half of its deviation from the mean is credited to each frame.
+      `frames` is None where the reward does not say where in time its value comes from.
+    - `support`: which frames an entry of the curve depends on: "frame" (its own), "pair"
+      (its own and its neighbours), "prefix" (all frames up to its own) or "clip" (all).
+    - `parts`: the scores of a Composite's parts by name, and `weights` their weights.
+    - `why`: for each clip the reason why it is not scored, or None.
+    - `slopes`: for each part, d value / d part, (B,).
+    - `adds`: for each part (B, 2): what the part adds to the value before gates multiply
+      it, and how much that rises with the part's value.
+    - `maps`: made on request, (B, F, H, W) by name: where in the picture a fault lies. NaN
+      where a frame has no map; what lies between two frames is on the first one.
     """
 
     value: Tensor
@@ -59,7 +61,10 @@ class Score:
 
 
 def join(scores: Sequence[Score]) -> Score:
-    """Scores of several batches as one; it has a curve where all of them have one."""
+    """Return the scores of several batches as one score.
+
+    The joined score has a curve if all of them have one.
+    """
     first = scores[0]
     curves = [s.frames for s in scores if s.frames is not None]
     frames = torch.cat(curves) if len(curves) == len(scores) else None
@@ -73,14 +78,15 @@ def join(scores: Sequence[Score]) -> Score:
 
 
 def as_score(said: Any, samples: Samples, name: str) -> Score:
-    """What the reward `name` returned for `samples`, as a Score of its clips.
+    """Return what the reward `name` returned for `samples` as a Score of its clips.
 
-    A tensor, array or list of N numbers is the value of N clips; one of shape (N, F) is a
-    curve over the frames, each entry of which is taken to look at its own frame, and the
-    value is its mean. A number that is not finite leaves its clip unscored, as None in a
-    list does. Raises ValueError for anything else, and for a Score of other clips.
+    A tensor, array or list of N numbers holds the values of N clips. One of shape (N, F)
+    holds curves over the frames, each entry of which depends on its own frame; their means
+    are the values. A number that is not finite leaves its clip unscored, as None in a list
+    does. Raises ValueError for anything else, and for a Score of other clips.
 
-    >>> as_score([0.5, None], Samples(torch.zeros(2, 3, 1, 8, 8), ["", ""], 8.0), "mine").why
+    >>> samples = Samples(torch.zeros(2, 3, 1, 8, 8), ["", ""], 8.0)
+    >>> as_score([0.5, None], samples, "mine").why
     [None, 'unscored: mine returned NaN or infinity']
     """
     want = _wanted(samples, name)
@@ -89,7 +95,7 @@ def as_score(said: Any, samples: Samples, name: str) -> Score:
     numbers = _numbers(said, want).to(samples.video.device)
     clips, frames = samples.video.shape[:2]
     if numbers.shape not in ((clips,), (clips, frames)):
-        raise ValueError(f"{want}, got {_told(said)}: {_cure(numbers, samples)}")
+        raise ValueError(f"{want}, got {_description(said)}: {_cure(numbers, samples)}")
     curve = numbers if numbers.dim() == 2 else None
     value = numbers if curve is None else curve.mean(1)
     value = value.masked_fill(value.isinf(), math.nan)
@@ -97,33 +103,35 @@ def as_score(said: Any, samples: Samples, name: str) -> Score:
 
 
 def _wanted(samples: Samples, name: str) -> str:
+    """Return what a reward may return, as an error message says it."""
     clips, frames = samples.video.shape[:2]
     numbers, them = ("1 number", "1 clip") if clips == 1 else (f"{clips} numbers", f"{clips} clips")
     return (
-        f"expected {name} to return {numbers}, one a clip, as a tensor ({clips},), an array or a list; a tensor "
-        f"({clips}, {frames}), one number a frame; or a Score of the {them}"
+        f"expected {name} to return {numbers}, one a clip, as a tensor ({clips},), an array or a "
+        f"list; a tensor ({clips}, {frames}), one number a frame; or a Score of the {them}"
     )
 
 
 def _fitting(score: Score, samples: Samples, want: str) -> Score:
-    """The score, if it is one of these clips."""
+    """Return the score if it is a score of these clips, or raise ValueError."""
     clips = samples.video.shape[:2]
     if len(score.value) != clips[0]:
         raise ValueError(f"{want}, got a Score of {len(score.value)} clips")
     if score.frames is not None and score.frames.shape != clips:
         raise ValueError(
-            f"{want}, got a Score with frames of shape {tuple(score.frames.shape)}: frames has one number "
-            f"for each frame of each clip, {tuple(clips)}, or is None"
+            f"{want}, got a Score with frames of shape {tuple(score.frames.shape)}: frames has "
+            f"one number for each frame of each clip, {tuple(clips)}, or is None"
         )
     if len(score.why) != clips[0]:
         raise ValueError(
-            f"{want}, got a Score with {len(score.why)} reasons: why has one for each clip, or is empty"
+            f"{want}, got a Score with {len(score.why)} reasons: "
+            "why has one for each clip, or is empty"
         )
     return score
 
 
 def _explained(score: Score, name: str) -> Score:
-    """The score, with a reason for each clip that has no value."""
+    """Return the score with a reason for each clip that has no value."""
     lost = score.value.isnan().tolist()
     if not any(gone and not reason for gone, reason in zip(lost, score.why, strict=True)):
         return score
@@ -134,13 +142,13 @@ def _explained(score: Score, name: str) -> Score:
 
 
 def _numbers(said: Any, want: str) -> Tensor:
-    """The numbers as a tensor of at least float32; None is NaN."""
+    """Return numbers as a tensor of at least float32, with NaN for None."""
     if isinstance(said, list | tuple):
         if any(isinstance(one, str | bytes | dict) for one in said):
-            raise ValueError(f"{want}, got {_told(said)}")
+            raise ValueError(f"{want}, got {_description(said)}")
         said = [math.nan if one is None else one for one in said]
     elif not isinstance(said, Tensor | np.ndarray):
-        raise ValueError(f"{want}, got {_told(said)}")
+        raise ValueError(f"{want}, got {_description(said)}")
     try:
         numbers = (
             said
@@ -148,18 +156,20 @@ def _numbers(said: Any, want: str) -> Tensor:
             else torch.as_tensor(np.asarray(said, dtype=np.float64)).float()
         )
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{want}, got {_told(said)}") from None
+        raise ValueError(f"{want}, got {_description(said)}") from None
     if numbers.is_complex():
         raise ValueError(f"{want}, got complex numbers")
     return numbers if numbers.dtype in (torch.float32, torch.float64) else numbers.float()
 
 
-def _told(said: Any) -> str:
-    """What came, as an error message says it."""
+def _description(said: Any) -> str:
+    """Return a description of what a reward returned, for an error message."""
     if isinstance(said, Tensor | np.ndarray):
-        return f"a{'n array' if isinstance(said, np.ndarray) else ' tensor'} of shape {tuple(said.shape)}"
+        kind = "an array" if isinstance(said, np.ndarray) else "a tensor"
+        return f"{kind} of shape {tuple(said.shape)}"
     if isinstance(said, list | tuple):
-        return f"a {type(said).__name__} of {len(said)}: {', '.join(sorted({type(one).__name__ for one in said}))}"
+        types = ", ".join(sorted({type(one).__name__ for one in said}))
+        return f"a {type(said).__name__} of {len(said)}: {types}"
     return (
         "None: the function has no return"
         if said is None
@@ -168,7 +178,7 @@ def _told(said: Any) -> str:
 
 
 def _cure(numbers: Tensor, samples: Samples) -> str:
-    """The cure for numbers of another shape."""
+    """Return the cure for numbers of another shape."""
     clips, frames = samples.video.shape[:2]
     if numbers.dim() == 2 and numbers.shape == (clips, 1):
         return "take its last axis away with squeeze(1)"
@@ -179,5 +189,8 @@ def _cure(numbers: Tensor, samples: Samples) -> str:
     if numbers.dim() > 2 and len(numbers) == clips:
         return "average over the axes after the first, or after the first two"
     if numbers.dim() == 2 and len(numbers) == clips:
-        return f"a curve has a number for each of the {frames} frames; average it over its last axis for one a clip"
+        return (
+            f"a curve has a number for each of the {frames} frames; "
+            "average it over its last axis for one a clip"
+        )
     return "one number for each clip"

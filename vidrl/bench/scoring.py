@@ -25,7 +25,7 @@ from vidrl.bench.protocol import Protocol
 from vidrl.rewards._files.pictures import is_still
 from vidrl.rewards._scoring.long_clips import Stream
 from vidrl.rewards.base import Reward, Samples, Score
-from vidrl.rewards.compose import gathered, leaves
+from vidrl.rewards.compose import leaves, score_from_leaves
 from vidrl.rewards.video import Unreadable
 
 Row = dict[str, Any]
@@ -168,7 +168,9 @@ class Measurer:
             stream.update(piece.to(self.device))
         found = stream.result()
         return {
-            name: gathered(name, reward, {key: found[representative[key]] for key in parts[name]})
+            name: score_from_leaves(
+                name, reward, {key: found[representative[key]] for key in parts[name]}
+            )
             for name, reward in rewards.items()
         }
 
