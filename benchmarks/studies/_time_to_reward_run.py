@@ -1,7 +1,7 @@
 """One run of the study time_to_reward: train, look at the held-out prompts now and then,
 count what it cost.
 
-A run is ended from the trainer's `look`, which is called between rounds: the trainer's own
+A run is ended from the trainer's `callback`, which is called between rounds: the trainer's own
 evaluations are of one clip.
 """
 

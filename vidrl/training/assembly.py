@@ -40,7 +40,7 @@ class Options(config.Train):
     """The options of a run that is built from Python objects.
 
     These are the options of a recipe's section [train], with the seed and the guards, which
-    a recipe holds beside that section.
+    a recipe holds outside that section.
     """
 
     # Every random draw of the run is derived from this number.

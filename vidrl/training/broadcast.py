@@ -47,8 +47,8 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
 
 def unlike(workers: Workers, digest: str) -> list[int]:
     """Return the ranks of the processes whose hexadecimal digest is not the main process's."""
-    everyone = workers.all(torch.tensor([int(digest[:15], 16)]))
-    return [rank for rank, one in enumerate(everyone.tolist()) if one != everyone[0]]
+    digests = workers.all(torch.tensor([int(digest[:15], 16)])).tolist()
+    return [rank for rank, other in enumerate(digests) if other != digests[0]]
 
 
 def unseen(workers: Workers, folder: Path) -> list[int]:
@@ -56,7 +56,7 @@ def unseen(workers: Workers, folder: Path) -> list[int]:
     mark = from_main(workers, lambda: _marked(folder))
     seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
     workers.once(lambda: (folder / mark).unlink())
-    return [rank for rank, one in enumerate(seen) if not one]
+    return [rank for rank, visible in enumerate(seen) if not visible]
 
 
 def _marked(folder: Path) -> str:

@@ -230,12 +230,12 @@ def _unscored(like: Score, why: str) -> Score:
     """Return the score of one unscored clip, with the parts and curves of another score."""
     nan = {name: _unscored(part, why) for name, part in like.parts.items()}
     frames = None if like.frames is None else torch.full_like(like.frames[:1], float("nan"))
-    nothing = torch.full_like(like.value[:1], float("nan"))
+    unscored = torch.full_like(like.value[:1], float("nan"))
     slopes, adds = (
-        dict.fromkeys(like.slopes, nothing),
-        dict.fromkeys(like.adds, nothing[:, None].expand(-1, 2)),
+        dict.fromkeys(like.slopes, unscored),
+        dict.fromkeys(like.adds, unscored[:, None].expand(-1, 2)),
     )
-    return Score(nothing, frames, like.support, nan, [why], like.weights, slopes, adds=adds)
+    return Score(unscored, frames, like.support, nan, [why], like.weights, slopes, adds=adds)
 
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:

@@ -107,11 +107,11 @@ class HeldOut:
         if self.workers.agree(""):
             raise Abandoned
         score = scored.score
-        own = evaluate.rewarded(score) | guards
-        own["diversity"] = _distances(scored.thumbnails, others)
+        measures = evaluate.rewarded(score) | guards
+        measures["diversity"] = _distances(scored.thumbnails, others)
         # the drift belongs to the weights, so that all clips have the same number
-        own["weight_drift"] = np.full(len(places), weight_drift(policy, weights))
-        return self.workers.gather_arrays(own), scored.first(self.show), score
+        measures["weight_drift"] = np.full(len(places), weight_drift(policy, weights))
+        return self.workers.gather_arrays(measures), scored.first(self.show), score
 
     def _scored(self, clips: Iterator[Samples]) -> tuple[Scored, evaluate.Measures]:
         """Score this process's clips; return them with the guards' measures."""

@@ -79,11 +79,11 @@ def _of_table(table: clip_files.Table) -> dict[str, Path]:
     """Return the files of a table and of its clips, by their paths from the table's folder."""
     clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
     pictures = {
-        f"{name}/{one.name}": one
+        f"{name}/{picture.name}": picture
         for name, clip in clips.items()
         if clip.is_dir()
-        for one in sorted(clip.iterdir())
-        if one.is_file()
+        for picture in sorted(clip.iterdir())
+        if picture.is_file()
     }
     return {
         table.path.name: table.path,

@@ -343,7 +343,10 @@ def generate(
         torch.Size([1, 9, 3, 32, 32])
     """
     videos = torch.cat(
-        [one.video for one in clips(policy, prompts, generators, steps, batch, encode=encode)]
+        [
+            samples.video
+            for samples in clips(policy, prompts, generators, steps, batch, encode=encode)
+        ]
     )
     return Samples(
         videos, list(prompts), _backbone(policy).fps, references.images(prompts, *videos.shape[-2:])

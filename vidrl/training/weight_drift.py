@@ -75,7 +75,7 @@ def _layers(policy: Policy) -> Iterator[tuple[Any, Pair]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found: list[Any] = [
-        one for one in policy.backbone.network.modules() if isinstance(one, BaseTunerLayer)
+        module for module in policy.backbone.network.modules() if isinstance(module, BaseTunerLayer)
     ]
     for layer in found:
         yield (
