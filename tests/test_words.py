@@ -72,11 +72,9 @@ IRREGULAR = {
 PENDING: set[str] = {
     "benchmarks/studies",
     "rewards",
-    "rewards/_files",
     "rewards/_hosts",
     "rewards/_networks",
     "rewards/_prompts",
-    "rewards/_serving",
     "rewards/_vbench",
     "vidrl",
     "vidrl/cli",

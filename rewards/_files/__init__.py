@@ -1,2 +1,1 @@
-"""Video files: readers, writers, frame times, tables of prompts, and workers that may
-crash."""
+"""A package for files: it reads and writes videos, frame times and tables, in safe processes."""

@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all, in folders that others may write to.
+"""Write files that appear complete or not at all, in folders that others may write to.
 
-Until a file is whole it has a name that nobody can tell before, and it is opened only if
-nothing has that name. In a shared folder another person could otherwise put a link of that
-name there, and we would overwrite what the link leads to. The last step puts the file in
-place of whatever has the wanted name; a link of that name is replaced, not followed.
+Until a file is complete it has a random name, and it is opened only if nothing has that
+name. In a shared folder another person could otherwise create a link with a predictable
+name, and the write would overwrite the link's target. The last step replaces whatever has
+the wanted name; a link of that name is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-PARTIAL = ".partial-"  # how the names of unfinished files begin
+PARTIAL = ".partial-"  # the prefix of the names of unfinished files
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new open file that takes the place of `path` at the end, or goes away where
-    something was raised.
+    """Open a new file that replaces `path` when the block ends, or vanishes if the block raises.
 
-    Its mode is that of any new file.
+    The file has the mode of any new file.
     """
     part = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}")
     try:
@@ -40,22 +39,22 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_path(path: Path) -> Iterator[Path]:
-    """The same for a library that writes by name: where it is to write, in a private folder
-    beside `path`."""
+    """Give a private path for a library that writes by name; move the file at the end."""
     with new_files(path.parent) as folder:
         yield folder / path.name
 
 
 @contextmanager
 def new_files(folder: Path) -> Iterator[Path]:
-    """A private folder whose files take their places in `folder` at the end, with the mode
-    of any new file."""
-    private = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))  # its owner alone may enter it
+    """Give a private folder whose files move to `folder` at the end, with the mode of new files."""
+    private = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))  # only its owner may enter it
     try:
         yield private
-        made = sorted(path for path in private.iterdir() if path.is_file())
+        files = sorted(path for path in private.iterdir() if path.is_file())
+        # A fresh file shows the mode that the user's umask gives; libraries may have chosen a
+        # stricter one.
         (private / PARTIAL).touch()
-        for file in made:
+        for file in files:
             file.chmod((private / PARTIAL).stat().st_mode & 0o777)
             os.replace(file, folder / file.name)
     finally:
@@ -63,11 +62,13 @@ def new_files(folder: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file whole; return its path.
+    """Write a complete file and return its path.
 
     >>> folder = Path(tempfile.mkdtemp())
-    >>> write_bytes(folder / "a.txt", b"whole").read_bytes(), [path.name for path in folder.iterdir()]
-    (b'whole', ['a.txt'])
+    >>> write_bytes(folder / "a.txt", b"content").read_bytes()
+    b'content'
+    >>> [path.name for path in folder.iterdir()]
+    ['a.txt']
     """
     with new_file(path) as file:
         file.write(content)
@@ -75,8 +76,10 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def refuse_link(path: str, flags: int) -> int:
-    """An opener for `open`, for files that are appended to or held: a link is refused, as
-    it may lead anywhere."""
+    """Open a file for `open(opener=...)`, refusing a link, whose target may be anywhere.
+
+    This is for files that are appended to or locked, which cannot be replaced atomically.
+    """
     try:
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:

@@ -1,8 +1,7 @@
-"""What a file is by its first and last bytes: which container, whether it was cut off, what
-it is if it is no video.
+"""Recognise a file by its bytes: its container, whether it is cut off, or what else it is.
 
-Nothing is decoded. Every container states in its own way where it ends, and a download that
-broke off ends before that.
+Nothing is decoded. Every container states in its own form where it ends, and an interrupted
+download ends before that.
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-HEAD = 4096  # bytes that tell what a file is
-TAIL = 1 << 16  # bytes in which the last part of a file begins
+HEAD = 4096  # bytes at the start of a file that are enough to recognise it
+TAIL = 1 << 16  # bytes at the end of a file in which its last part begins
 
 
 class Unreadable(ValueError):
-    """A file that no reader could read as video."""
+    """A file that no reader can read as video; the message is the reason."""
 
 
 def describe_non_file(path: Path) -> str:
-    """What stands at a path where no file can be read, in words: a pipe or a device would
-    give bytes without end.
+    """Describe what is at a path that is no regular file.
+
+    A named pipe or a device would give bytes without end, so readers refuse them.
 
     >>> describe_non_file(Path("/dev/null")), describe_non_file(Path("/nowhere"))
     ('a device', 'none')
@@ -37,10 +37,10 @@ def describe_non_file(path: Path) -> str:
 
 
 def container_of(path: Path) -> str:
-    """The container by the first bytes: mp4, matroska, avi, gif, webp, png, ogg, flv, asf,
-    ts; or "".
+    """Return the container that the first bytes show, as mp4, matroska or avi, or "".
 
-    The suffix of a name is no proof: players and this library read by what is inside.
+    The other names are gif, webp, png, ogg, flv, asf and ts. Suffixes are ignored, as players
+    ignore them.
     """
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -62,8 +62,7 @@ def container_of(path: Path) -> str:
 
 
 def is_transport(head: bytes) -> bool:
-    """Whether the first bytes are those of an MPEG transport stream: "G" each 188 bytes, or
-    each 192 after four."""
+    """Return whether the bytes are an MPEG transport stream: "G" each 188 bytes, or 192 after 4."""
     return any(
         len(head) > start + 3 * step and all(head[start + i * step] == 0x47 for i in range(3))
         for start, step in ((0, 188), (4, 192))
@@ -71,7 +70,7 @@ def is_transport(head: bytes) -> bool:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a .png or .webp holds an animation, not one picture."""
+    """Return whether a .png or .webp file holds an animation and not one picture."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     if head[:4] == b"RIFF":
@@ -80,7 +79,7 @@ def is_animated(path: Path) -> bool:
 
 
 def describe_other_file(path: Path) -> str | None:
-    """What a file that is no video is, in words; None where its bytes do not tell."""
+    """Describe a file that is no video; None if its bytes do not show what it is."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     if is_animated(path):
@@ -108,14 +107,13 @@ def describe_other_file(path: Path) -> str | None:
 
 
 def why_cut_off(path: Path) -> str | None:
-    """The sign that a file ends earlier than its container states; None if it is complete
-    or there is no sign."""
+    """Return the sign that a file ends before its container does, or None without such a sign."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         find = _ENDS.get(container_of(path))
         try:
             return find(file, size) if find else None
-        except (IndexError, ValueError):  # the file ends in the very place that would tell
+        except (IndexError, ValueError):  # the file ends inside the header that states its length
             return "its header is cut"
 
 
@@ -143,8 +141,10 @@ _OTHERS = {
 
 
 def _mp4(file: BinaryIO, size: int) -> str | None:
-    """Boxes: a length of 32 bits and a name; a length of 1 is followed by one of 64 bits, 0
-    is the rest of the file."""
+    """Check an .mp4, a row of boxes: a length of 32 bits and a name.
+
+    A length of 1 is followed by a length of 64 bits; 0 means the rest of the file.
+    """
     at, names = 0, set()
     while at + 8 <= size:
         file.seek(at)
@@ -152,7 +152,7 @@ def _mp4(file: BinaryIO, size: int) -> str | None:
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:16], "big") if length == 1 else length or size - at
         names.add(head[4:8])
-        if length < 8 or not head[4:8].isalnum():  # something else was appended
+        if length < 8 or not head[4:8].isalnum():  # no box: other data was appended to the film
             break
         at += length
     if at > size:
@@ -162,8 +162,7 @@ def _mp4(file: BinaryIO, size: int) -> str | None:
 
 
 def _matroska(file: BinaryIO, size: int) -> str | None:
-    """An EBML header, then one Segment; a length of all ones is not known, as in a live
-    stream."""
+    """Check an EBML header and one Segment, whose length is all ones if it is unknown."""
     file.seek(4)
     file.seek(_ebml_length(file)[0], os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
@@ -173,8 +172,7 @@ def _matroska(file: BinaryIO, size: int) -> str | None:
 
 
 def _ebml_length(file: BinaryIO) -> tuple[int, bool]:
-    """A number whose leading zero bits say how many bytes follow the first; and whether it
-    is known."""
+    """Return an EBML number and whether it is known; leading zero bits give its count of bytes."""
     first = file.read(1)[0]
     more = 8 - first.bit_length()
     mask = (1 << (7 - more)) - 1 if more < 7 else 0
@@ -183,7 +181,7 @@ def _ebml_length(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
-    """Chunks of a name and a length; a long .avi is several RIFF in a row."""
+    """Check chunks of a name and a length; a long .avi is several RIFF chunks in a row."""
     at = 0
     while at + 8 <= size:
         file.seek(at)
@@ -196,6 +194,7 @@ def _riff(file: BinaryIO, size: int) -> str | None:
 
 
 def _gif(file: BinaryIO, size: int) -> str | None:
+    """Check that a .gif ends with its trailer byte."""
     return (
         None
         if _tail(file, size).rstrip(b"\0").endswith(b";")
@@ -204,19 +203,19 @@ def _gif(file: BinaryIO, size: int) -> str | None:
 
 
 def _png(file: BinaryIO, size: int) -> str | None:
+    """Check that a .png ends with its part IEND."""
     return None if b"IEND" in _tail(file, size) else "its last part (IEND) is missing"
 
 
 def _ogg(file: BinaryIO, size: int) -> str | None:
-    """The last page has the flag 4, the end of its stream."""
+    """Check that the last page has the flag 4, the end of its stream."""
     tail = _tail(file, size)
     at = tail.rfind(b"OggS")
     return None if at < 0 or tail[at + 5] & 4 else "its last page does not end the stream"
 
 
 def _flv(file: BinaryIO, size: int) -> str | None:
-    """After each tag comes its length, so the last four bytes lead back to the head of the
-    last tag."""
+    """Check the last tag: its length follows it, so the last four bytes lead to its head."""
     file.seek(size - 4)
     length = int.from_bytes(file.read(4), "big")
     if not 11 <= length <= size - 4:
@@ -228,29 +227,32 @@ def _flv(file: BinaryIO, size: int) -> str | None:
 
 
 def _asf(file: BinaryIO, size: int) -> str | None:
-    """The length of the file stands 24 bytes after the head of its properties."""
+    """Check the length of the file, which stands 24 bytes after the head of its properties."""
     file.seek(0)
     at = (head := file.read(TAIL)).find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
     return _missing(int.from_bytes(head[at + 40 : at + 48], "little"), size) if at >= 0 else None
 
 
 def _ts(file: BinaryIO, size: int) -> str | None:
-    """Packets of 188 bytes, or of 192."""
+    """Check that packets of 188 or 192 bytes fill the file."""
     file.seek(0)
     step = 188 if file.read(1) == b"G" else 192
     return _lacks(step - size % step) if size % step else None
 
 
 def _tail(file: BinaryIO, size: int) -> bytes:
+    """Return the last bytes of a file."""
     file.seek(max(0, size - TAIL))
     return file.read()
 
 
 def _missing(end: int, size: int) -> str | None:
+    """Return how many bytes are missing before `end`, in words, or None."""
     return _lacks(end - size) if end > size else None
 
 
 def _lacks(count: int) -> str:
+    """Describe how many bytes are missing."""
     return f"{count:,} bytes are missing at its end"
 
 

@@ -1,9 +1,8 @@
-"""decord as a reader, where PyAV is not installed, for the files of which it gives the
-frames that are shown.
+"""Read videos with decord, for machines without PyAV.
 
-decord 0.6 counts the frames that an edit list hides, gives copies for those that it cannot
-decode, and misplaces frames in transport streams and in .avi files with frames that depend
-on later ones. Such files are refused, with the cure.
+decord 0.6 counts frames that an edit list hides, returns copies in place of frames that it
+cannot decode, and misplaces frames in transport streams and in .avi files with frames that
+depend on later frames. Such files are refused, with the cure.
 """
 
 from __future__ import annotations
@@ -20,13 +19,16 @@ from torch import Tensor
 from .containers import Unreadable, container_of, describe_other_file, why_cut_off
 from .frame_times import usable_times
 
-LONGEST = 1e9  # seconds: a time stamp beyond is none
+LONGEST = 1e9  # seconds: a larger time stamp is a fault of the reader
 CURE = "PyAV reads it: pip install av"
 
 
 class Decord:
-    """A file as decord reads it: `size` (width, height), `times` in seconds, `stated`
-    frames a second, `notes`."""
+    """A file that decord reads: its `size`, `times`, `stated` rate and `notes`.
+
+    `size` is (width, height), `times` are in seconds, `stated` is the frame rate that the
+    file states. `check` is called with the size and raises if it is too large.
+    """
 
     name = "decord"
 
@@ -54,40 +56,42 @@ class Decord:
         self.reader.seek(0)
 
     def _times(self, container: str) -> list[float]:
+        """Return the frames' times; raise Unreadable if decord cannot tell which are shown."""
         times = [float(t) for t in self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]]
-        # of some .mkv it makes up stamps of 1e15 seconds
+        # decord invents stamps of 1e15 seconds for some .mkv files.
         if any(not abs(t) < LONGEST for t in times):
             raise Unreadable(f"decord reads time stamps that cannot be. {CURE}")
         keys = list(self.reader.get_key_indices())
         if times[0] < 0 or keys[:1] != [0] or container == "avi" and len(keys) != len(times):
             raise Unreadable(f"decord alone does not tell which of its frames are shown. {CURE}")
-        times, told = usable_times(times, self.stated)
-        self.notes += [told] if told else []
+        times, note = usable_times(times, self.stated)
+        self.notes += [note] if note else []
         return times
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time."""
+        """Yield the frames in order, `length` at a time."""
         for start in range(0, len(self.times), length):
             batch = self.reader.get_batch(range(start, min(start + length, len(self.times))))
-            # the bridge is process-wide
+            # Other code may have set decord's process-wide bridge, which changes the type.
             array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
             yield torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
 def _opened(path: Path) -> Any:
+    """Open a file with decord; raise Unreadable without a video stream."""
     _bind_png()
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
         return decord.VideoReader(str(path.absolute()), num_threads=1, fault_tol=1)
-    # its errors are RuntimeError and DECORDError, with a stack of C++ frames
+    # decord raises RuntimeError or DECORDError, with a stack of C++ frames in the message.
     except Exception as error:
         raise Unreadable(f"decord finds no video stream that it can decode. {CURE}") from error
 
 
 def _first(reader: Any) -> np.ndarray:
-    """The first frame (H, W, 3): what cannot be decoded must show now."""
+    """Return the first frame (H, W, 3), so that a file that cannot be decoded fails at once."""
     try:
         return reader[0].asnumpy()
     except RuntimeError as error:
@@ -96,17 +100,23 @@ def _first(reader: Any) -> np.ndarray:
 
 @cache
 def _bind_png() -> None:
-    """Let OpenCV find its zlib, which it looks for at its first PNG: after decord it would
-    find decord's, and fail."""
+    """Load OpenCV's zlib before decord's by writing a PNG.
+
+    OpenCV looks for zlib at its first PNG. After decord has been loaded it would find
+    decord's zlib, and fail.
+    """
     import cv2
 
     cv2.imdecode(cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1], cv2.IMREAD_COLOR)
 
 
 def _check_mirror(path: Path) -> None:
-    """decord turns pictures by quarters, and mirrors none: the matrix of a track's head
+    """Raise Unreadable for mirrored pictures and for edit lists of several entries.
+
+    decord turns pictures by quarters but mirrors none: the matrix in a track's header
     (tkhd) mirrors if its determinant is negative. Edit lists (elst) of several entries hide
-    frames or repeat them."""
+    or repeat frames.
+    """
     if container_of(path) != "mp4":
         return
     for name, body in _boxes(path):
@@ -121,8 +131,7 @@ def _check_mirror(path: Path) -> None:
 def _boxes(
     path: Path, names: tuple[bytes, ...] = (b"tkhd", b"elst")
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The boxes of these names in the index of an .mp4, each with its bytes after the
-    length and the name."""
+    """Yield the boxes of these names in the index of an .mp4, each with its content."""
     with open(path, "rb") as file:
         at, size = 0, path.stat().st_size
         while at + 8 <= size:
@@ -139,6 +148,7 @@ def _boxes(
 
 
 def _inside(data: bytes, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the boxes of these names in the bytes of an index."""
     for name in names:
         at = data.find(name)
         while at >= 4:

@@ -1,4 +1,4 @@
-"""Which files of a folder are clips, and which look like media and are left out.
+"""Find the clips of a folder, and the files that look like media but are no clips.
 
 `vidrl score` and `vidrl bench` both find their clips here.
 """
@@ -46,16 +46,15 @@ SUFFIXES = (
     ".webp",
     ".png",
 )
-PICTURES = (".webp", ".png")  # clips where they are animated
+PICTURES = (".webp", ".png")  # clips only if the file is animated
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Files as they are given, folders replaced by the clips in them, at any depth, in
-    order of name.
+    """Yield files as given, and for each folder the clips in it, at any depth, in order of name.
 
     A clip is a video file by its suffix, an animated .webp or .png, or a folder that holds
-    nothing but numbered pictures of one film. Of a folder without any, the images are clips
-    of one frame; a folder without these is itself given back.
+    nothing but numbered pictures of one film. In a folder without clips, each image is a
+    clip of one frame; a folder without images either is yielded itself.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -65,8 +64,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
 
 
 def clips_in(folder: Path) -> list[Path]:
-    """The clips of a folder, at any depth, in order of name; hidden files and folders do
-    not count."""
+    """Return the clips of a folder, at any depth, in order of name; skip hidden files."""
     files = _visible(folder)
     homes = {file.parent for file in files if file.suffix.lower() in IMAGES}
     return sorted(
@@ -78,14 +76,12 @@ def clips_in(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder, at any depth, in order of name; hidden files and folders do
-    not count."""
+    """Return the images of a folder, at any depth, in order of name; skip hidden files."""
     return [file for file in _visible(folder) if is_still(file)]
 
 
 def skipped_media(folder: Path) -> list[Path]:
-    """The files of a folder that look like media, and are no clip nor part of one, in order
-    of name."""
+    """Return the files of a folder that look like media but are no clip nor part of a clip."""
     clips = set(clips_in(folder)) or set(images_in(folder))
     return [
         file
@@ -95,16 +91,18 @@ def skipped_media(folder: Path) -> list[Path]:
 
 
 def describe_skipped(files: list[Path], where: str | os.PathLike[str]) -> str | None:
-    """A note that names the first of them; None where there are none."""
+    """Return a note that counts the skipped files and names the first, or None without files."""
     if not files:
         return None
     kinds = ", ".join(sorted({file.suffix.lower() for file in files}))
-    return f"left out: {len(files)} files of {where} that are no clips ({kinds}), the first is {files[0].name}"
+    return (
+        f"left out: {len(files)} files of {where} that are no clips ({kinds}), the first is "
+        f"{files[0].name}"
+    )
 
 
 def is_clip(file: Path) -> bool:
-    """Whether a file is taken for a clip: by its suffix, and where that is one of pictures
-    or of texts, its bytes."""
+    """Return whether a file counts as a clip: by its suffix, and in doubt by its bytes."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES or file.is_dir():
         return False
@@ -114,14 +112,14 @@ def is_clip(file: Path) -> bool:
         if suffix == ".ts" and file.is_file():  # TypeScript has the same suffix
             with open(file, "rb") as opened:
                 return is_transport(opened.read(HEAD))
-    # what cannot be opened is a clip that cannot be read, and gets its reason there
+    # A video file that cannot be opened stays a clip, so that its row states the reason.
     except OSError:
         return suffix not in PICTURES
     return True
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Files, at any depth, no part of whose path below the folder begins with a dot."""
+    """Return all files below a folder whose relative path has no part that begins with a dot."""
     found = (path for path in folder.rglob("*") if not path.is_dir())
     return sorted(
         path
@@ -131,4 +129,5 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_media(file: Path) -> bool:
+    """Return whether the suffix of a file is one of videos or images."""
     return str(mimetypes.guess_type(file.name)[0]).startswith(("video/", "image/"))

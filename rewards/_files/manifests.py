@@ -1,5 +1,4 @@
-"""Which prompt, seed and reference belong to which file: the one reader of such tables, for
-`score` and for `bench`."""
+"""Read which prompt, seed and reference belong to which file, for `score` and `bench`."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ from typing import Any
 from ..video import find
 from .tables import SUFFIXES, BadTable, Note, TableRow, read_table, read_text
 
-# the names that a column may have, vidrl's own first; letter case, and blanks around a
-# name, do not count
+# The names that a column may have, vidrl's own first. Letter case and outer blanks of a
+# name are ignored.
 COLUMNS = {
     "path": (
         "path",
@@ -43,13 +42,16 @@ COLUMNS = {
     "reference": ("reference",),
 }
 LINES = (".txt", "")  # suffixes of a file that holds one prompt a line
-NO_SEED = ("none", "null", "nan")  # what Python, JSON and pandas print for a seed that is not there
+NO_SEED = ("none", "null", "nan")  # how Python, JSON and pandas write a missing seed
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one file. `where` is the row's place in the table, as "line
-    3"."""
+    """A row that says which prompt, seed and reference belong to a file.
+
+    `where` is the row's place in the table, such as "line 3". `meta` holds the columns of
+    other names.
+    """
 
     where: str
     path: str
@@ -59,14 +61,16 @@ class Row:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[Row]:
-    """The rows of a .csv, .tsv, .jsonl, .json or .parquet table of clips.
+def read_rows(path: str | os.PathLike[str], note: Note = lambda text: None) -> list[Row]:
+    """Return the rows of a .csv, .tsv, .jsonl, .json or .parquet table of clips.
 
-    A row has a `path` and, where wanted, `prompt`, `seed`, `reference` and columns of other
-    names, which become `meta`. Usual names of columns, as `video` and `caption`, are
-    accepted, and `note` is told. Raises BadTable for another file, a column that two names
-    could be, a row without a path, a prompt that is not text, a seed that is no whole
-    number, a path that comes twice; ImportError for .parquet without pyarrow.
+    A row has a `path` and optionally `prompt`, `seed`, `reference` and columns of other
+    names, which become `meta`. Usual names of columns, such as `video` and `caption`, are
+    accepted; `note` is called with a remark on each of them.
+
+    Raises BadTable for a file of another kind, a column that two names could be, a row
+    without a path, a prompt that is not text, a seed that is no whole number, and a path
+    that occurs twice; ImportError for .parquet without pyarrow.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.csv"
@@ -91,20 +95,21 @@ def read_rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> l
 
 
 def read_prompts(
-    path: str | os.PathLike[str], note: Note = lambda said: None
+    path: str | os.PathLike[str], note: Note = lambda text: None
 ) -> dict[Path, str] | list[str]:
-    """The prompts of a file: by path from a table, see `read_rows`; one a line, in order, from a
-    .txt file.
+    """Return the prompts of a file: by path from a table, or a list from a .txt file.
 
-    Paths are taken from the folder of the table. Raises what `read_rows` raises, and BadTable
-    for a table without prompts and for a blank line between prompts.
+    A table is read by `read_rows`; its paths are relative to its folder. A .txt file has
+    one prompt a line. Raises what `read_rows` raises, and BadTable for a table without
+    prompts and for a blank line between prompts.
     """
     path = Path(path)
     if path.suffix.lower() in LINES:
         return _lines(path)
     if path.suffix.lower() not in SUFFIXES:
         raise BadTable(
-            f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt file, "
+            f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt "
+            "file, "
             f"got {path.name!r}"
         )
     found = read_rows(path, note)
@@ -116,47 +121,49 @@ def read_prompts(
 def match_prompts(
     paths: Iterable[str | os.PathLike[str]], prompts: dict[Path, str] | list[str]
 ) -> tuple[list[Path], dict[str, str]]:
-    """The files to score and their prompts; without paths, those of the table.
+    """Return the files to score with their prompts; without paths, the files of the table.
 
-    A file that the table does not name has the prompt "". Raises ValueError where the table
-    names none of the files, or the lines are not as many as the files.
+    A file that the table does not name has the prompt "". Raises ValueError if the table
+    names none of the files, or if the number of lines is not the number of files.
     """
     if isinstance(prompts, dict):
         files = list(find(paths)) or list(prompts)
         if files and not any(Path(os.path.abspath(file)) in prompts for file in files):
             raise ValueError(
-                f"expected a table with a row for the files, got {len(prompts)} rows of other files, the "
-                f"first of {next(iter(prompts), None)}, where the first file is {files[0]}: paths of a "
+                f"expected a table with a row for the files, got {len(prompts)} rows of other "
+                "files, the "
+                f"first of {next(iter(prompts), None)}, where the first file is {files[0]}: paths "
+                "of a "
                 "table are relative to the table"
             )
         return files, {str(file): prompts.get(Path(os.path.abspath(file)), "") for file in files}
     files = list(find(paths))
     if len(files) != len(prompts):
         raise ValueError(
-            f"expected {len(files)} prompts, one a file in order of name, got {len(prompts)} lines: a "
+            f"expected {len(files)} prompts, one a file in order of name, got {len(prompts)} "
+            "lines: a "
             "table, .csv or .jsonl with path and prompt, says which is whose"
         )
     return files, dict(zip(map(str, files), prompts, strict=True))
 
 
 def unmatched_paths(files: Iterable[Path], prompts: dict[Path, str] | list[str]) -> list[Path]:
-    """The files of the table that are not among `files`."""
+    """Return the files that the table names and `files` does not contain."""
     given = {Path(os.path.abspath(file)) for file in files}
     return [path for path in prompts if path not in given] if isinstance(prompts, dict) else []
 
 
 # --- columns
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _plain(name: str) -> str:
-    """A column's name without what may differ: letter case, outer blanks, and blanks or
-    dashes for `_`."""
+    """Normalise a column's name: small letters, no outer blanks, `_` for blanks and dashes."""
     return re.sub(r"[\s-]+", "_", name.strip().casefold())
 
 
 def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
-    """By vidrl's name of a column, the name that the table has for it."""
+    """Return the table's name of each column that vidrl knows, by vidrl's name."""
     found = {}
     for wanted, usual in COLUMNS.items():
         able = [name for name in names if _plain(name) in usual]
@@ -164,7 +171,8 @@ def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
         chosen = exact or able
         if len(chosen) > 1:
             raise BadTable(
-                f"expected one column of {wanted} in {path}, got {' and '.join(map(repr, chosen))}: name "
+                f"expected one column of {wanted} in {path}, got "
+                f"{' and '.join(map(repr, chosen))}: name "
                 f"one of them {wanted}, and the others otherwise"
             )
         if chosen:
@@ -173,14 +181,17 @@ def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
                 note(f"{path.name}: the column {chosen[0].strip()!r} is read as the {wanted}")
     if "path" not in found:
         raise BadTable(
-            f"expected a column path, or of a usual name as {', '.join(COLUMNS['path'][1:7])}, in {path}, "
-            f"got {', '.join(name.strip() for name in names) or 'nothing'}: name the columns, in the first "
+            f"expected a column path, or of a usual name as {', '.join(COLUMNS['path'][1:7])}, in "
+            f"{path}, "
+            f"got {', '.join(name.strip() for name in names) or 'nothing'}: name the columns, in "
+            "the first "
             "line of a .csv or .tsv file"
         )
     return found
 
 
 def _check_once(path: Path, found: Sequence[Row]) -> None:
+    """Raise BadTable if two rows name the same file."""
     first: dict[str, Row] = {}
     for row in found:
         before = first.setdefault(os.path.abspath(path.parent / row.path), row)
@@ -191,10 +202,11 @@ def _check_once(path: Path, found: Sequence[Row]) -> None:
 
 
 # --- rows
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _row(path: Path, entry: TableRow, column: Mapping[str, str], note: Note) -> Row:
+    """Check the cells of one row and return them as a Row."""
     where, cells = f"{path}, {entry[0]}", entry[1]
     values = {wanted: cells.get(name) for wanted, name in column.items()}
     name = values["path"]
@@ -202,7 +214,8 @@ def _row(path: Path, entry: TableRow, column: Mapping[str, str], note: Note) -> 
         raise BadTable(f"{where}: expected a path, got {name!r}")
     if "prompt" in column and column["prompt"] not in cells:
         raise BadTable(
-            f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; write "
+            f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; "
+            "write "
             "null for a clip without a prompt"
         )
     for wanted in ("prompt", "reference"):
@@ -227,14 +240,15 @@ def _row(path: Path, entry: TableRow, column: Mapping[str, str], note: Note) -> 
 
 
 def _broken(prompt: str) -> bool:
-    """Whether a text holds half of a pair of UTF-16, as JSON's \\ud800, which no file can
-    hold."""
+    """Return whether a text holds half of a UTF-16 pair, such as JSON's \\ud800.
+
+    No file can hold such a text as UTF-8.
+    """
     return re.search("[\ud800-\udfff]", prompt) is not None
 
 
 def _slashes(path: Path, name: str, note: Note) -> str:
-    """A path that Windows wrote, `folder\\0.mp4`, with slashes, unless a file has that very
-    name."""
+    """Return a path with Windows' backslashes as slashes, unless a file has exactly that name."""
     if "\\" not in name or os.sep == "\\" or (path.parent / name).exists():
         return name
     note(f"{path.name}: backslashes of paths are read as slashes, the first in {name}")
@@ -242,17 +256,22 @@ def _slashes(path: Path, name: str, note: Note) -> str:
 
 
 def _seed(where: str, seed: Any) -> int | None:
-    said = str(seed).strip()
-    if seed is None or said.casefold() in NO_SEED:
+    """Return the seed of a cell, None for a missing one; raise BadTable for another value."""
+    written = str(seed).strip()
+    if seed is None or written.casefold() in NO_SEED:
         return None
-    if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d{1,20}(\.0+)?", said):
+    # pandas turns whole numbers into floats, "3.0", as soon as a column has a missing value.
+    if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d{1,20}(\.0+)?", written):
         raise BadTable(f"{where}: expected seed to be a whole number or nothing, got {seed!r}")
-    return int(said.split(".")[0])
+    return int(written.split(".")[0])
 
 
 def _lines(path: Path) -> list[str]:
-    """One prompt a line; blank lines at the end are no prompts. U+2028 and the like may
-    stand inside a prompt."""
+    """Return the prompts of a file with one prompt a line; blank lines at the end do not count.
+
+    Only line feeds and carriage returns end a line: `str.splitlines` would also split at
+    U+2028 and its like, which may occur inside a prompt.
+    """
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", read_text(path).rstrip())]
     if "" in lines:
         where = f"line {lines.index('') + 1} is blank" if len(lines) > 1 else "it is empty"

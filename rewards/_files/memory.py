@@ -1,8 +1,6 @@
-"""How much memory a process may take: a limit for workers that read files of others, and
-how its end shows.
+"""Limit the memory of a process that reads unknown files, and recognise errors of the limit.
 
-A file of 200 bytes can ask for gigabytes of pixels. Linux holds the limit; elsewhere there
-is none.
+A file of 200 bytes can ask for gigabytes of pixels. Only Linux enforces the limit.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-# bytes that a worker may take beside what Python, torch and the rewards have taken before
-# its work
+# Bytes that a worker may take in addition to the memory of Python, torch and the rewards.
 MEMORY = 4 * 2**30
 WORDS = (
     "can't allocate memory",
@@ -23,19 +20,18 @@ WORDS = (
     "out of memory",
 )
 
-_budget: int | None = None  # of this process, where it has a limit
+_budget: int | None = None  # the limit of this process in bytes, None without a limit
 
 
 class TooLarge(MemoryError):
-    """A clip that is refused before there is no memory, with its reason."""
+    """A clip that is refused before the memory runs out, with its reason."""
 
 
 def limit_memory(budget: int | None) -> None:
-    """Let this process take `budget` bytes of address space more than it has; None for no
-    limit.
+    """Let this process take `budget` bytes of address space more than now; None sets no limit.
 
-    What torch and OpenCV have reserved, and never use all of, does not count. A lower limit
-    that is set already, as by `ulimit -v`, stays.
+    The present address space does not count, because torch and OpenCV reserve more than
+    they use. A lower limit that is already set, for example by `ulimit -v`, stays.
     """
     taken = address_space()
     if budget is None or taken is None:
@@ -45,13 +41,13 @@ def limit_memory(budget: int | None) -> None:
     global _budget
     _budget = budget
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    known = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (min([taken + budget, *known]), hard))
+    present = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
+    with suppress(ValueError, OSError):  # a system may refuse the limit; the work goes on
+        resource.setrlimit(resource.RLIMIT_AS, (min([taken + budget, *present]), hard))
 
 
 def address_space() -> int | None:
-    """The bytes of address space of this process; None where the system does not say."""
+    """Return the bytes of address space of this process; None if the system does not say."""
     try:
         import resource
     except ImportError:
@@ -61,10 +57,10 @@ def address_space() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory: Python's own, or that of torch,
-    OpenCV or the system.
+    """Return whether an error of Python, torch, OpenCV or the system means a lack of memory.
 
-    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    >>> error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(error)
     (True, True)
     """
     if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -73,11 +69,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_reason(error: BaseException) -> str:
-    """The reason why a clip that ran out of memory has no score: the text of `TooLarge`, or
-    the limit."""
+    """Return why a clip that ran out of memory is unscored: TooLarge's text or the limit."""
     if isinstance(error, TooLarge):
         return str(error)
     most = (
         f"the {_budget / 2**30:g} GiB that one worker may take" if _budget else "this machine has"
     )
-    return f"needs more memory than {most}: its frames are too large or too many to be looked at together"
+    return (
+        f"needs more memory than {most}: its frames are too large or too many to be looked at "
+        "together"
+    )

@@ -1,7 +1,6 @@
-"""Films that are pictures: an animated WebP, and a folder of numbered pictures, read by
-OpenCV.
+"""Read films that are pictures: an animated WebP, or a folder of numbered pictures.
 
-Shapes: F frames, H W pixels; frames are uint8 (F, 3, H, W).
+Shapes: F frames, H W pixels; frames are uint8 (F, 3, H, W). OpenCV decodes the pictures.
 """
 
 from __future__ import annotations
@@ -19,14 +18,17 @@ from torch import Tensor
 from .containers import Unreadable, is_animated, why_cut_off
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# suffixes that may lie beside pictures
+# Suffixes of files that may be in a folder of numbered pictures without changing its meaning.
 BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".db", ".ini")
-RATE = 8.0  # frames a second of numbered pictures, where nobody says one
+RATE = 8.0  # frames a second of numbered pictures, if the caller gives no rate
 
 
 class Animation:
-    """An animated WebP: `size` (width, height), `times` in seconds, `stated` frames a
-    second, `notes`."""
+    """An animated WebP that is read as a film: `size`, `times`, `stated` rate and `notes`.
+
+    `size` is (width, height), `times` are in seconds. `check` is called with the size and
+    raises if it is too large.
+    """
 
     name = "opencv"
 
@@ -38,15 +40,19 @@ class Animation:
         self.data = np.fromfile(path, np.uint8)
         self.size, durations = _webp(self.data.tobytes())
         check(self.size)
-        # its decoder gives no frame at all of one that is cut
+        # OpenCV's decoder returns no frame at all of a file that is cut off.
         if (why := why_cut_off(path)) is not None:
             raise Unreadable(f"it is cut off after {sum(durations) / 1000:.1f} s: {why}")
         self.times = [start / 1000 for start in accumulate(durations[:-1], initial=0)]
-        self.stated, self.tick, self.notes = 0.0, 1e-3, list[str]()
+        self.stated, self.tick = 0.0, 1e-3
+        self.notes = list[str]()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time; each time it is decoded from its start,
-        and only these are kept."""
+        """Yield the frames in order, `length` at a time.
+
+        Each piece is decoded from the start of the file, because OpenCV keeps no decoder
+        between calls; only the piece is kept in memory.
+        """
         import cv2
 
         for start in range(0, len(self.times), length):
@@ -59,28 +65,24 @@ class Animation:
 
 
 class Picture:
-    """A file of one picture as a film of one frame."""
+    """A file of one picture that is read as a film of one frame."""
 
     name = "opencv"
 
     def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
         self.path, self.check = path, check
         found = read_picture(path, check)
-        self.size, self.times, self.stated, self.tick = (
-            (found.shape[1], found.shape[0]),
-            [0.0],
-            1.0,
-            0.0,
-        )
-        self.notes = list[str]()
+        self.size = (found.shape[1], found.shape[0])
+        self.times, self.notes = [0.0], list[str]()
+        self.stated, self.tick = 1.0, 0.0
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frame."""
+        """Yield the frame."""
         yield _tensor([read_picture(self.path, self.check)])
 
 
 class Pictures:
-    """A folder of numbered pictures as one film of `fps` frames a second."""
+    """A folder of numbered pictures that is read as one film of `fps` frames a second."""
 
     name = "opencv"
 
@@ -96,10 +98,11 @@ class Pictures:
         first = read_picture(self.files[0], check)
         self.size = (first.shape[1], first.shape[0])
         self.times = [i / self.stated for i in range(len(self.files))]
-        told = "as asked for" if fps else "as nothing says otherwise"
+        origin = "as asked for" if fps else "as nothing says otherwise"
         self.notes = [
-            f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, {told}; "
-            "single images are told by their names, as FOLDER/*.png, or by a prompts.csv beside them"
+            f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, "
+            f"{origin}; single images are told by their names, as FOLDER/*.png, or by a "
+            "prompts.csv beside them"
         ]
         missing = [last for first, last in pairwise(map(_number, self.files)) if last != first + 1]
         if missing:
@@ -107,12 +110,12 @@ class Pictures:
         self.check = check
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time. Raises Unreadable where one is of
-        another size."""
+        """Yield the frames in order, `length` at a time; raise Unreadable for another size."""
         for start in range(0, len(self.files), length):
             yield _tensor([self._picture(file) for file in self.files[start : start + length]])
 
     def _picture(self, file: Path) -> np.ndarray:
+        """Read one picture and check that its size is that of the film."""
         found = read_picture(file, self.check)
         if found.shape[1::-1] != self.size:
             raise Unreadable(
@@ -123,17 +126,18 @@ class Pictures:
 
 
 def is_still(path: Path) -> bool:
-    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no
-    animation."""
+    """Return whether a file is one picture: an image suffix, and no animated .png or .webp."""
     return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
 
 
 def numbered_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in order of number, where it holds nothing but pictures of
-    one name and suffix that end in a number, two or more; else nothing. Hidden files do not
-    count, and neither do the texts and tables beside them, or what Windows puts there
-    (Thumbs.db, desktop.ini). Pictures that a table of prompts beside them names one by one
-    are images, and no film."""
+    """Return the pictures of a folder in order of number if they are one film, else nothing.
+
+    A folder is a film if it holds only pictures of one name and suffix that end in
+    different numbers, two or more. Hidden files, texts and tables, and files that Windows
+    adds (Thumbs.db, desktop.ini) are ignored. Pictures that a table of prompts in the
+    folder names one by one are images, and no film.
+    """
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
     files = [file for file in files if file.suffix.lower() not in BESIDE]
     alike = {(file.suffix, re.sub(r"\d+$", "", file.stem)) for file in files}
@@ -153,15 +157,13 @@ def numbered_pictures(folder: Path) -> list[Path]:
 
 
 def _listed_in_table(folder: Path, name: str) -> bool:
-    """Whether a table of prompts in the folder names a picture, as `vidrl sample` writes it
-    of images."""
+    """Return whether a table of prompts in the folder names a picture, as `vidrl sample` writes."""
     tables = [folder / f"prompts{suffix}" for suffix in (".csv", ".jsonl", ".tsv", ".json")]
     return any(name.encode() in table.read_bytes() for table in tables if table.is_file())
 
 
 def read_picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:
-    """A picture as uint8 RGB (H, W, 3). Raises FileNotFoundError, and Unreadable with the
-    reason."""
+    """Return a picture as uint8 RGB (H, W, 3); raise FileNotFoundError or Unreadable."""
     import cv2
 
     if not path.is_file():
@@ -176,17 +178,20 @@ def read_picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.nda
 
 
 def _number(file: Path) -> int:
-    return int(re.search(r"\d+$", file.stem)[0])  # type: ignore[index]  # `numbered_pictures` has checked
+    """Return the number at the end of a file's stem."""
+    # `numbered_pictures` has checked that there is a number.
+    return int(re.search(r"\d+$", file.stem)[0])  # type: ignore[index]
 
 
 def _tensor(pictures: list[Any]) -> Tensor:
+    """Stack pictures (H, W, 3) into a tensor (F, 3, H, W)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def _webp(data: bytes) -> tuple[tuple[int, int], list[int]]:
-    """The size of the canvas, and how long each frame is shown, in milliseconds; of the
-    chunks VP8X and ANMF."""
-    size, durations, at = (0, 0), [], 12
+    """Return the canvas size and each frame's duration in ms, from the chunks VP8X and ANMF."""
+    size, durations = (0, 0), list[int]()
+    at = 12  # after RIFF, the length and WEBP
     while at + 8 <= len(data):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 24)]

@@ -1,5 +1,6 @@
-"""PyAV as a reader: the frames of a file that `ffmpeg -i FILE -map 0:V:0 -fps_mode
-passthrough` shows, turned upright.
+"""Read videos with PyAV: the frames that ffmpeg shows, turned upright.
+
+The frames are those of `ffmpeg -i FILE -map 0:V:0 -fps_mode passthrough`.
 
 Shapes: H W pixels; frames are uint8 (F, 3, H, W).
 """
@@ -27,22 +28,23 @@ from .memory import is_out_of_memory
 # What FFmpeg may take a file for. Playlists and their like are left out, because they name
 # other files and addresses.
 FORMATS = (
-    "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
-    "rm,dv,wtv"
+    "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,"
+    "yuv4mpegpipe,nut,mxf,rm,dv,wtv"
 )
-COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC, of a stream
-WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of a container
-# Where one packet is one frame that is shown, so that packets tell the times; elsewhere a
-# first pass decodes.
+COVER = 0x400  # FFmpeg's flag AV_DISPOSITION_ATTACHED_PIC of a stream
+WITHOUT_TIMES = 0x80  # FFmpeg's flag AVFMT_NOTIMESTAMPS of a container
+# Containers and codecs in which each packet is one frame that is shown, so that the times can
+# be read from the packets. Other files are decoded once only to count frames and times.
 LISTED = {"mov", "matroska"}
 CODECS = {"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
 
 
 class PyAV:
-    """A file as PyAV reads it: `size` (width, height), `times` in seconds, `stated` frames
-    a second, `notes`.
+    """A file that PyAV reads: its `size`, `times`, `stated` rate and `notes`.
 
-    `check` is given the size before anything is decoded, and raises where it is too large.
+    `size` is (width, height), `times` are in seconds, `stated` is the frame rate that the
+    file states. `check` is called with the size before anything is decoded, and raises if
+    it is too large.
     """
 
     name = "PyAV"
@@ -52,7 +54,8 @@ class PyAV:
         self.damaged = 0  # packets that could not be decoded
         self.av = import_av()
         with self._stream() as (container, stream):
-            self.sized = bool(stream.width and stream.height)  # if not, the first frame tells
+            # Some headers state no size; then the first frame shows it.
+            self.sized = bool(stream.width and stream.height)
             if self.sized:
                 check((stream.width, stream.height))
             self.tick, self.stated = float(stream.time_base or 0), _stated(container, stream)
@@ -72,9 +75,13 @@ class PyAV:
         self._tell()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time. Raises Unreadable where they are not
-        those that were listed."""
-        pixels, turn, number = _Pixels(self.av), self.turn or (lambda picture: picture), 0
+        """Yield the frames in order, `length` at a time.
+
+        Raises Unreadable if the frames are not those that were counted when the file was
+        opened.
+        """
+        pixels, number = _Pixels(self.av), 0
+        turn = self.turn or (lambda picture: picture)
         piece = self._piece(length)
         for frame in self._frames():
             self._expect(frame, number)
@@ -89,9 +96,11 @@ class PyAV:
             raise Unreadable(f"{len(self.times)} frames are listed, and {number} can be decoded")
 
     def _piece(self, length: int) -> np.ndarray:
+        """Return an empty array for at most `length` frames."""
         return np.empty((min(length, len(self.times)), self.size[1], self.size[0], 3), np.uint8)
 
     def _expect(self, frame: Any, number: int) -> None:
+        """Raise Unreadable if a frame is not the one that was counted at this number."""
         self._same_size(frame)
         assert self.stamps is not None
         if number >= len(self.stamps) or not self.counted and frame.pts != self.stamps[number]:
@@ -100,6 +109,7 @@ class PyAV:
             )
 
     def _first(self) -> Any:
+        """Return the first frame; raise Unreadable with the likely reason if there is none."""
         first = next(self._frames(), None)
         if first is None:
             why = why_cut_off(self.path)
@@ -116,12 +126,13 @@ class PyAV:
         return first
 
     def _counted(self) -> Iterator[tuple[int | None, int | None]]:
-        """The stamps of all frames and of their packets, by decoding them."""
+        """Yield the stamps of all frames and of their packets, by decoding them."""
         for frame in self._frames():
             self._same_size(frame)
             yield frame.pts, frame.dts
 
     def _same_size(self, frame: Any) -> None:
+        """Raise Unreadable if the size of the frames changes."""
         if (frame.width, frame.height) != self._whole:
             raise Unreadable(
                 f"the size of its frames changes from {self._whole[0]} x {self._whole[1]} to "
@@ -129,11 +140,11 @@ class PyAV:
             )
 
     def _tell(self) -> None:
-        """The times, and what is to be known of them."""
+        """Set `times`, and add the notes about times and damage."""
         stamps = [math.nan if stamp is None else stamp * self.tick for stamp in self.stamps or []]
-        self.times, told = usable_times(fill_missing(stamps, self.stated), self.stated)
-        if told is not None:
-            self.notes.append(told)
+        self.times, note = usable_times(fill_missing(stamps, self.stated), self.stated)
+        if note is not None:
+            self.notes.append(note)
         why = why_cut_off(self.path)
         if why is not None:
             self.notes.append(f"cut off after {_seconds(self.times):.1f} s: {why}")
@@ -141,8 +152,7 @@ class PyAV:
             self.notes.append(f"damaged: {self.damaged} packets could not be decoded")
 
     def _frames(self) -> Iterator[Any]:
-        """The frames that are shown, in order. A packet that cannot be decoded is passed
-        over, as ffmpeg does."""
+        """Yield the shown frames in order; skip packets that cannot be decoded, as ffmpeg does."""
         self.damaged = 0
         with self._stream() as (container, stream):
             for packet in _packets(self.av, container, stream):
@@ -155,7 +165,7 @@ class PyAV:
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, Any]]:
-        """The open container, and its first video stream that is no cover picture."""
+        """Give the open container and its first video stream that is no cover picture."""
         with open_container(self.path) as container:
             films = film_streams(container)
             if not films:
@@ -165,14 +175,18 @@ class PyAV:
                 raise Unreadable(f"no video stream: it holds {what}{cover}")
             if films[0].codec_context is None:
                 raise Unreadable("no decoder is known for its video stream")
+            # With threads a decoder may report a damaged packet late, at another packet.
             films[0].thread_type = "NONE"
             yield container, films[0]
 
 
 class _Pixels:
-    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field, and
-    those of more than 8 bits from another place than ffmpeg does: these frames go through
-    ffmpeg's own filter."""
+    """A converter of frames to RGB whose pixels are those of ffmpeg.
+
+    PyAV scales the colours of an interlaced frame field by field, and takes the colours of
+    more than 8 bits from another position than ffmpeg does. These frames go through
+    ffmpeg's own filter.
+    """
 
     def __init__(self, av: Any) -> None:
         from av.video.reformatter import VideoReformatter
@@ -181,7 +195,7 @@ class _Pixels:
         self.graph: Any = None
 
     def of(self, frame: Any) -> np.ndarray:
-        """A frame as uint8 (H, W, 3)."""
+        """Return a frame as uint8 (H, W, 3)."""
         if not frame.interlaced_frame and max(part.bits for part in frame.format.components) <= 8:
             return self.plain.reformat(frame, format="rgb24").to_ndarray()
         if self.graph is None:
@@ -190,6 +204,7 @@ class _Pixels:
         return self.graph.pull().to_ndarray()
 
     def _graph(self, frame: Any) -> Any:
+        """Build the filter graph that converts frames like this one."""
         graph = self.av.filter.Graph()
         start = graph.add_buffer(
             width=frame.width,
@@ -208,7 +223,7 @@ class _Pixels:
 
 
 def import_av() -> Any:
-    """The module of PyAV. Raises ImportError that says how it is installed."""
+    """Return the module of PyAV, or raise ImportError with the command that installs it."""
     try:
         import av
         import av.filter
@@ -219,23 +234,28 @@ def import_av() -> Any:
 
 @contextmanager
 def open_container(path: Path) -> Iterator[Any]:
-    """The container of a file, open. FFmpeg reads this file alone: none that it names, and
-    no address."""
+    """Open a file with FFmpeg, which may read this file alone.
+
+    FFmpeg follows neither other files nor addresses that the file names.
+    """
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     with _named(path) as name, import_av().open(name, options=options) as container:
         yield container
 
 
 def film_streams(container: Any) -> list[Any]:
-    """The video streams that are no single picture attached to the film."""
+    """Return the video streams that are no single picture attached to the film."""
     return [stream for stream in container.streams.video if not int(stream.disposition) & COVER]
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[Any]:
-    """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d
-    is a name and nothing else; the open file where the name is not UTF-8, which FFmpeg's
-    interface asks for."""
+    """Give the name of a file that FFmpeg opens literally.
+
+    The name is "file:" and the absolute path, because FFmpeg gives a meaning to names like
+    concat:a|b or %d. FFmpeg's interface needs UTF-8, so a name that is not UTF-8 is given
+    as the open file.
+    """
     name = os.path.abspath(path)
     try:
         name.encode()
@@ -247,8 +267,11 @@ def _named(path: Path) -> Iterator[Any]:
 
 
 def _stated(container: Any, stream: Any) -> float:
-    """The frames a second that a file states, 0 for nothing: its container, or, where that
-    keeps no times or states an impossible rate, its pictures."""
+    """Return the frame rate that a file states, 0 for none.
+
+    The pictures' rate is used if the container stores no times or states an impossible
+    rate.
+    """
     context = stream.codec_context
     rates = [
         stream.average_rate,
@@ -257,14 +280,18 @@ def _stated(container: Any, stream: Any) -> float:
         stream.base_rate,
     ]
     if container.format.flags & WITHOUT_TIMES:
-        rates = [*rates[1:], rates[0]]  # the container's rate is a default of FFmpeg, 25
-    known = [float(rate) for rate in rates if rate]
-    return next((rate for rate in known if rate <= STATED), next(iter(known), 0.0))
+        # Without time stamps the container's rate is only FFmpeg's default, 25: it comes last.
+        rates = [*rates[1:], rates[0]]
+    stated = [float(rate) for rate in rates if rate]
+    return next((rate for rate in stated if rate <= STATED), next(iter(stated), 0.0))
 
 
 def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """The packets, the last of which is empty and asks the decoder for what it holds back;
-    also where reading fails."""
+    """Yield the packets, then an empty one that makes the decoder deliver its last frames.
+
+    If reading fails, the empty packet is still yielded, so that the frames so far are not
+    lost.
+    """
     try:
         yield from container.demux(stream)
     except av.error.FFmpegError as error:
@@ -276,8 +303,7 @@ def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
-    """The stamps of the frames by the packets alone; None where packets may hold frames
-    that are not shown."""
+    """Return the stamps of the frames from the packets, or None if packets may hide frames."""
     names = set(container.format.name.split(","))
     if not names & LISTED or stream.codec_context.codec.canonical_name not in CODECS:
         return None
@@ -300,17 +326,16 @@ def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
 
 
 def _seconds(times: list[float]) -> float:
-    """How long the frames last, the last one as long as the others."""
+    """Return how long the frames last; the last one lasts as long as the mean."""
     return (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 
 
 # --- upright
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def turn_of_frame(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of
-    ffmpeg; None for nothing."""
+    """Return the function that turns pictures (H, W, ...) as the file asks for, None for none."""
     matrix = next(
         (bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None
     )
@@ -318,8 +343,9 @@ def turn_of_frame(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def turn_of_matrix(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and
-    configure_input_video_filter say.
+    """Return the function that turns pictures as a display matrix (9 numbers) asks for.
+
+    The rules are those of ffmpeg's get_rotation and configure_input_video_filter.
 
     >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
     >>> turn_of_matrix(quarter)(np.array([[1, 2], [3, 4]])).tolist()

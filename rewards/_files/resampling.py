@@ -1,10 +1,9 @@
-"""Frames at even times, made of frames at uneven times, so that what moved evenly moves
-evenly still.
+"""Resample a film of uneven frame times to even times, so that smooth motion stays smooth.
 
-Rewards count per second and take frames to be equally far apart. A film of a variable frame
-rate is therefore brought to an even one: where it has a frame at a wanted time, that frame
-is taken as it is; elsewhere the nearer frame is moved along the optical flow. Taking the
-nearest frame as it is would add judder, and mixing two would show both at once.
+Rewards count per second and assume that frames are equally far apart. A film of a variable
+frame rate is therefore resampled: if it has a frame at a wanted time, that frame is taken
+unchanged; otherwise the nearer frame is warped along the optical flow. Taking the nearest
+frame unchanged would add judder, and blending two frames would show both at once.
 
 Shapes: F frames, H W pixels; frames are uint8 (F, 3, H, W); times in seconds, rising.
 """
@@ -20,35 +19,35 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-# seconds without a frame: what moved meanwhile cannot be known, unless the picture stayed
-# the same
+# Seconds without a frame after which motion cannot be interpolated, unless the picture stays
+# the same.
 PAUSE = 0.25
-NEAR = 0.02  # of a gap between two frames: a frame so near to a wanted time is taken as it is
-# of a gap: stamps that stray less are even, as 60 frames a second in whole milliseconds
+NEAR = 0.02  # fraction of a gap: a frame this near to a wanted time is taken unchanged
+# Fraction of a gap: stamps that deviate less count as even. 60 frames a second in whole
+# milliseconds deviate by 0.06.
 ROUNDED = 0.065
-# of the wanted times: so many must have a frame of their own before a lower rate is chosen
-PRESENT = 0.9
-MOST = 4  # times as many frames as the film has may be made
+PRESENT = 0.9  # fraction of the wanted times that must have a frame for a lower rate
+MOST = 4  # the resampled film has at most this many times the frames of the film
 
 
 def is_even(times: Sequence[float], tick: float = 0.0) -> bool:
-    """Whether frames are equally far apart, but for stamps that a container rounds to
-    multiples of `tick` seconds.
+    """Return whether frames are equally far apart, up to rounding to ticks of `tick` seconds.
 
-    >>> is_even([0.0, 0.042, 0.083, 0.125], tick=0.001), is_even([0.0, 0.042, 0.125, 0.167], tick=0.001)
-    (True, False)
+    >>> is_even([0.0, 0.042, 0.083, 0.125], tick=0.001)
+    True
+    >>> is_even([0.0, 0.042, 0.125, 0.167], tick=0.001)
+    False
     """
     return len(times) < 3 or _on_a_line(np.arange(len(times)), np.asarray(times), tick)
 
 
 def even_times(times: Sequence[float], tick: float = 0.0) -> list[float]:
-    """The even times at which a film with frames at `times` is best measured: times
-    themselves where they are even.
+    """Return the even times at which to measure a film; its own times if they are even.
 
-    Where frames are left out of an even film, these are the times of that film, or every
-    second, third, ... of them, of which nine in ten have a frame, if that is half of the
-    frames or more, and a quarter of a second apart or less. Else they are the film's usual
-    distance apart.
+    If frames were left out of an even film, the result is the times of that film, or every
+    second, third, ... of them: the smallest stride at which nine in ten times have a frame.
+    The stride keeps at least about half of the frames, and its step is at most a quarter of
+    a second. Otherwise the step is the film's median gap.
 
     >>> [round(t, 3) for t in even_times([0.0, 0.0625, 0.125, 0.25, 0.375, 0.5])]
     [0.0, 0.125, 0.25, 0.375, 0.5]
@@ -65,16 +64,17 @@ def even_times(times: Sequence[float], tick: float = 0.0) -> list[float]:
         step, start = float(np.median(np.diff(times))), times[0]
         count = int((times[-1] - start) / step + NEAR) + 1
     if count > MOST * len(times):  # a pause that is much longer than all the rest
-        count, start, step = len(times), times[0], (times[-1] - times[0]) / (len(times) - 1)
+        count, start = len(times), times[0]
+        step = (times[-1] - times[0]) / (len(times) - 1)
     return [start + i * step for i in range(count)]
 
 
 def longest_stretch(times: Sequence[float], stays: Callable[[int], bool]) -> tuple[int, int]:
-    """The first frame of the longest stretch without a gap, and the first after it.
+    """Return [first, end) of the longest run of frames without a gap.
 
-    A gap is more than a quarter of a second without a frame, where frames are usually
-    nearer, and the picture changes: `stays(i)` says whether frame i + 1 looks as frame i,
-    as where a film left out what stands still.
+    A gap is more than a quarter of a second without a frame, and more than twice the usual
+    distance, during which the picture changes. `stays(i)` returns whether frame i + 1 looks
+    like frame i, which is true where a film left out repeated frames.
 
     >>> longest_stretch([0.0, 0.1, 0.2, 1.2, 1.3, 1.4, 1.5], stays=lambda i: False)
     (3, 7)
@@ -89,15 +89,16 @@ def longest_stretch(times: Sequence[float], stays: Callable[[int], bool]) -> tup
 def resample(
     pieces: Iterable[Tensor], times: Sequence[float], wanted: Sequence[float]
 ) -> Iterator[Tensor]:
-    """The frames at the `wanted` times, rising, of a film whose frames, in pieces (F, 3, H,
-    W), are at `times`.
+    """Yield the frames at the `wanted` times, rising, of a film whose frames are at `times`.
 
-    One piece for each that comes in, so memory is that of a piece. Before the first frame
-    and after the last, these stand still. Raises ValueError where there are fewer frames
-    than times.
+    `pieces` are (F, 3, H, W). Each piece gives its part of the result before the next piece
+    is read, so the memory is that of a piece. Before the first frame and after the last,
+    these frames are repeated. Raises ValueError if there are fewer frames than times.
     """
-    asked, last, seen, at = list(wanted), None, 0, 0
+    asked, last = list(wanted), None
+    seen = at = 0
     for piece in pieces:
+        # The last frame of the former piece is needed between the two pieces.
         known = piece if last is None else torch.cat([last, piece])
         inside = times[seen - (last is not None) : seen + len(piece)]
         seen, last = seen + len(piece), piece[-1:]
@@ -113,8 +114,7 @@ def resample(
 
 
 def at_rate(frames: Tensor, times: Sequence[float], rate: float) -> Tensor:
-    """A film (F, 3, H, W) with frames at `times`, at `rate` frames a second from its first
-    time to its last.
+    """Resample a film (F, 3, H, W) with frames at `times` to `rate` frames a second.
 
     >>> film = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
     >>> len(at_rate(film, [0.0, 0.1, 0.2, 0.3, 0.4], rate=5.0))
@@ -125,22 +125,23 @@ def at_rate(frames: Tensor, times: Sequence[float], rate: float) -> Tensor:
 
 
 # --- which times
-# -----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _on_a_line(places: np.ndarray, times: np.ndarray, tick: float) -> bool:
-    """Whether times are a start and places times a unit, but for rounding: a spread of one
-    tick, and a bit."""
+    """Return whether times are a start plus places times a unit, up to rounding.
+
+    Rounding to ticks moves a time by at most one tick in all; 1.2 ticks are allowed.
+    """
     slope, start = np.polyfit(places, times, 1)
     left = times - (start + slope * places)
-    # a container that counts in frames rounds nothing
+    # A tick near the frame interval means that the container counts frames: nothing is rounded.
     room = 1.2 * tick if tick < 0.4 * slope else 0.0
     return bool(np.ptp(left) <= max(room, ROUNDED * slope))
 
 
 def _units(times: Sequence[float], tick: float) -> tuple[list[int], float] | None:
-    """The place of each frame on the grid whose step is the shortest gap, and the step;
-    None if they are on none."""
+    """Return each frame's place on the grid of the shortest gap, and the step; None if off-grid."""
     gaps = np.diff(times)
     shortest = float(np.median(gaps[gaps < 1.25 * gaps.min()]))
     places = np.concatenate([[0], np.cumsum(np.round(gaps / shortest))]).astype(int)
@@ -150,8 +151,10 @@ def _units(times: Sequence[float], tick: float) -> tuple[list[int], float] | Non
 
 
 def _stride(places: Sequence[int], unit: float) -> tuple[int, int]:
-    """The smallest stride, with its first place, at which nearly all places have a frame;
-    else each place."""
+    """Return the smallest stride and its first place at which nearly all places have a frame.
+
+    The result is (1, 0), each place, if no stride has.
+    """
     there = set(places)
     usual = places[-1] / (len(places) - 1)  # places from one frame to the next
     for stride in range(1, max(1, int(min(PAUSE / unit, 2.2 * usual) + NEAR)) + 1):
@@ -163,11 +166,11 @@ def _stride(places: Sequence[int], unit: float) -> tuple[int, int]:
 
 
 # --- one frame
-# -------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _frame(known: Tensor, times: Sequence[float], wanted: float) -> Tensor:
-    """The picture (3, H, W) at a time, from the frames around it."""
+    """Return the picture (3, H, W) at a time, from the frames around that time."""
     after = int(np.searchsorted(times, wanted))
     if after == 0 or after == len(times):
         return known[min(after, len(times) - 1)]
@@ -178,12 +181,11 @@ def _frame(known: Tensor, times: Sequence[float], wanted: float) -> Tensor:
 
 
 def frame_between(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """The picture between two, uint8 (3, H, W), at `share` of the time from the first to
-    the second, in (0, 1).
+    """Interpolate two pictures, uint8 (3, H, W), at the fraction `share` in (0, 1) of their gap.
 
-    The nearer picture is moved along the flow; pixels that it lacks come from the other
-    picture. The flow from the new picture to each is mixed from the flow both ways, as
-    Super SloMo does, arXiv:1712.00080, equation 4.
+    The nearer picture is warped along the flow; pixels that it lacks come from the other
+    picture. The flow from the new picture to each of the two is a combination of the flow
+    both ways, as in Super SloMo, arXiv:1712.00080, equation 4.
     """
     from ..flow import outside, warp
 
@@ -198,7 +200,7 @@ def frame_between(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 
 def _flow(pair: Tensor) -> tuple[Tensor, Tensor]:
-    """The flow of two pictures (1, 2, 3, H, W) both ways, (1, 1, 2, H, W) each, in pixels.
+    """Return the flow of two pictures (1, 2, 3, H, W) both ways, each (1, 1, 2, H, W).
 
     Pixels that are hidden in the other picture have no measured flow: they are assumed to
     move with the camera.
@@ -216,6 +218,6 @@ def _flow(pair: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _enlarged(flow: Tensor, size: Sequence[int]) -> Tensor:
-    """A flow (1, 1, 2, h, w) for pictures of `size` (H, W), in their pixels."""
+    """Return a flow (1, 1, 2, h, w) for pictures of `size` (H, W), in their pixels."""
     scale = torch.tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
     return (interpolate(flow[0], list(size), mode="bilinear", align_corners=False) * scale)[None]

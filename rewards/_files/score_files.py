@@ -1,4 +1,4 @@
-"""Rewards over video files, folders and tensors: one row a clip, none dropped."""
+"""Score video files, folders and tensors: one row a clip, and no clip is left out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ def score(
     prompts: list[str] | None = None,
     fps: float | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a clip, as `score_files` gives, for files, folders, or a tensor (B, F, C, H,
-    W) with its `fps`.
+    """Score files, folders or a tensor (B, F, C, H, W) with its `fps`; return one row a clip.
 
-    `prompts` are one a clip of a tensor, or one a file. Raises ValueError where a tensor
-    comes without `fps`.
+    The rows are those of `score_files`. `prompts` are one a clip of a tensor, or one a
+    file. Raises ValueError for a tensor without `fps`.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> score(torch.full((2, 5, 3, 32, 32), 0.5), Flicker(), fps=8.0)[0]["frames"]
@@ -66,23 +65,22 @@ def score_files(
     memory: int | None = MEMORY,
     fps: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Score files and the videos in folders, in pieces of constant memory, all rewards on
-    one flow.
+    """Score files and the videos in folders, in pieces of constant memory; yield one row a clip.
 
-    Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value":
-    {reward: number}, "parts": {reward: {part: number}}, "curve": {reward: [a number a
-    frame]}, "note", "why"}`; a number that is not there is None, and `why` says the reason,
-    or is None. `note` says what to know of the file, as that it was cut off or that its
-    frame rate varies, or that a composite leaves parts out of an image, or is None. A file
-    that cannot be read is a row with its reason, never left out. `prompts` maps paths to
-    what was asked for. `fps` is the rate of folders of numbered pictures, 8 if not given.
+    A row is `{"path", "fps", "size": [width, height], "frames", "value": {reward: number},
+    "parts": {reward: {part: number}}, "curve": {reward: [a number a frame]}, "note",
+    "why"}`. A missing number is None, and `why` is the reason or None. `note` is a remark
+    or None: that the file is cut off, that its frame rate varies, or that a composite
+    leaves parts out of an image. A file that cannot be read is a row with its reason. All
+    rewards of a row share one optical flow. `prompts` maps paths to prompts. `fps` is the
+    rate of folders of numbered pictures, 8 by default.
 
-    `jobs` processes of one thread each score in the same order; a file that crashes its
-    process or takes longer than `timeout` seconds is a row with its reason, and the rest
-    goes on; so is one that needs more than `memory` bytes (4 GiB) beside what its process
-    has when it is ready. The limit of memory is Linux's, and does not hold for rewards of
-    trained networks, whose weights are large. 0 scores in this process, without a limit of
-    time or memory.
+    `jobs` processes of one thread each score in the same order. A file that crashes its
+    process or takes longer than `timeout` seconds is a row with its reason, and so is a
+    file that needs more than `memory` bytes (4 GiB) in addition to what its process has
+    when it is ready; the other files go on. Only Linux enforces the limit of memory, and it
+    is not used for rewards of trained networks, whose weights are large. `jobs=0` scores in
+    this process, without a limit of time or memory.
     """
     rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
@@ -103,7 +101,7 @@ def score_files(
 def row(
     facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None
 ) -> dict[str, Any]:
-    """Clip `i` of scores as a row of `score_files`."""
+    """Return clip `i` of scores as a row of `score_files`; `whole` is a reason for all rewards."""
     reasons = [
         f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i]
         for name, s in scores.items()
@@ -133,6 +131,7 @@ def row(
 def _score_file(
     asked: tuple[Path, str], rewards: Mapping[str, Reward], fps: float | None = None
 ) -> dict[str, Any]:
+    """Score one file and return its row, with a reason if it cannot be read or scored."""
     path, prompt = asked
     facts = _unknown(path)
     try:
@@ -146,7 +145,8 @@ def _score_file(
         return row(facts, _stream(video, rewards, prompt), 0)
     except (_NoFile, Unreadable) as error:
         return _lost(facts, rewards, f"unreadable: {error}")
-    # what a reward says of a clip; any other error, as of missing weights, is its fault
+    # Rewards raise ValueError for clips that they cannot score. Any other error, such as missing
+    # weights, is a fault of the set-up and is raised.
     except ValueError as error:
         return _lost(facts, rewards, f"unscored: {error}")
     except Exception as error:
@@ -156,15 +156,16 @@ def _score_file(
 
 
 def _unknown(path: Path) -> dict[str, Any]:
-    """What a row says of a file that is not read yet."""
+    """Return the facts of a row whose file is not read yet."""
     return {"path": str(path), "fps": None, "size": None, "frames": None, "note": None}
 
 
 class _NoFile(Exception):
-    """A path that cannot be opened; a reward's own OSError is no fault of the file."""
+    """A path that cannot be opened; an OSError of a reward is no fault of the file."""
 
 
 def _opened(path: Path, fps: float | None) -> Film:
+    """Open a file as a film with even frame times; raise _NoFile if it cannot be opened."""
     try:
         if path.is_dir() and not numbered_pictures(path):
             raise FileNotFoundError(f"expected videos in the folder {path}, found none")
@@ -174,11 +175,12 @@ def _opened(path: Path, fps: float | None) -> Film:
 
 
 def _lost(facts: Mapping[str, Any], rewards: Mapping[str, Reward], why: str) -> dict[str, Any]:
+    """Return the row of a file that has no scores, with the reason `why`."""
     return row(facts, {name: _none(reward) for name, reward in rewards.items()}, 0, why)
 
 
 def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
-    """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
+    """Score one clip, B = 1: in pieces if all rewards can, else as a whole."""
     single = {
         key: leaf for name, reward in rewards.items() for key, leaf in leaves(name, reward).items()
     }
@@ -193,8 +195,10 @@ def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str
 
 
 def _none(reward: Reward) -> Score:
+    """Return a score of NaN for one clip."""
     return Score(torch.full((1,), math.nan), None, reward.time_support)
 
 
 def _number(x: Tensor) -> float | None:
+    """Return a finite number, else None, which JSON can hold."""
     return float(x) if math.isfinite(x) else None

@@ -1,8 +1,8 @@
-"""Tables of any usual format as rows of cells: .csv, .tsv, .json, .jsonl and .parquet
-files.
+"""Read tables in .csv, .tsv, .json, .jsonl and .parquet files as rows of cells.
 
-A reader either knows what a file says or refuses it with the place and the cure. Line
-breaks inside a cell are kept.
+This module is the only reader of such files; tables of prompts, of clips, of pairs and of
+people's choices are read by it. It either understands a file or refuses the file with the
+place and the cure. Line breaks inside a cell are kept.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidrl.lookup.extras import install
+
 from .spreadsheet_cells import unescape_formula
 
-Cells = dict[str, Any]  # what a row holds, by the names of its columns as the file spells them
-TableRow = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
-# whether these names of columns are those of the wanted table
-IsHeader = Callable[[Sequence[str]], bool]
-Note = Callable[[str], None]
-SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
+Cells = dict[str, Any]  # the cells of a row, by the column names as the file spells them
+TableRow = tuple[str, Cells]  # the place of a row in its file, such as "line 3", and its cells
+IsHeader = Callable[[Sequence[str]], bool]  # whether column names are those of the wanted table
+Note = Callable[[str], None]  # called with each remark on how a table was read
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # candidates, the usual separator first
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-MARKS = {
+MARKS = {  # byte-order marks, in the order in which they are tried
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
-    # UTF-32's mark begins with UTF-16's
+    # After UTF-32, because UTF-32's mark begins with UTF-16's.
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
@@ -40,30 +41,33 @@ class BadTable(ValueError):
     """A table that cannot be used; the message names the place in the file and the cure."""
 
 
-def read_table(path: Path, known: IsHeader, note: Note) -> list[TableRow]:
-    """The rows of a table. `known` checks whether a header is the wanted one; `note` is
-    called with each remark.
+def read_table(path: Path, is_header: IsHeader, note: Note) -> list[TableRow]:
+    """Return the rows of a table, each with its place and its cells.
 
-    Raises BadTable for a file that is not a table of its suffix, and ImportError for
-    .parquet without pyarrow.
+    `is_header` decides whether a header is that of the wanted table; the separator of a
+    .csv or .tsv file is chosen by it. `note` is called with each remark. Raises BadTable
+    for a file that is not a table of its suffix, and ImportError for .parquet without
+    pyarrow.
     """
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
-        return list(_separated(path, known, note))
+        return list(_separated(path, is_header, note))
     if suffix not in SUFFIXES:
         raise BadTable(f"expected a table ending in {', '.join(SUFFIXES)}, got {path.name!r}")
     if suffix == ".parquet":
         return _parquet(path)
     return (
-        _json(path, read_text(path), known)
+        _json(path, read_text(path), is_header)
         if suffix == ".json"
         else list(_objects(path, read_text(path)))
     )
 
 
 def read_text(path: Path) -> str:
-    """The text of a file: UTF-8, or what its byte-order mark says. Raises BadTable for
-    other encodings and NUL."""
+    """Return the text of a file: UTF-8, or the encoding that its byte-order mark names.
+
+    Raises BadTable for other encodings and for NUL characters.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -85,20 +89,21 @@ def read_text(path: Path) -> str:
 
 
 # --- separated values
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
-def _separated(path: Path, known: IsHeader, note: Note) -> Iterator[TableRow]:
-    """Rows by the names in the first line. Rows of blank cells alone are left out."""
-    read = read_text(path)
+def _separated(path: Path, is_header: IsHeader, note: Note) -> Iterator[TableRow]:
+    """Yield the rows of separated values by the names in the first line; skip blank rows."""
+    text = read_text(path)
     usual = SEPARATORS[path.suffix.lower()]
-    separator = next((sign for sign in usual if known(_header(path, read, sign))), usual[0])
+    separator = next((sign for sign in usual if is_header(_header(path, text, sign))), usual[0])
     if separator != usual[0]:
         note(f"{path.name}: its columns are separated by {separator!r}")
-    spaced = any(name != name.strip() for name in _header(path, read, separator))
+    # "path, prompt" in the header says that blanks around separators belong to no cell.
+    spaced = any(name != name.strip() for name in _header(path, text, separator))
     rows = (
         row
-        for row in _records(path, read, separator, spaced)
+        for row in _records(path, text, separator, spaced)
         if any(cell.strip() for cell in row[1])
     )
     names = [unescape_formula(name) for name in next(rows, ("", []))[1]]
@@ -108,7 +113,8 @@ def _separated(path: Path, known: IsHeader, note: Note) -> Iterator[TableRow]:
     for where, cells in rows:
         if len(cells) != len(names):
             raise BadTable(
-                f"{path}, {where}: expected {len(names)} columns as in the first line, got {len(cells)}; a "
+                f"{path}, {where}: expected {len(names)} columns as in the first line, got "
+                f"{len(cells)}; a "
                 "prompt with commas needs quotes"
             )
         yield (
@@ -121,28 +127,28 @@ def _separated(path: Path, known: IsHeader, note: Note) -> Iterator[TableRow]:
         )
 
 
-def _header(path: Path, read: str, separator: str) -> list[str]:
-    """The first row that is not blank, unstripped."""
+def _header(path: Path, text: str, separator: str) -> list[str]:
+    """Return the first row that is not blank, without stripping its cells."""
     try:
         return next(
-            (cells for _, cells in _records(path, read, separator) if any(map(str.strip, cells))),
+            (cells for _, cells in _records(path, text, separator) if any(map(str.strip, cells))),
             [],
         )
     except BadTable:
-        # quotes that this separator cannot explain; the chosen separator's own error is
-        # raised later
+        # The quotes do not fit this candidate. If the separator that is chosen fails as well,
+        # its error is raised when the rows are read.
         return []
 
 
 def _records(
-    path: Path, read: str, separator: str, spaced: bool = False
+    path: Path, text: str, separator: str, spaced: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each row with its first line. `spaced`: blanks around separators, as in `path,
-    prompt`, belong to no cell."""
-    # a cell may be as long as the file
-    csv.field_size_limit(max(csv.field_size_limit(), len(read)))
+    """Yield each row with its first line; `spaced` strips blanks around separators."""
+    # A cell may be as long as the file; the default limit of the module csv is 128 KiB.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    # newline="" keeps the line breaks inside quoted cells as they are.
     reader = csv.reader(
-        io.StringIO(read, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced
     )
     while True:
         where = f"line {reader.line_num + 1}"
@@ -150,7 +156,8 @@ def _records(
             cells = next(reader, None)
         except csv.Error as error:
             raise BadTable(
-                f"{path}, {where}: {error}: a cell that begins with a quote must end with one, and quotes "
+                f"{path}, {where}: {error}: a cell that begins with a quote must end with one, and "
+                "quotes "
                 'inside it are doubled, as in "a 5"" screen"'
             ) from error
         if cells is None:
@@ -159,6 +166,7 @@ def _records(
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Raise BadTable if two columns have the same name."""
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise BadTable(
@@ -167,35 +175,37 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 
 
 # --- JSON
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
-def _objects(path: Path, read: str) -> Iterator[TableRow]:
-    """One object a line. Lines end with a line feed alone: U+2028 may stand inside a
-    text."""
-    for number, words in enumerate(read.split("\n"), 1):
-        if not words.strip():
+def _objects(path: Path, text: str) -> Iterator[TableRow]:
+    """Yield one JSON object a line.
+
+    Only line feeds end a line, because U+2028 and its like may occur inside a text.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
             continue
         try:
-            row = _parsed(words)
+            row = _parsed(line)
         except ValueError as error:
             raise BadTable(
                 f"{path}, line {number}: expected one JSON object, {OBJECT}, but {error}"
             ) from error
         if not isinstance(row, dict):
             raise BadTable(
-                f"{path}, line {number}: expected a JSON object, {OBJECT}, got {words[:60]!r}"
+                f"{path}, line {number}: expected a JSON object, {OBJECT}, got {line[:60]!r}"
             )
         yield f"line {number}", row
 
 
-def _json(path: Path, read: str, known: IsHeader) -> list[TableRow]:
-    """A list of objects, one object that maps paths to prompts, or one object a line."""
+def _json(path: Path, text: str, is_header: IsHeader) -> list[TableRow]:
+    """Return the rows of a list of objects, an object {path: prompt}, or one object a line."""
     try:
-        found = _parsed(read)
+        found = _parsed(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines under the name of JSON
-            return list(_objects(path, read))
+            return list(_objects(path, text))
         raise BadTable(f"expected JSON in {path}, but {error}") from error
     except ValueError as error:
         raise BadTable(f"expected JSON in {path}, but {error}") from error
@@ -206,28 +216,32 @@ def _json(path: Path, read: str, known: IsHeader) -> list[TableRow]:
     ):
         return (
             [("entry 1", found)]
-            if known(list(found))
+            if is_header(list(found))
             else [
                 (f"entry {number}", {"path": name, "prompt": prompt})
                 for number, (name, prompt) in enumerate(found.items(), 1)
             ]
         )
     raise BadTable(
-        f'expected a list of {OBJECT} in {path}, or one object of paths and prompts, {{"0.mp4": "a dog", '
-        f"...}}, got {read.strip()[:60]!r}"
+        f"expected a list of {OBJECT} in {path}, or one object of paths and prompts, "
+        f'{{"0.mp4": "a dog", '
+        f"...}}, got {text.strip()[:60]!r}"
     )
 
 
-def _parsed(words: str) -> Any:
-    """JSON; NaN, which pandas writes for a missing value, is None. Raises ValueError for a
-    key that comes twice."""
+def _parsed(text: str) -> Any:
+    """Parse JSON; NaN, which pandas writes for a missing value, becomes None.
+
+    Raises ValueError for a key that occurs twice, which `json` would accept silently.
+    """
     try:
-        return json.loads(words, object_pairs_hook=_once, parse_constant=lambda _: None)
+        return json.loads(text, object_pairs_hook=_once, parse_constant=lambda _: None)
     except RecursionError as error:
         raise ValueError("its lists or objects are nested too deeply") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError if a key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -238,17 +252,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # --- Parquet
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> list[TableRow]:
-    """The rows of a Parquet file, without the row numbers that pandas keeps in it."""
+    """Return the rows of a Parquet file, without the row numbers that pandas stores in it."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ImportError(
-            f"pyarrow is needed to read {path}: pip install pyarrow, or save the table as .csv, .tsv or "
-            ".jsonl"
+            f"pyarrow is needed to read {path}: {install('tables')}, or save the table as .csv, "
+            ".tsv or .jsonl"
         ) from error
     try:
         rows = parquet.read_table(path).to_pylist()
@@ -266,7 +280,7 @@ def _parquet(path: Path) -> list[TableRow]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold: dates and bytes as text, NaN as None."""
+    """Return a value that JSON can hold: dates and bytes become text, NaN becomes None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, (list, dict)):

@@ -1,5 +1,4 @@
-"""Work in processes of their own, which may crash or hang: that task gets a reason, and the
-rest goes on."""
+"""Run tasks in processes that may crash or hang: such a task gets a reason, the rest go on."""
 
 from __future__ import annotations
 
@@ -28,19 +27,19 @@ from vidrl.lookup import user_modules
 from .memory import MEMORY, is_out_of_memory, limit_memory, out_of_memory_reason
 
 T = TypeVar("T")
-# seconds that a process has to import what it needs, on a machine that does much else
+# Seconds for a process to import torch and the rewards, also on a busy machine.
 START = 300.0
-AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
+# Results a worker that may wait for an earlier, slower task; this bounds the memory of results.
+AHEAD = 8
 
 
 class TaskFailed(RuntimeError):
-    """The task itself raised, in code that is not vidrl's; the message holds the
-    traceback."""
+    """A task that raised in code outside vidrl; the message holds the traceback."""
 
 
 @dataclass
 class TaskResult(Generic[T]):
-    """A task with its result, or the reason why there is none."""
+    """A task that has a result, or the reason why it has none."""
 
     task: T
     result: Any = None
@@ -54,12 +53,13 @@ def map_in_processes(
     timeout: float | None = None,
     memory: int | None = MEMORY,
 ) -> Iterator[TaskResult[T]]:
-    """`function(task)` of every task, in order, in `jobs` processes of one thread each.
+    """Yield `function(task)` of every task, in order, from `jobs` processes of one thread each.
 
     A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and
-    its task comes with `why`; so does a task that needs more than `memory` bytes beside
-    what its process had when it was ready (None: no limit). What `function` raises is
-    raised here. `function` is pickled once a process. Raises ValueError where it cannot be.
+    its task is yielded with the reason `why`. So is a task that needs more than `memory`
+    bytes in addition to what its process had when it was ready (None: no limit). An
+    exception of `function` is raised here. `function` is pickled once a process; raises
+    ValueError if it cannot be pickled.
     """
     if jobs < 1 or not (timeout is None or timeout > 0):
         raise ValueError(
@@ -74,17 +74,22 @@ def map_in_processes(
 
 
 class _Pool(Generic[T]):
+    """A pool of workers that keeps the results of tasks whose turn to be yielded has not come."""
+
     def __init__(
         self, function: bytes, tasks: Iterable[T], jobs: int, timeout: float | None
     ) -> None:
+        # Fewer tasks than `jobs` need fewer processes.
         first = list(islice(tasks := iter(tasks), jobs))
         self.tasks = enumerate(chain(first, tasks))
-        self.function, self.timeout, self.jobs = function, timeout, len(first)
+        self.function, self.timeout = function, timeout
+        self.jobs = len(first)
         self.workers: list[_Worker[T]] = []
         self.done: dict[int, TaskResult[T]] = {}
         self.yielded = self.started = 0
 
     def run(self) -> Iterator[TaskResult[T]]:
+        """Yield the results in the order of the tasks."""
         while True:
             while self.yielded in self.done:
                 yield self.done.pop(self.yielded)
@@ -96,12 +101,12 @@ class _Pool(Generic[T]):
             self._listen(busy)
 
     def end(self) -> None:
+        """End all processes."""
         for worker in self.workers:
             worker.end()
 
     def _feed(self) -> None:
-        """A task for every worker that has none, and a new worker for each that is
-        missing."""
+        """Give a task to every free worker, and start missing workers."""
         while self.started < self.yielded + AHEAD * self.jobs:
             free = next((worker for worker in self.workers if worker.given is None), None)
             if free is None and len(self.workers) == self.jobs:
@@ -115,6 +120,7 @@ class _Pool(Generic[T]):
             free.give(given, self.timeout)
 
     def _listen(self, busy: list[_Worker[T]]) -> None:
+        """Wait for a message of a busy worker, and drop workers past their deadline."""
         left = min(worker.deadline for worker in busy) - time.monotonic()
         heard = wait([worker.pipe for worker in busy], min(max(left, 0.0), 60.0))
         for worker in busy:
@@ -129,32 +135,33 @@ class _Pool(Generic[T]):
                 )
 
     def _hear(self, worker: _Worker[T]) -> None:
+        """Handle one message (kind, payload) of a worker; the kinds are those of `_serve`."""
         try:
-            word, said = worker.pipe.recv()
+            kind, payload = worker.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._drop(worker, _death(worker) if worker.ready else None)
             return
-        if word == "raised":
-            raise said
-        if word == "started":
+        if kind == "raised":
+            raise payload
+        if kind == "started":
             worker.load()
-        elif word == "ready":
+        elif kind == "ready":
             worker.begin(self.timeout)
         else:
             number, task = worker.taken()
             self.done[number] = (
-                TaskResult(task, None, said) if word == "lost" else TaskResult(task, said)
+                TaskResult(task, None, payload) if kind == "lost" else TaskResult(task, payload)
             )
 
     def _drop(self, worker: _Worker[T], why: str | None) -> None:
-        """End a worker; its task is done, for the reason `why`; None where it never came to
-        work."""
+        """End a worker and give its task the reason `why`; raise if it never became ready."""
         number, task = worker.taken()
         status = worker.end()
         self.workers.remove(worker)
         if why is None:
             raise RuntimeError(
-                f"a worker process could not start (status {status}): a script that asks for jobs needs "
+                f"a worker process could not start (status {status}): a script that asks for jobs "
+                "needs "
                 "`if __name__ == '__main__':` around what it does; or pass jobs=0 to see the error"
             )
         self.done[number] = TaskResult(task, None, why)
@@ -162,12 +169,17 @@ class _Pool(Generic[T]):
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits: a process that starts meanwhile inherits that, even while it imports,
-    and we hear it afterwards."""
+    """Delay Ctrl-C during the block, so that a process started in it begins with it blocked.
+
+    Otherwise Ctrl-C would interrupt a worker's imports and print a traceback for each
+    worker. This process receives the delayed signal at the end of the block.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its own start would lift the block
+    # multiprocessing starts this helper process with the first worker, and its start would
+    # unblock the signal.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -176,42 +188,48 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 class _Worker(Generic[T]):
-    """One process, the pipe to it, and what it is at."""
+    """A worker process with the pipe to it and its present task.
+
+    The order of messages is: the worker sends "started", `load` sends the function, the
+    worker sends "ready", `begin` sends the first task.
+    """
 
     def __init__(self, function: bytes) -> None:
+        # "fork" would copy the threads' locks of torch and OpenCV in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         with user_modules.safe_path(), _interrupts_blocked():
             self.process.start()
-        theirs.close()
+        theirs.close()  # so that the pipe reports the end when the worker dies
         self.function, self.ready = function, False
         self.given: tuple[int, T] | None = None
         self.deadline = time.monotonic() + START
 
     def give(self, given: tuple[int, T], timeout: float | None) -> None:
+        """Assign a task, and send it if the worker is ready; otherwise `begin` sends it."""
         self.given = given
         if self.ready:
             self._send(timeout)
 
     def load(self) -> None:
-        """It listens, and gets the function: what it is given before fills the pipe and
-        would hold us up."""
+        """Send the function; before "started" it would fill the pipe and block this process."""
         with suppress(OSError):
             self.pipe.send_bytes(self.function)
 
     def begin(self, timeout: float | None) -> None:
-        """It has imported what the function needs, and gets its first task."""
+        """Note that the worker has loaded the function, and send its first task."""
         self.ready = True
         self._send(timeout)
 
     def taken(self) -> tuple[int, T]:
-        assert self.given is not None  # only a worker with a task is listened to
+        """Return the worker's task with its number, and free the worker."""
+        assert self.given is not None  # the pool listens only to workers with a task
         given, self.given = self.given, None
         return given
 
     def end(self) -> int | None:
-        """Its exit status: minus the signal that ended it."""
+        """End the process and return its exit status: minus the signal that ended it."""
         self.pipe.close()
         if self.given is not None or self.ready:
             self.process.kill()
@@ -224,13 +242,15 @@ class _Worker(Generic[T]):
         return status
 
     def _send(self, timeout: float | None) -> None:
+        """Send the task and set its deadline."""
         assert self.given is not None
         self.deadline = time.monotonic() + (timeout or float("inf"))
-        with suppress(OSError):  # it died since: the pipe says so when listened to
+        with suppress(OSError):  # the worker has died: the next read of its pipe shows this
             self.pipe.send(self.given[1])
 
 
 def _death(worker: _Worker[Any]) -> str:
+    """Describe how a worker ended."""
     worker.process.join(5)
     status = worker.process.exitcode
     if status is not None and status < 0:
@@ -242,21 +262,23 @@ def _death(worker: _Worker[Any]) -> str:
 
 
 def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
+    """Pickle the function and its limit of memory; raise ValueError if it cannot be pickled."""
     try:
         return pickle.dumps((user_modules.FindAgain(), function, memory))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"expected rewards that a worker process can load, got one that cannot be pickled ({error}): "
+            "expected rewards that a worker process can load, got one that cannot be pickled "
+            f"({error}): "
             "define its class in a module, or pass jobs=0"
         ) from error
 
 
 # --- in the worker
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def _serve(pipe: Connection, parent: int) -> None:
-    """What a worker process does until its pipe closes."""
+    """Serve tasks in a worker process until its pipe closes."""
     _settle(parent)
     pipe.send(("started", None))
     try:
@@ -267,47 +289,47 @@ def _serve(pipe: Connection, parent: int) -> None:
             pipe.send(_answer(function, pipe.recv()))
     except (EOFError, BrokenPipeError):
         return
-    except Exception as error:  # noqa: BLE001  whatever it is, it is raised where it is understood
+    except Exception as error:  # noqa: BLE001  any error is raised again in the parent
         pipe.send(("raised", _portable(error)))
 
 
 def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
-    """The result of a task, or the reason why there is none where it met the limit of
-    memory."""
+    """Return ("done", result) of a task, or ("lost", reason) if it met the limit of memory."""
     try:
         return "done", function(task)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         why = out_of_memory_reason(error)
-    gc.collect()  # what the error held
+    gc.collect()  # frees the tensors that the error's traceback held
     return "lost", why
 
 
 def _settle(parent: int) -> None:
-    """One thread, no noise of C libraries, no answer to Ctrl-C, and an end when the parent
-    ends."""
+    """Prepare a worker: one thread, quiet C libraries, no Ctrl-C, an end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # read when those libraries are loaded
+    # These libraries read the variables when they are loaded, which is later.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     torch.set_num_threads(1)
     if sys.stderr is not None:
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # warnings of Python still come
+        # C libraries write to descriptor 2, which now leads nowhere; Python's warnings go to a
+        # copy of the former descriptor.
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
 def _watch(parent: int) -> None:
+    """End this process when the parent has ended, which changes the parent's id."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where vidrl raised it and it survives the pipe; else its
-    traceback."""
+    """Return the error itself if vidrl raised it and it survives the pipe, else its traceback."""
     text = "".join(traceback.format_exception(error))
     try:
         copy = pickle.loads(pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""Clips into video files, by PyAV."""
+"""Write clips into video files with PyAV."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ CODECS = {
     ".avi": "mpeg4",
 }
 STILL = ".png"
-FORMATS = {".mkv": "matroska"}  # where it is not the suffix
+FORMATS = {".mkv": "matroska"}  # FFmpeg's names of formats that are not the suffix
 
 
 def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: bool = False) -> Path:
-    """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as .mp4, .mkv, .mov
-    (H.264), .webm or .avi.
+    """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as a video file.
 
-    A clip of one frame may also be written as .png, which keeps every bit; `fps` says
-    nothing of it. `lossless` keeps every bit (RGB H.264 or FFV1, which browsers do not
-    play). The file appears whole or not at all. Raises ValueError for another shape, suffix
-    or rate, ImportError without PyAV.
+    The suffix chooses the format: .mp4, .mkv, .mov (H.264), .webm or .avi. A clip of one
+    frame may also be written as .png, which keeps every bit and ignores `fps`. `lossless`
+    keeps every bit (RGB H.264 or FFV1, which browsers do not play). The file appears
+    complete or not at all. Raises ValueError for another shape, suffix or rate, ImportError
+    without PyAV.
 
     >>> import tempfile
     >>> from vidrl.rewards import video
-    >>> file = video.write(tempfile.mkdtemp() + "/clip.mkv", torch.rand(5, 3, 32, 48), fps=8.0, lossless=True)
+    >>> path, clip = tempfile.mkdtemp() + "/clip.mkv", torch.rand(5, 3, 32, 48)
+    >>> file = video.write(path, clip, fps=8.0, lossless=True)
     >>> video.read(file)[0].shape, video.read(file)[1]
     (torch.Size([5, 3, 32, 48]), 8.0)
     """
@@ -52,7 +53,7 @@ def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: boo
 
 
 def suffix(frames: int) -> str:
-    """The ending of the file that a clip of so many frames is written to.
+    """Return the suffix of the file that a clip of so many frames is written to.
 
     >>> suffix(1), suffix(17)
     ('.png', '.mp4')
@@ -70,14 +71,16 @@ def _picture(path: Path, frames: np.ndarray) -> Path:
 
 
 def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
-    """Frames as uint8 (F, H, W, 3)."""
+    """Check a clip and return its frames as uint8 (F, H, W, 3)."""
     if video.dim() != 4 or video.shape[1] not in (1, 3) or 0 in video.shape:
         raise ValueError(
-            f"expected a clip (frames, 1 or 3 channels, height, width), got shape {tuple(video.shape)}"
+            "expected a clip (frames, 1 or 3 channels, height, width), got shape "
+            f"{tuple(video.shape)}"
         )
     if path.suffix.lower() == STILL and len(video) > 1:
         raise ValueError(
-            f"expected a clip of one frame for the picture {path.name!r}, got {len(video)} frames: name a "
+            f"expected a clip of one frame for the picture {path.name!r}, got {len(video)} frames: "
+            "name a "
             f"file ending in {', '.join(CODECS)}"
         )
     if path.suffix.lower() not in (*CODECS, STILL):
@@ -91,6 +94,7 @@ def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
 
 
 def _encode(file: BinaryIO, suffix: str, frames: np.ndarray, fps: float, lossless: bool) -> None:
+    """Encode the frames into an open file."""
     av = import_av()
     odd = any(side % 2 for side in frames.shape[1:3])
     codec, pixels, options = _settings(suffix, lossless, odd)
@@ -98,15 +102,19 @@ def _encode(file: BinaryIO, suffix: str, frames: np.ndarray, fps: float, lossles
         stream = container.add_stream(
             codec, rate=Fraction(fps).limit_denominator(1001), options=options
         )
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        stream.thread_count = 1  # the same bytes on every machine
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        stream.thread_count = 1  # gives the same bytes on every machine
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
 def _settings(suffix: str, lossless: bool, odd: bool) -> tuple[str, str, dict[str, str]]:
-    """Codec, pixel format and options; half-resolution colour cannot hold an odd side."""
+    """Return codec, pixel format and options of a suffix.
+
+    yuv420p stores colour at half the resolution, which an odd side cannot have.
+    """
     if lossless and suffix == ".webm":
         raise ValueError("expected .mp4, .mkv, .mov or .avi for a lossless file, got .webm")
     if lossless and suffix == ".avi":
@@ -114,7 +122,8 @@ def _settings(suffix: str, lossless: bool, odd: bool) -> tuple[str, str, dict[st
     if lossless:
         return "libx264rgb", "rgb24", {"qp": "0"}
     pixels, codec = "yuv444p" if odd and suffix != ".avi" else "yuv420p", CODECS[suffix]
-    # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
+    # x264's macroblock tree reads uninitialised memory: about one file in a hundred would differ
+    # from the same file written again.
     if codec == "libx264":
         return codec, pixels, {"crf": "16", "x264-params": "mbtree=0"}
     return codec, pixels, {"crf": "16"} if codec == "libvpx-vp9" else {"qscale": "3"}

@@ -1,2 +1,1 @@
-"""A reward behind HTTP: the server, its connections, the bytes, and the client's
-requests."""
+"""A package that serves a reward over HTTP: server, connections, wire format and client."""

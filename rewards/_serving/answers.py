@@ -1,5 +1,7 @@
-"""What the answers of a score server are worth: a score of the clips that were sent, or a
-reason."""
+"""Check the answers of a score server and join the scores of a batch's pieces.
+
+An answer is either a score of the clips that were sent, or a reason why there is none.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ ANOTHER = "unscored: the answers about one batch are of different rewards: their
 
 
 def read_answer(said: bytes, clips: int, frames: int) -> Score | str:
-    """The score of an answer to so many clips of so many frames, or why it is none."""
+    """Return the score of an answer about `clips` clips of `frames` frames, or why it has none."""
     try:
         score = unpack_score(said)
     except ValueError as error:
@@ -33,7 +35,7 @@ def read_answer(said: bytes, clips: int, frames: int) -> Score | str:
 
 
 def has_size(score: Score, clips: int, frames: int) -> bool:
-    """Whether a score and its parts are of so many clips of so many frames."""
+    """Return whether a score and all its parts are of `clips` clips of `frames` frames."""
     curve = score.frames is None or score.frames.shape == (clips, frames)
     return (
         len(score.value) == clips
@@ -43,10 +45,12 @@ def has_size(score: Score, clips: int, frames: int) -> bool:
 
 
 def unscore_nonfinite(score: Score) -> Score:
-    """The score in which each clip has finite numbers and no reason, or NaN as its value
-    and a reason.
+    """Return the score with NaN and a reason for each clip whose numbers are not all finite.
 
-    >>> unscore_nonfinite(Score(torch.tensor([1.0, torch.inf, 2.0]), why=[None, None, "unscored: dark"])).value
+    In the result a clip has either finite numbers and no reason, or NaN and a reason.
+
+    >>> why = [None, None, "unscored: dark"]
+    >>> unscore_nonfinite(Score(torch.tensor([1.0, torch.inf, 2.0]), why=why)).value
     tensor([1., nan, nan])
     """
     lost = ~_finite(score)
@@ -68,7 +72,7 @@ def unscore_nonfinite(score: Score) -> Score:
 
 
 def _finite(score: Score) -> Tensor:
-    """Which clips have finite numbers alone, (B,)."""
+    """Return which clips have only finite numbers, (B,) bool."""
     every = [score.value, *score.slopes.values(), *score.adds.values()]
     every += [] if score.frames is None else [score.frames]
     return torch.stack(
@@ -77,7 +81,7 @@ def _finite(score: Score) -> Tensor:
 
 
 def describe_refusal(status: int, said: bytes, url: str) -> str:
-    """What a refusal says, in one line that is safe to show."""
+    """Return the error that a server answered, as one line that is safe to show."""
     try:
         message = json.loads(said[:LONGEST_ERROR])["error"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -90,32 +94,32 @@ def describe_refusal(status: int, said: bytes, url: str) -> str:
 
 
 def join_scores(found: Sequence[Score | str], sizes: Sequence[tuple[int, int]]) -> Score:
-    """One score of several pieces of a batch, of so many clips and frames each; a reason
-    gives NaN.
+    """Join the scores of a batch's pieces, of (clips, frames) each; a reason gives NaN.
 
-    A piece whose answer has another support, other weights or other parts than that of the
-    first clip that is scored leaves its clips unscored.
+    All pieces must come from one reward. A piece whose answer has another support, other
+    weights or other parts than the first answer with a scored clip leaves its clips
+    unscored.
     """
     scores = [part for part in found if isinstance(part, Score)]
-    told = next(
+    # An answer without any scored clip may lack its parts, so it is a poor model for the others.
+    model = next(
         (score for score in scores if score.value.isfinite().any()), scores[0] if scores else None
     )
     return _together(
-        [_piece(part, told, size) for part, size in zip(found, sizes, strict=True)], told
+        [_piece(part, model, size) for part, size in zip(found, sizes, strict=True)], model
     )
 
 
-def _piece(part: Score | str, told: Score | None, size: tuple[int, int]) -> Score:
-    """The score of one piece, blank where it cannot stand in one batch with `told`."""
-    if isinstance(part, str) or told is None:
+def _piece(part: Score | str, model: Score | None, size: tuple[int, int]) -> Score:
+    """Return the score of one piece, blank if it does not fit the answer `model`."""
+    if isinstance(part, str) or model is None:
         return _blank(size, [str(part)] * size[0])
-    differs = first_difference(part, told)
+    differs = first_difference(part, model)
     return _blank(size, [why or ANOTHER.format(differs) for why in part.why]) if differs else part
 
 
-def first_difference(score: Score, told: Score) -> str | None:
-    """In what a score differs from another of the same reward, which it must not; None
-    where in nothing."""
+def first_difference(score: Score, model: Score) -> str | None:
+    """Return the name of the first fact in which two scores of one reward differ, else None."""
     facts = {
         "support": lambda one: one.support,
         "weights": lambda one: one.weights,
@@ -124,42 +128,42 @@ def first_difference(score: Score, told: Score) -> str | None:
         "adds": lambda one: set(one.adds),
         "curves": lambda one: one.frames is None,
     }
-    differs = next((name for name, fact in facts.items() if fact(score) != fact(told)), None)
+    differs = next((name for name, fact in facts.items() if fact(score) != fact(model)), None)
     deeper = (
         first_difference(score.parts[name], part)
-        for name, part in told.parts.items()
+        for name, part in model.parts.items()
         if not differs
     )
     return differs or next((name for name in deeper if name), None)
 
 
-def _together(scores: Sequence[Score], told: Score | None) -> Score:
-    """One score of several; a blank one, which has no parts, gives NaN and its reason to
-    those of `told`."""
-    told = told or scores[0]
+def _together(scores: Sequence[Score], model: Score | None) -> Score:
+    """Join scores that fit `model`; a blank score gives NaN and its reason to all parts."""
+    model = model or scores[0]
     value, why = torch.cat([s.value for s in scores]), [reason for s in scores for reason in s.why]
     curves = (
         None
-        if told.frames is None
+        if model.frames is None
         else torch.cat([s.frames for s in scores if s.frames is not None])
     )
     parts = {
         name: _together([s.parts.get(name, s) for s in scores], part)
-        for name, part in told.parts.items()
+        for name, part in model.parts.items()
     }
     slopes = {
         name: torch.cat([s.slopes.get(name, s.value * math.nan) for s in scores])
-        for name in told.slopes
+        for name in model.slopes
     }
     lost = [s.value[:, None].expand(-1, 2) * math.nan for s in scores]
     adds = {
-        name: torch.cat([s.adds.get(name, no) for s, no in zip(scores, lost)]) for name in told.adds
+        name: torch.cat([s.adds.get(name, no) for s, no in zip(scores, lost)])
+        for name in model.adds
     }
-    return Score(value, curves, told.support, parts, why, told.weights, slopes, adds=adds)
+    return Score(value, curves, model.support, parts, why, model.weights, slopes, adds=adds)
 
 
 def to_device(score: Score, device: torch.device) -> Score:
-    """The score with its tensors on `device`."""
+    """Return the score with its tensors on `device`."""
     frames = None if score.frames is None else score.frames.to(device)
     parts = {name: to_device(part, device) for name, part in score.parts.items()}
     slopes, adds = (
@@ -179,4 +183,5 @@ def to_device(score: Score, device: torch.device) -> Score:
 
 
 def _blank(size: tuple[int, int], why: Sequence[str]) -> Score:
+    """Return a score of NaN for (clips, frames), with the reasons `why`."""
     return Score(torch.full(size[:1], math.nan), torch.full(size, math.nan), "clip", why=list(why))

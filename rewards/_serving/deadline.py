@@ -1,5 +1,4 @@
-"""A connection whose reads and writes all end by one moment, however slowly the other end
-sends."""
+"""Bound all reads and writes of a connection by one deadline, however slowly the peer sends."""
 
 from __future__ import annotations
 
@@ -9,17 +8,20 @@ import socket
 import time
 from typing import Any
 
-LONGEST = 1e6  # seconds: what every operating system takes as the timeout of a socket
+LONGEST = 1e6  # seconds: the largest timeout that the sockets of every operating system accept
 
 
 class DeadlineSocket(io.RawIOBase):
-    """A connected socket all of whose reads and writes end by `deadline`, a time of
-    `time.monotonic()`.
+    """A connected socket whose reads and writes all end by `deadline`.
 
-    The timeout of a socket starts anew with each byte, so that a sender of one byte a
-    second holds a reader for ever. Here each read and write waits for what is left until
-    the deadline, then raises TimeoutError. An instance stands where `http.client` expects a
-    socket. `close()` leaves the socket open: who made the socket closes it.
+    `deadline` is a time of `time.monotonic()`. The timeout of an ordinary socket starts
+    anew with each byte, so a peer that sends one byte a second holds a reader for ever.
+    Here each read and each write waits at most until the deadline and then raises
+    TimeoutError.
+
+    `http.client` accepts an instance in place of a socket, because the class has `sendall`,
+    `makefile` and `close`. `close()` leaves the socket open; the caller who created the
+    socket closes it.
 
     >>> near, far = socket.socketpair()
     >>> far.sendall(b"ab")
@@ -36,31 +38,31 @@ class DeadlineSocket(io.RawIOBase):
         self.sock, self.deadline = sock, deadline
 
     def readable(self) -> bool:
-        """True: what io.BufferedReader asks."""
+        """Return True, which io.BufferedReader asks for."""
         return True
 
     def readinto(self, space: Any) -> int:
-        """Some bytes into `space`, and how many; 0 at the end."""
+        """Read some bytes into `space` and return their number; 0 means the end of the stream."""
         self.sock.settimeout(seconds_left(self.deadline))
         return self.sock.recv_into(space)
 
     def sendall(self, data: Any) -> None:
-        """All bytes of `data`."""
+        """Send all bytes of `data`."""
         view = memoryview(data)
         while view:
             self.sock.settimeout(seconds_left(self.deadline))
             view = view[self.sock.send(view) :]
 
     def makefile(self, mode: str = "rb", buffering: int = -1) -> io.BufferedReader:
-        """A reader of the socket."""
+        """Return a buffered reader of the socket, as `http.client` expects."""
         return io.BufferedReader(self)
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing: the caller who created the socket closes it."""
 
 
 def seconds_left(deadline: float) -> float:
-    """The seconds until `deadline`. Raises TimeoutError where none are left."""
+    """Return the seconds until `deadline`; raise TimeoutError if the deadline has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError("the deadline is past")

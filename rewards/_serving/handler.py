@@ -1,5 +1,4 @@
-"""One connection of a score server: what is read of it, how much, for how long, and what it
-is told."""
+"""Handle one connection of a score server: limits on reading, HTTP parsing and answers."""
 
 from __future__ import annotations
 
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 1 << 16  # bytes of the first line and the header
 PATIENCE = 10.0  # seconds for a header, and before a body must come at the rate below
-SLOWEST = 1 << 16  # bytes a second of a body, on average
-PIECE = 1 << 20  # bytes read at once
-DRAINED = 1 << 24  # bytes read of a refused request, so that its sender lives to read why
-LINGER = 2.0  # seconds for that
-AGAIN_IN = 2  # seconds, the header Retry-After of a server that is full
+SLOWEST = 1 << 16  # bytes a second: the lowest average rate at which a body may arrive
+PIECE = 1 << 20  # bytes of one read
+DRAINED = 1 << 24  # bytes of a refused request that are read, so that its client reads the reason
+LINGER = 2.0  # seconds for reading those bytes
+AGAIN_IN = 2  # seconds: the header Retry-After of a server that is full
 ASKED = "expected POST /score or GET /health"
-FAULTS = {  # what http.server finds wrong with a request by itself
+FAULTS = {  # messages for the faults that http.server itself detects, by status
     400: f"{ASKED} in HTTP/1.1, got something else",
     414: f"expected a first line of at most {LONGEST_HEADER} bytes",
     431: f"expected a header of at most {LONGEST_HEADER} bytes and 100 lines",
@@ -39,7 +38,7 @@ FAULTS = {  # what http.server finds wrong with a request by itself
 
 
 class Refused(Exception):
-    """A request that is answered with an error: HTTP status and message."""
+    """A refused request, with the HTTP status and the message of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -47,23 +46,25 @@ class Refused(Exception):
 
     @property
     def body(self) -> bytes:
-        """The error as JSON."""
+        """Return the error as JSON."""
         return json.dumps({"status": self.status, "error": str(self)}).encode()
 
 
 class _Incoming(DeadlineSocket):
-    """The bytes of one client, of which at most `allowed` come until `deadline`; Refused
-    where it sends otherwise."""
+    """The bytes of one client: at most `allowed` of them, until `deadline`.
+
+    Reads raise Refused if the client sends too slowly or too much.
+    """
 
     allowed = math.inf
     heard = False  # whether any byte of the request has come
 
     def limit(self, seconds: float, size: float) -> None:
-        """From now on, so many bytes within so many seconds."""
+        """Allow `size` bytes within `seconds` from now on."""
         self.deadline, self.allowed = time.monotonic() + seconds, size
 
     def readinto(self, space: Any) -> int:
-        """Some bytes into `space`, and how many; 0 at the end."""
+        """Read some bytes into `space` and return their number; 0 means the end of the stream."""
         try:
             count = super().readinto(space)
         except TimeoutError:
@@ -79,33 +80,36 @@ class _Incoming(DeadlineSocket):
 
 
 class ConnectionHandler(BaseHTTPRequestHandler):
-    """The requests of one connection, one after the other."""
+    """A handler of the requests of one connection, one after the other."""
 
     server: Server
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # so that whatever comes is answered with a status
+    # http.server would answer a malformed first line as HTTP/0.9, without a status line.
+    default_request_version = "HTTP/1.1"
     server_version, sys_version = "vidrl", ""
     raw_requestline = b""
-    requestline = command = ""  # until a first line has come
+    # send_response and log_message read these before http.server has parsed a first line.
+    requestline = command = ""
     request_version = "HTTP/1.1"
-    unread = True  # whether something of the request may not be read yet
+    unread = True  # whether bytes of the request may still be on their way
 
     def setup(self) -> None:
-        """Reads by a deadline and not by a timeout, which would start anew with each
-        byte."""
+        """Replace the reader by one that has a deadline.
+
+        The reader of http.server has a timeout, which would start anew with each byte.
+        """
         super().setup()
         self.rfile.close()
         self.incoming = _Incoming(self.connection)
         self.rfile = io.BufferedReader(self.incoming)
 
     def handle(self) -> None:
-        """All requests, until the client closes, breaks off, or is refused."""
-        with suppress(OSError):  # the client has gone: there is nobody to tell
+        """Handle all requests until the client closes the connection or is refused."""
+        with suppress(OSError):  # the client has closed the connection: nobody reads an answer
             super().handle()
 
     def handle_one_request(self) -> None:
-        """One request. A fault of the server's own is told to the client, and its traceback
-        stands on the server."""
+        """Handle one request; answer 500 and print the traceback if the server itself fails."""
         self.unread, self.incoming.heard = True, False
         self.server.mark_unauthenticated(self.connection)
         self.incoming.limit(PATIENCE, LONGEST_HEADER)
@@ -115,20 +119,22 @@ class ConnectionHandler(BaseHTTPRequestHandler):
             self._refuse(error)
         except OSError:
             raise
-        except Exception as error:  # noqa: BLE001 - the client is told, and the traceback stands here
+        except Exception as error:  # noqa: BLE001  a fault of the server must not end its thread
             traceback.print_exc(file=sys.stderr)
             self._refuse(Refused(500, f"the server failed: {type(error).__name__}"))
 
     def parse_request(self) -> bool:
-        """A first line without a version is HTTP/0.9, in which no header follows that could
-        be waited for."""
+        """Parse the header, and refuse a first line without a version.
+
+        Such a line is HTTP/0.9, in which no header follows that the server could wait for.
+        """
         if len(self.raw_requestline.split()) == 2:
             self.send_error(505)
             return False
         return super().parse_request()
 
     def do_POST(self) -> None:
-        """Scores for clips."""
+        """Answer POST /score with the scores of the clips in the body."""
         length = self._admitted("/score")
         if length > self.server.largest:
             raise Refused(
@@ -139,7 +145,7 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         self._say(200, "application/octet-stream", answer)
 
     def do_GET(self) -> None:
-        """Whether the server is there, and which reward it has."""
+        """Answer GET /health with the name of the reward."""
         if self._admitted("/health", needed=False):
             raise Refused(400, "expected GET /health without a body")
         self._say(
@@ -149,21 +155,21 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         )
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server finds wrong by itself, in the words of `FAULTS`: never in those
-        of the request."""
+        """Answer a fault that http.server detects with a message of `FAULTS`.
+
+        The messages of http.server would repeat parts of the request.
+        """
         self._refuse(Refused(int(code), FAULTS.get(int(code), ASKED)))
 
     def handle_expect_100(self) -> bool:
-        """True: whether the client shall send its body is answered when the server has room
-        for it."""
+        """Return True; `_body` sends "100 Continue" once the server has memory free."""
         return True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a training run asks thousands of times."""
+        """Do nothing: a training run sends thousands of requests."""
 
     def _admitted(self, path: str, needed: bool = True) -> int:
-        """The length of the body of a request that shows the token and asks for `path`.
-        Raises Refused."""
+        """Return the length of the body after checking token, path and headers; raise Refused."""
         given = self.headers.get("Authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
             raise Refused(
@@ -177,7 +183,7 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         return length
 
     def _body(self, length: int) -> bytearray:
-        """The body, which takes memory as it comes and not as it was announced."""
+        """Read the body; memory grows with the bytes that arrive, not with the announced length."""
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.send_response_only(100)
             self.end_headers()
@@ -193,17 +199,18 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         return body
 
     def _refuse(self, error: Refused) -> None:
+        """Answer with an error and close the connection."""
         self.close_connection = True
         if error.status == 408 and not self.incoming.heard:
-            return  # a client that keeps a connection and asks nothing is told nothing
+            return  # an idle client of a kept-alive connection gets no error, only the end
         self._say(error.status, "application/json", error.body)
         if self.unread:
             self._linger()
 
     def _say(self, status: int, kind: str, body: bytes) -> None:
-        self.connection.settimeout(
-            PATIENCE + len(body) / SLOWEST
-        )  # for all of it: socket.sendall counts so
+        # socket.sendall counts this timeout over the whole body, not for each write.
+        """Send an answer with its headers."""
+        self.connection.settimeout(PATIENCE + len(body) / SLOWEST)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -215,8 +222,11 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _linger(self) -> None:
-        """Read on for a moment: a connection that is closed upon unread bytes is reset, and
-        the reason lost."""
+        """Read on for a moment, so that the client can read the answer.
+
+        The operating system resets a connection that is closed upon unread bytes, and the
+        client then loses the answer.
+        """
         with suppress(Refused):
             self.connection.shutdown(socket.SHUT_WR)
             self.incoming.limit(LINGER, DRAINED)
@@ -225,8 +235,10 @@ class ConnectionHandler(BaseHTTPRequestHandler):
 
 
 def content_length(headers: Callable[[str], list[str] | None], needed: bool = True) -> int:
-    """The Content-Length that `headers(name)` give; 0 where there is none and none is
-    needed. Raises Refused.
+    """Return the Content-Length that `headers(name)` gives; 0 if absent and not `needed`.
+
+    Raises Refused for a body in chunks, a compressed body, or a malformed or repeated
+    length.
 
     >>> content_length({"Content-Length": ["12"]}.get)
     12
@@ -245,11 +257,15 @@ def content_length(headers: Callable[[str], list[str] | None], needed: bool = Tr
         raise Refused(
             411, "expected a Content-Length, a natural number; bodies in chunks are not read"
         )
+    # Python refuses to convert thousands of digits. 18 digits hold any real length; a longer
+    # number, apart from leading zeros, is above every limit.
+    # Python refuses to convert thousands of digits. 18 digits hold any real length; a longer
+    # number, apart from leading zeros, is above every limit.
     return int(text[-18:]) if not text[:-18].strip("0") else sys.maxsize
 
 
 def overload_answer() -> bytes:
-    """The answer of a server that has no place for one more connection."""
+    """Return the HTTP answer of a server that has no slot for one more connection."""
     error = Refused(503, f"all places of the server are taken: come again in {AGAIN_IN} s")
     head = (
         "HTTP/1.1 503 Service Unavailable",

@@ -1,5 +1,4 @@
-"""What a score server has of everything: places for connections, and room for the bytes of
-requests."""
+"""Limit the resources of a score server: open connections and bytes held in memory."""
 
 from __future__ import annotations
 
@@ -10,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-YOUNG = 1.0  # seconds in which a connection that has not shown the token keeps its place
-KEPT = 64  # connections that were turned away and may still read why
-KEPT_FOR = 2.0  # seconds
+YOUNG = 1.0  # seconds for which a connection without a token is safe from eviction
+KEPT = 64  # rejected connections that stay open so that their clients can read the reason
+KEPT_FOR = 2.0  # seconds for which a rejected connection stays open
 
 
 class ByteBudget:
-    """`size` bytes that several threads share; who asks first is served first.
+    """A number of bytes that several threads share; requests are served in order of arrival.
 
     >>> budget = ByteBudget(10)
     >>> with budget.reserve(4):
@@ -30,9 +29,13 @@ class ByteBudget:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """`size` bytes of the room, as soon as they are free; never more than there are in
-        all."""
-        with self.queue, self.changed:  # the one who waits for room keeps the others in line
+        """Reserve `size` bytes for the block, waiting until so many are free.
+
+        `size` must not be larger than the budget, or the call waits for ever.
+        """
+        # A thread that waits for bytes keeps the lock `queue`, so that later threads cannot
+        # overtake a large request with small ones.
+        with self.queue, self.changed:
             self.changed.wait_for(lambda: self.free >= size)
             self.free -= size
         try:
@@ -44,36 +47,45 @@ class ByteBudget:
 
 
 class ConnectionLimit:
-    """At most `count` connections at once. Those that have not shown the token give way
-    when all places are taken."""
+    """A limit of `count` open connections.
+
+    If all slots are taken, a new connection evicts the oldest connection that has not yet
+    shown the token.
+    """
 
     def __init__(self, count: int) -> None:
         self.slots = threading.BoundedSemaphore(count)
-        self.unauthenticated: dict[socket.socket, float] = {}  # since when; the longest first
-        self.rejected: deque[tuple[float, socket.socket]] = deque()
+        # The time since when each connection waits for its token, oldest first.
+        self.unauthenticated: dict[socket.socket, float] = {}
+        self.rejected: deque[tuple[float, socket.socket]] = deque()  # (time, socket)
 
     def admit(self) -> bool:
-        """Whether there is a place for one more."""
+        """Return whether a new connection gets a slot; evict an unauthenticated one if needed."""
         return self.slots.acquire(blocking=False) or self._evict()
 
     def release(self, sock: socket.socket) -> None:
-        """The place of a connection back."""
+        """Give back the slot of a connection."""
         self.unauthenticated.pop(sock, None)
         self.slots.release()
 
     def _evict(self) -> bool:
-        """Break off the stranger that has been here longest, and take its place."""
+        """Cut off the oldest unauthenticated connection; return whether its slot became free."""
         sock, since = next(iter(list(self.unauthenticated.items())), (None, 0.0))
         if sock is None or time.monotonic() - since < YOUNG:
             return False
         self.unauthenticated.pop(sock, None)
         with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and gives its place back
+            # The thread of the evicted connection reads the end of the stream and releases its
+            # slot. The connection is not closed here, because that thread still uses the socket.
+            sock.shutdown(socket.SHUT_RDWR)
         return self.slots.acquire(timeout=0.5)
 
     def reject(self, sock: socket.socket, said: bytes) -> None:
-        """Tell a connection that there is no place, and keep it for a moment, so that its
-        sender lives to read it."""
+        """Send `said`, the answer of a full server, and keep the connection open for a moment.
+
+        A socket that is closed upon unread bytes is reset, and its client then loses the
+        answer.
+        """
         sock.setblocking(False)
         with suppress(OSError):
             sock.send(said)
@@ -82,8 +94,7 @@ class ConnectionLimit:
         self.close_rejected(KEPT)
 
     def close_rejected(self, most: int = KEPT) -> None:
-        """Close what was turned away a moment ago, and the oldest of what is more than
-        `most`."""
+        """Close rejected connections older than `KEPT_FOR` seconds or beyond the newest `most`."""
         while self.rejected and (
             len(self.rejected) > most or time.monotonic() - self.rejected[0][0] > KEPT_FOR
         ):

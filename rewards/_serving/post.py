@@ -1,5 +1,4 @@
-"""One request to a server: by a deadline, without redirects, and with nothing of the
-server's words taken on trust."""
+"""Send one request to a server: with a deadline, without redirects, trusting no answer."""
 
 from __future__ import annotations
 
@@ -24,14 +23,13 @@ from .deadline import DeadlineSocket, seconds_left
 from .printable import printable
 
 PORTS = {"http": 80, "https": 443}
-PIECE = 1 << 16  # bytes read at once
+PIECE = 1 << 16  # bytes of one read
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered; `after` is how many seconds it asks to wait before another
-    try, None if it does not."""
+    """An answer; `after` is how many seconds the server asks to wait, None if not stated."""
 
     status: int
     body: bytes
@@ -39,12 +37,14 @@ class Answer:
 
 
 class UnreadableAnswer(Exception):
-    """An answer that is not read to its end: too long, or compressed."""
+    """An answer that is not read to its end, because it is too long or compressed."""
 
 
 class Retryable(Exception):
-    """A failure that another try may mend; `after` is how many seconds the server asks to
-    wait."""
+    """A failure after which another try may succeed.
+
+    `after` is the number of seconds that the server asks to wait, None if it does not ask.
+    """
 
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
@@ -53,14 +53,14 @@ class Retryable(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long and how often a server is asked.
+    """A rule that says how long and how often a server is asked.
 
     Each try has `timeout` seconds, from the first byte sent to the last byte read.
-    `retries` more tries follow, the first after `wait` seconds, each next one after twice
-    as many, at most `longest`; `spread` is the share of the wait that chance may add, so
-    that many clients do not come back at once. All together takes at most (retries + 1) *
-    timeout seconds and the waits: where a server asks to wait longer than is left, no try
-    follows.
+    `retries` more tries follow: the first after `wait` seconds, each next one after twice
+    as many, at most `longest`. `spread` is the largest fraction of a wait that is added at
+    random, so that many clients do not return at the same moment. All together takes at
+    most (retries + 1) * timeout seconds plus the waits: if a server asks to wait longer
+    than the remaining time, no try follows.
     """
 
     timeout: float
@@ -70,8 +70,9 @@ class RetryPolicy:
     spread: float = 0.0
 
     def call(self, once: Callable[[float], T], pause: Callable[[float], None]) -> T:
-        """What `once(deadline)` gives, called again where it raises Again. Raises Again
-        where no try is left."""
+        """Return `once(deadline)`, called again after Retryable; raise Retryable at the end."""
+        # 2 ** 60 is beyond any `longest`; a larger power would overflow a float.
+        # 2 ** 60 is beyond any `longest`; a larger power would overflow a float.
         waits = [
             min(self.wait * 2.0 ** min(trial, 60), self.longest) for trial in range(self.retries)
         ]
@@ -88,18 +89,18 @@ class RetryPolicy:
         raise AssertionError("unreachable")
 
     def _pause(self, wait: float, error: Retryable, end: float) -> float:
-        """The seconds before the next try. Raises Again where the server asks for more than
-        are left until `end`."""
+        """Return the seconds before the next try; raise Retryable if too little time is left."""
         asked, spare = error.after or 0.0, end - time.monotonic()
         if asked >= spare:
-            told = f"it asks to wait {asked:g} s, which is longer than timeout and retries allow"
-            raise Retryable(f"{error}; {told if asked else 'no time is left for another try'}")
+            too_long = (
+                f"it asks to wait {asked:g} s, which is longer than timeout and retries allow"
+            )
+            raise Retryable(f"{error}; {too_long if asked else 'no time is left for another try'}")
         return max(min(wait * (1 + self.spread * random.random()), self.longest, spare), asked)
 
 
 def parse_address(url: str, what: str) -> SplitResult:
-    """The parts of a server's address, which the option `what` gives; raises ValueError for
-    one of no web server.
+    """Return the parts of a server's address, given by the option `what`; raise ValueError.
 
     >>> parse_address("http://127.0.0.1:8300/v1/", "url").port
     8300
@@ -112,11 +113,12 @@ def parse_address(url: str, what: str) -> SplitResult:
             and bool(parts.hostname)
             and (parts.port is None or parts.port > 0)
         )
-    except ValueError:  # whose message may show a password
+    except ValueError:  # urlsplit's own message may show a password
         raise ValueError(f"{want}: its host or its port is malformed") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
-            f"{want}, without user, password, query or fragment: name the key by an environment variable"
+            f"{want}, without user, password, query or fragment: name the key by an environment "
+            "variable"
         )
     if not known or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(f"{want}, got {url!r}")
@@ -124,7 +126,7 @@ def parse_address(url: str, what: str) -> SplitResult:
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a host is this machine's own.
+    """Return whether a host name or address means this machine.
 
     >>> [is_local_host(host) for host in ("127.0.0.1", "::1", "localhost")]
     [True, True, True]
@@ -138,8 +140,7 @@ def is_local_host(host: str) -> bool:
 
 
 def is_private(place: SplitResult) -> bool:
-    """Whether nobody on the network between can read what is sent: https, or a server on
-    this machine."""
+    """Return whether nobody on the network can read a request: https, or a local server."""
     return place.scheme == "https" or is_local_host(place.hostname or "")
 
 
@@ -152,41 +153,44 @@ def post(
     largest: int,
     proxies: bool = False,
 ) -> Answer:
-    """The answer to POST {place}{path}, read to its end by `deadline`, a time of
-    `time.monotonic()`.
+    """Return the answer to POST {place}{path}, read to its end by `deadline`.
 
-    A redirect is an answer like any other: it is not followed. `proxies` lets an https
-    request go through the tunnel (CONNECT) of the proxy that HTTPS_PROXY names, unless
-    NO_PROXY excepts the host: the proxy sees the name of the host and nothing else. A
-    request of plain http goes through no proxy. Raises OSError (TimeoutError if late) or
-    http.client.HTTPException where no answer comes, Unreadable for one that is compressed
-    or longer than `largest` bytes. The deadline does not bound the look-up of the host's
-    name, which has the limits of the system's resolver.
+    `deadline` is a time of `time.monotonic()`. A redirect is returned like any other answer
+    and not followed. `proxies` sends an https request through the tunnel (CONNECT) of the
+    proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host: the proxy sees the name
+    of the host and nothing else. A request of plain http goes through no proxy.
+
+    Raises OSError (TimeoutError if late) or http.client.HTTPException if no answer arrives,
+    and UnreadableAnswer if the answer is compressed or longer than `largest` bytes. The
+    deadline does not bound the look-up of the host's name, which has the limits of the
+    system's resolver.
     """
     with closing(_reached(place, deadline, proxies)) as sock:
         connection = http.client.HTTPConnection(
             place.hostname or "", place.port or PORTS[place.scheme]
         )
-        connection.default_port = PORTS[place.scheme]  # which the header Host leaves out
+        # http.client leaves the default port out of the header Host, also for https, whose
+        # encryption is in `sock` already.
+        connection.default_port = PORTS[place.scheme]
         connection.sock = DeadlineSocket(sock, deadline)  # type: ignore[assignment]
-        with suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # a refusal may come before all is sent
+        # A server may refuse and close before the whole body is sent; its answer is still read.
+        with suppress(BrokenPipeError, ConnectionResetError):
             connection.request("POST", f"{place.path.rstrip('/')}{path}", body, dict(headers))
-        said = connection.getresponse()
-        if said.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        reply = connection.getresponse()
+        encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
             raise UnreadableAnswer("the answer is compressed, which was not asked for")
-        return Answer(
-            said.status, _whole(said, largest), retry_after(said.headers.get("Retry-After", ""))
-        )
+        after = retry_after(reply.headers.get("Retry-After", ""))
+        return Answer(reply.status, _read_body(reply, largest), after)
 
 
 def retry_after(text: str) -> float | None:
-    """The seconds that a header Retry-After asks to wait: a whole number or a date; None
-    for anything else.
+    """Return the seconds of a header Retry-After, a whole number or a date; None otherwise.
 
-    >>> retry_after("7"), retry_after("-7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
-    (7.0, None, None, 0.0)
+    >>> retry_after("7"), retry_after("-7"), retry_after("soon")
+    (7.0, None, None)
+    >>> retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
+    0.0
     """
     text = text.strip()
     if text.isascii() and text.isdigit():
@@ -199,11 +203,10 @@ def retry_after(text: str) -> float | None:
         return None
 
 
-def _whole(said: http.client.HTTPResponse, largest: int) -> bytes:
-    """The body in pieces, so that memory grows with what has come and not with what was
-    announced."""
+def _read_body(reply: http.client.HTTPResponse, largest: int) -> bytes:
+    """Return the body, read in pieces; memory grows with the bytes that arrive."""
     pieces, size = [], 0
-    while piece := said.read1(PIECE):
+    while piece := reply.read1(PIECE):
         pieces.append(piece)
         size += len(piece)
         if size > largest:
@@ -212,34 +215,35 @@ def _whole(said: http.client.HTTPResponse, largest: int) -> bytes:
 
 
 def _reached(place: SplitResult, deadline: float, proxies: bool) -> socket.socket:
-    """A connection to the server, encrypted if https."""
+    """Return a connection to the server, encrypted if https."""
     host, port = place.hostname or "", place.port or PORTS[place.scheme]
     if place.scheme == "http":
-        return _dialled(host, port, deadline)
+        return _connect(host, port, deadline)
     proxy = getproxies().get("https", "") if proxies and not proxy_bypass(host) else ""
-    sock = _tunnel(proxy, host, port, deadline) if proxy else _dialled(host, port, deadline)
+    sock = _tunnel(proxy, host, port, deadline) if proxy else _connect(host, port, deadline)
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     try:
-        sock.settimeout(seconds_left(deadline))  # of the whole handshake
+        sock.settimeout(seconds_left(deadline))  # bounds the whole TLS handshake
         return context.wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()
         raise
 
 
-def _dialled(host: str, port: int, deadline: float) -> socket.socket:
-    """A connection to the first of the host's addresses that takes one."""
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Return a connection to the first of the host's addresses that accepts one."""
     fault: OSError = OSError("the host has no address")
     try:
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise OSError("the host's name cannot be looked up") from None
-    for family, kind, protocol, _, at in places:
+    for family, kind, protocol, _, target in addresses:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(seconds_left(deadline))
-            sock.connect(at)
+            sock.connect(target)
+            # Without this, the last small packet of a request may wait for an acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
         except OSError as error:
@@ -249,8 +253,7 @@ def _dialled(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
-    """A connection to a host through the proxy of an address such as
-    http://me:password@proxy.example:3128."""
+    """Return a connection to a host through a proxy, http://user:password@host:port."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme != "http" or not parts.hostname:
         raise OSError("expected HTTPS_PROXY to be like http://proxy.example:3128")
@@ -258,7 +261,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
     if parts.username:
         key = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(key.encode()).decode()}"
-    sock = _dialled(parts.hostname, parts.port or PORTS["http"], deadline)
+    sock = _connect(parts.hostname, parts.port or PORTS["http"], deadline)
     try:
         connection = http.client.HTTPConnection(host, port)
         connection.sock = DeadlineSocket(sock, deadline)  # type: ignore[assignment]
@@ -275,5 +278,5 @@ def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
 
 
 def describe_failure(error: Exception) -> str:
-    """What went wrong with a connection, in one line that is safe to show."""
+    """Return a connection's error as one line that is safe to show."""
     return printable(f"{type(error).__name__}: {error}")

@@ -1,21 +1,23 @@
-"""A reward behind HTTP, so that a heavy one lives on a machine of its own; `http_scorer` is
-its client.
+"""Serve a reward over HTTP, so that a heavy reward can run on another machine.
 
-One request, POST /score, holds clips and is answered with their scores. Both bodies are in
-the format of safetensors: eight bytes of length, a JSON header, raw numbers; nothing in it
-can run. What is not a tensor travels as JSON in the header's `__metadata__` under "vidrl".
-Errors are JSON, {"status": 400, "error": "what was expected"}.
+`http_scorer` is the client. One request, POST /score, holds clips and is answered with
+their scores. Both bodies are in the format of safetensors: eight bytes of length, a JSON
+header, raw numbers; the format holds no code. Facts that are no tensors are JSON in the
+header's `__metadata__` under "vidrl". Errors are JSON, {"status": 400, "error": "expected
+..."}.
 
-A request has the tensors `video` and, if there is one, `reference`, and {"prompts", "fps",
-"meta"}; an answer `value`, `frames`, those of the parts as `parts/NAME/value`, and
-{"support", "why", "weights", "parts", "slopes", "adds"}.
+A request has the tensors `video` and, if there is one, `reference`, and the facts
+{"prompts", "fps", "meta"}. An answer has the tensors `value`, `frames` and those of the
+parts as `parts/NAME/value`, and the facts {"support", "why", "weights", "parts", "slopes",
+"adds"}.
 
-What a client can take of the server is bounded. A connection has 10 s for its header of at
-most 64 KiB, and must then send 64 KiB a second on average; 512 connections are open at
-once, each in a thread; their requests hold at most twice the `largest` request in memory,
-however much they announce; one request at a time is unpacked and scored. A request that has
-to wait is not read, so that its sender waits. One connection more is answered 503 with
-Retry-After, unless one that has shown no token for a second gives way.
+The resources that a client can take are limited. A connection has 10 s for its header of at
+most 64 KiB, and must then send 64 KiB a second on average. At most 512 connections are
+open, each in a thread. The requests in memory hold at most twice the bytes of the `largest`
+request, whatever lengths they announce. One request at a time is unpacked and scored. The
+server does not read a request that has to wait, so its sender waits. One connection more is
+answered 503 with Retry-After, unless a connection that has shown no token for a second can
+be evicted.
 """
 
 from __future__ import annotations
@@ -72,11 +74,11 @@ __all__ = [
 TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 LARGEST = 1 << 30  # bytes of one request
-CONNECTIONS = 512  # at once: each is a thread
+CONNECTIONS = 512  # open at once; each has a thread
 
 
 # --- serving
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def serve(
@@ -88,7 +90,7 @@ def serve(
     largest: int = LARGEST,
     device: str = "cpu",
 ) -> None:
-    """Serve a reward until interrupted, and say where; a generated token is printed once.
+    """Serve a reward until interrupted, and print its address; print a generated token once.
 
     The options are those of `make_server`.
     """
@@ -114,18 +116,18 @@ def make_server(
     largest: int = LARGEST,
     device: str = "cpu",
 ) -> Server:
-    """A bound server: `serve_forever()`, `shutdown()`, `server_close()`; `port` 0 takes a
-    free one.
+    """Return a bound server with `serve_forever()`, `shutdown()` and `server_close()`.
 
-    `token` is by default that of the environment variable VIDRL_TOKEN, or a new random one.
-    Only addresses of this machine are allowed unless `expose`: the connection is not
-    encrypted, so put a TLS proxy or an SSH tunnel in front of one that others reach. Raises
-    ValueError for another host, or a token of fewer than 16 characters.
+    `port` 0 takes a free port. `token` is by default the environment variable VIDRL_TOKEN,
+    or a new random token. Only addresses of this machine are allowed unless `expose`: the
+    connection is not encrypted, so a server that other machines reach needs a TLS proxy or
+    an SSH tunnel in front of it. Raises ValueError for another host or a token of fewer
+    than 16 characters.
     """
     if not expose and not is_local_host(host):
         raise ValueError(
-            f"expected a host of this machine such as 127.0.0.1, got {host!r}: others could reach it and nothing is "
-            f"encrypted; reach it through an SSH tunnel, or say expose=True"
+            f"expected a host of this machine such as 127.0.0.1, got {host!r}: others could reach "
+            f"it and nothing is encrypted; reach it through an SSH tunnel, or say expose=True"
         )
     secret = token or os.environ.get(TOKEN_ENV) or secrets.token_urlsafe(32)
     if len(secret) < LEAST_TOKEN or not secret.isascii():
@@ -141,22 +143,23 @@ def make_server(
 
 
 class RewardHandler:
-    """A reward that answers the bytes of requests with those of answers, one at a time."""
+    """A reward that turns the bytes of a request into the bytes of an answer, one at a time."""
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
         self.reward, self.device = as_reward(reward).to(device), device
-        # a network on a GPU is not run twice at once, nor is a large request unpacked
+        # One request at a time: two would need the memory of the network and of an unpacked
+        # request twice.
         self.turn = threading.Lock()
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
-        """HTTP status and body of the answer."""
+        """Return the HTTP status and the body of the answer."""
         try:
             return 200, self.answer(body)
         except Refused as error:
             return error.status, error.body
 
     def answer(self, body: bytes | bytearray) -> bytes:
-        """The body of the answer; raises Refused."""
+        """Return the body of the answer; raise Refused for a wrong request or a failed reward."""
         with self.turn, torch.no_grad():
             try:
                 samples = unpack_samples(body)
@@ -165,17 +168,16 @@ class RewardHandler:
             try:
                 return pack_score(self.reward(samples.to(self.device)))
             except Exception as error:
-                said = f"{type(self.reward).__name__}: {type(error).__name__}: {error}"
-                raise Refused(500, said[:2000]) from error
+                message = f"{type(self.reward).__name__}: {type(error).__name__}: {error}"
+                raise Refused(500, message[:2000]) from error
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each connection in a thread of its own; its desk takes one request at a time,
-    the others wait in line.
+    """An HTTP server that has a thread for each connection and one reward for all.
 
-    There are `CONNECTIONS` places for connections; one more is answered 503 with
-    Retry-After. All requests that are read, or wait for their turn, hold at most 2 *
-    `largest` bytes; what does not fit yet is not read from its sender.
+    At most `CONNECTIONS` connections are open; one more is answered 503 with Retry-After.
+    All requests that are read, or wait for the reward, hold at most 2 * `largest` bytes;
+    the server does not read further requests until bytes are free.
     """
 
     daemon_threads = True
@@ -185,24 +187,24 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.connections, self.budget = ConnectionLimit(CONNECTIONS), ByteBudget(2 * largest)
-        self.reward_handler, self.token, self.largest = reward_handler, token, largest
+        self.reward_handler = reward_handler
+        self.token, self.largest = token, largest
         super().__init__(address, ConnectionHandler)
 
     def server_activate(self) -> None:
-        """The operating system keeps as many clients waiting as there are places; Python
-        asks for five."""
+        """Listen with a queue of `CONNECTIONS` waiting clients; Python's default is five."""
         self.socket.listen(CONNECTIONS)
 
     def mark_unauthenticated(self, sock: socket.socket) -> None:
-        """A connection that has not shown the token with its next request yet."""
+        """Note that a connection has not yet shown the token with its next request."""
         self.connections.unauthenticated.setdefault(sock, time.monotonic())
 
     def mark_authenticated(self, sock: socket.socket) -> None:
-        """A connection that has shown the token."""
+        """Note that a connection has shown the token."""
         self.connections.unauthenticated.pop(sock, None)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for a connection, or the answer that all places are taken."""
+        """Start a thread for a connection, or answer that all slots are taken."""
         if not self.connections.admit():
             self.connections.reject(request, overload_answer())
             return
@@ -213,24 +215,24 @@ class Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The requests of a connection, after which its place is free again."""
+        """Handle the requests of a connection and then release its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.connections.release(request)
 
     def service_actions(self) -> None:
-        """What `serve_forever` calls between two connections."""
+        """Close old rejected connections; `serve_forever` calls this between two connections."""
         self.connections.close_rejected()
 
     def server_close(self) -> None:
-        """No more connections."""
+        """Close the server and all rejected connections."""
         super().server_close()
         self.connections.close_rejected(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m vidrl.rewards._serving.serve flicker --port 8300`."""
+    """Run `python -m vidrl.rewards._serving.serve flicker --port 8300`."""
     import argparse
 
     from .._scoring.by_name import load

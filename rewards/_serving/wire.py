@@ -1,10 +1,9 @@
-"""Samples and scores as bytes, and bytes as samples and scores: what does not fit in every
-detail is refused.
+"""Convert samples and scores to bytes and back; refuse bytes that break the format.
 
 The rules of the format are those of the library safetensors: tensors lie one behind the
-other from the first byte to the last, without gap or overlap. Stricter than the library: a
-name stands once, no tensor is empty, and a header has at most 4 MiB, because JSON takes
-some twenty times its length in memory.
+other from the first byte to the last, without gap or overlap. Three rules are stricter than
+the library's: a name occurs once, no tensor is empty, and a header has at most 4 MiB,
+because parsed JSON takes about twenty times the memory of its text.
 """
 
 from __future__ import annotations
@@ -30,13 +29,15 @@ DTYPES = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 LARGEST_HEADER = 1 << 22  # bytes
 MOST_AXES = 16
-MOST_FRAMES = 1 << 20  # of one request: a curve has a number for each, however small the frame
-DEEPEST = 8  # parts within parts
+# Frames of one request. Frames of a few pixels are cheap to send, but each frame costs a
+# number in every curve of the answer.
+MOST_FRAMES = 1 << 20
+DEEPEST = 8  # levels of parts within parts
 FORMAT = "expected a body in the format of safetensors"
 
 
 def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """Tensors and JSON facts as bytes in the format of safetensors.
+    """Return tensors and JSON facts as bytes in the format of safetensors.
 
     >>> tensors, facts = unpack(pack({"x": torch.tensor([1.5, float("nan")])}, {"fps": 8}))
     >>> tensors["x"], facts
@@ -44,11 +45,12 @@ def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     """
     header: dict[str, Any] = {"__metadata__": {"vidrl": json.dumps(facts)}}
     parts, place = [], 0
+    # Wide numbers come first, so that every tensor is aligned to its own width and can be read
+    # without a copy.
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        part = (
-            flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().tobytes()
-        )  # one number may have any stride
+        # A tensor of one number may keep any stride, and `view` refuses strides other than 1.
+        part = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().tobytes()
         ends = [place, place := place + len(part)]
         header[name] = {
             "dtype": CODES[tensor.dtype],
@@ -57,16 +59,17 @@ def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
         }
         parts.append(part)
     text = json.dumps(header).encode()
+    # Blanks align the first tensor to 8 bytes.
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 # --- the format
-# ------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 class _Entry(NamedTuple):
-    """Where a tensor lies, in bytes from the end of the header, and what it is."""
+    """The place of a tensor, in bytes from the end of the header, with its dtype and shape."""
 
     begin: int
     end: int
@@ -75,7 +78,7 @@ class _Entry(NamedTuple):
 
 
 def unpack(body: bytes | bytearray) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `pack` or any writer of safetensors packed; raises ValueError for anything else.
+    """Return tensors and facts of bytes in the format of safetensors; raise ValueError.
 
     The tensors share the memory of a bytearray. The facts are the metadata "vidrl", a JSON
     object.
@@ -91,13 +94,13 @@ def unpack(body: bytes | bytearray) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     header = _parsed(bytes(body[8:start]), "the header")
     facts = _metadata(header.pop("__metadata__", {}))
-    entries = {name: _entry(name, told) for name, told in header.items()}
+    entries = {name: _entry(name, fields) for name, fields in header.items()}
     _check_places(entries, len(body) - start)
     return {name: _tensor(body, start, entry) for name, entry in entries.items()}, facts
 
 
 def _parsed(text: bytes, what: str) -> dict[str, Any]:
-    """The JSON object of a text."""
+    """Parse a text as a JSON object."""
     try:
         found = json.loads(text.decode(), object_pairs_hook=_once)
     except RecursionError:
@@ -112,33 +115,33 @@ def _parsed(text: bytes, what: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError if a name occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice")
     return found
 
 
-def _metadata(told: Any) -> dict[str, Any]:
-    """The facts in the metadata of a header."""
-    if not isinstance(told, dict) or not _all(list(told.values()), str):
+def _metadata(entry: Any) -> dict[str, Any]:
+    """Return the facts in the metadata of a header."""
+    if not isinstance(entry, dict) or not _all(list(entry.values()), str):
         raise ValueError(f"{FORMAT}: expected the metadata to be an object of strings")
-    return _parsed(told.get("vidrl", "{}").encode("utf-8", "surrogatepass"), "the metadata 'vidrl'")
+    # A lone surrogate is legal in JSON, but plain UTF-8 refuses to encode it.
+    text = entry.get("vidrl", "{}").encode("utf-8", "surrogatepass")
+    return _parsed(text, "the metadata 'vidrl'")
 
 
-def _entry(name: str, told: Any) -> _Entry:
-    """What a header says of one tensor."""
+def _entry(name: str, fields: Any) -> _Entry:
+    """Check what a header says of one tensor and return it."""
     it = f"{FORMAT}: of the tensor {printable(name, 40)!r} expected"
-    if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{it} dtype, shape and data_offsets")
-    dtype = DTYPES.get(told["dtype"]) if isinstance(told["dtype"], str) else None
+    code = fields["dtype"]
+    dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        got = (
-            repr(printable(told["dtype"], 40))
-            if isinstance(told["dtype"], str)
-            else type(told["dtype"]).__name__
-        )
+        got = repr(printable(code, 40)) if isinstance(code, str) else type(code).__name__
         raise ValueError(f"{it} one of the dtypes {', '.join(DTYPES)}, got {got}")
-    shape, ends = told["shape"], told["data_offsets"]
+    shape, ends = fields["shape"], fields["data_offsets"]
     if not _naturals(shape) or not _naturals(ends) or len(shape) > MOST_AXES or len(ends) != 2:
         raise ValueError(
             f"{it} a shape of at most {MOST_AXES} natural numbers and two data_offsets"
@@ -152,8 +155,7 @@ def _entry(name: str, told: Any) -> _Entry:
 
 
 def _check_places(entries: Mapping[str, _Entry], size: int) -> None:
-    """Tensors that fill `size` bytes, each beginning where the one before ends: none shares
-    bytes with another."""
+    """Raise ValueError unless the tensors fill `size` bytes without gap or overlap."""
     place = 0
     for begin, end, *_ in sorted(entries.values(), key=lambda entry: entry[:2]):
         if begin != place:
@@ -166,22 +168,23 @@ def _check_places(entries: Mapping[str, _Entry], size: int) -> None:
 
 
 def _tensor(body: bytes | bytearray, start: int, entry: _Entry) -> Tensor:
+    """Return the tensor of an entry, without a copy where memory allows."""
     place = start + entry.begin
-    if (
-        isinstance(body, bytes) or place % entry.dtype.itemsize
-    ):  # memory that cannot be written, or is not aligned
+    # torch.frombuffer needs aligned memory, and warns if the memory cannot be written.
+    if isinstance(body, bytes) or place % entry.dtype.itemsize:
         body, place = bytearray(memoryview(body)[place : start + entry.end]), 0
     count = math.prod(entry.shape)
     return torch.frombuffer(body, dtype=entry.dtype, count=count, offset=place).reshape(entry.shape)
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(n) is int and 0 <= n < 1 << 63 for n in values
-    )  # True is an int too
+    # `type` and not `isinstance`: True is an int too.
+    """Return whether `values` is a list of natural numbers below 2^63."""
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in values)
 
 
 def _all(values: Any, kind: type) -> bool:
+    """Return whether `values` is a sequence, but no string, of instances of `kind`."""
     return (
         isinstance(values, Sequence)
         and not isinstance(values, str)
@@ -190,11 +193,11 @@ def _all(values: Any, kind: type) -> bool:
 
 
 # --- samples
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def pack_samples(samples: Samples) -> bytes:
-    """A request."""
+    """Return samples as the body of a request."""
     tensors = {"video": samples.video}
     if samples.reference is not None:
         tensors["reference"] = samples.reference
@@ -203,19 +206,21 @@ def pack_samples(samples: Samples) -> bytes:
 
 
 def unpack_samples(body: bytes | bytearray) -> Samples:
-    """The samples of a request; raises ValueError."""
+    """Return the samples of a request's body; raise ValueError."""
     tensors, facts = unpack(body)
     if "video" not in tensors or tensors["video"].dim() < 2:
         raise ValueError("expected a tensor 'video', (batch, frames, channels, height, width)")
     strange = [name for name in tensors if name not in ("video", "reference")]
     if strange:
         raise ValueError(
-            f"expected the tensors 'video' and 'reference' alone, got {printable(strange[0], 40)!r} too"
+            "expected the tensors 'video' and 'reference' alone, got "
+            f"{printable(strange[0], 40)!r} too"
         )
     clips, frames = tensors["video"].shape[:2]
     if clips * frames > MOST_FRAMES:
         raise ValueError(
-            f"expected at most {MOST_FRAMES} frames in one request, got {clips * frames}: send fewer"
+            f"expected at most {MOST_FRAMES} frames in one request, got {clips * frames}: "
+            "send fewer"
         )
     prompts, meta = facts.get("prompts", [""] * clips), facts.get("meta", [])
     if not _all(prompts, str) or not _all(meta, dict):
@@ -226,24 +231,25 @@ def unpack_samples(body: bytes | bytearray) -> Samples:
 
 
 # --- scores
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def pack_score(score: Score) -> bytes:
-    """An answer."""
+    """Return a score as the body of an answer."""
     return pack(dict(_tensors(score, "")), _facts(score))
 
 
 def unpack_score(body: bytes | bytearray) -> Score:
-    """The score of an answer, its words made safe to show; raises ValueError.
+    """Return the score of an answer, its texts made safe to show; raise ValueError.
 
-    Whether its numbers are those of the clips that were sent is asked by `http_scorer`.
+    `answers.read_answer` checks whether the numbers belong to the clips that were sent.
     """
     tensors, facts = unpack(body)
     return _score(tensors, facts, "", 0)
 
 
 def _tensors(score: Score, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and tensor of each number in a score, its parts included."""
     yield f"{prefix}value", score.value
     if score.frames is not None:
         yield f"{prefix}frames", score.frames
@@ -254,6 +260,7 @@ def _tensors(score: Score, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _facts(score: Score) -> dict[str, Any]:
+    """Return what a score holds besides tensors, its parts included."""
     parts = {name: _facts(part) for name, part in score.parts.items()}
     weights = {name: float(weight) for name, weight in score.weights.items()}
     named = {"slopes": list(score.slopes), "adds": list(score.adds)}
@@ -267,6 +274,7 @@ def _facts(score: Score) -> dict[str, Any]:
 
 
 def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -> Score:
+    """Build the score, or the part at `depth`, whose tensors' names begin with `prefix`."""
     if not isinstance(facts, dict) or depth > DEEPEST:
         raise ValueError(
             f"expected the facts of a score, an object, with parts at most {DEEPEST} deep"
@@ -283,8 +291,8 @@ def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -
         else None
     )
     parts = {
-        name: _score(tensors, told, f"{prefix}parts/{name}/", depth + 1)
-        for name, told in _named(facts, "parts", dict).items()
+        name: _score(tensors, part, f"{prefix}parts/{name}/", depth + 1)
+        for name, part in _named(facts, "parts", dict).items()
     }
     slopes = {
         name: _numbers(tensors, f"{prefix}slopes/{name}", (clips,))
@@ -303,8 +311,10 @@ def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -
 def _numbers(
     tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...] | None = None
 ) -> Tensor:
-    """A tensor of an answer, of a shape in which None is any size; numbers of 16 bits come
-    as float32."""
+    """Return a tensor of an answer after a check of its shape; None in `shape` allows any size.
+
+    Numbers of 16 bits are converted to float32.
+    """
     if name not in tensors:
         raise ValueError(f"expected a tensor {printable(name, 60)!r}, got none")
     found = tensors[name]
@@ -329,18 +339,23 @@ def _numbers(
 def _named(
     facts: Mapping[str, Any], what: str, kind: type[dict[str, Any]] | type[list[str]]
 ) -> Any:
-    """The names of parts, slopes, adds or weights, which tables and terminals show."""
+    """Return the parts, slopes, adds or weights of an answer; their names must be printable.
+
+    Tables and terminals show these names.
+    """
     found: Any = facts.get(what, kind())
     if not isinstance(found, kind) or not all(
         isinstance(name, str) and name.isprintable() for name in found
     ):
         raise ValueError(
-            f"expected {what} to be a JSON {'object' if kind is dict else 'list'} of printable names"
+            f"expected {what} to be a JSON {'object' if kind is dict else 'list'} of "
+            "printable names"
         )
     return found
 
 
 def _weights(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Return the weights of an answer; raise ValueError unless they are finite numbers."""
     weights = _named(facts, "weights", dict)
     if not all(type(weight) in (int, float) and abs(weight) < 1e300 for weight in weights.values()):
         raise ValueError("expected weights to be finite numbers")
@@ -348,7 +363,7 @@ def _weights(facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _reasons(facts: Mapping[str, Any], clips: int) -> list[str | None]:
-    """The reasons of an answer."""
+    """Return the reasons of an answer, made safe to show."""
     why = facts.get("why", [None] * clips)
     if (
         not isinstance(why, list)

@@ -299,7 +299,7 @@ def test_a_file_of_another_kind_is_no_list_of_prompts(name, tmp_path):
 def test_parquet_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match="pip install pyarrow, or save the table as .csv"):
+    with pytest.raises(ImportError, match="pip install .*tables.*, or save the table as .csv"):
         manifest.read(made(tmp_path, "t.parquet", b"PAR1"))
 
 
@@ -326,7 +326,7 @@ def test_a_table_beside_another_is_told_to_be_unread(tmp_path):
     made(tmp_path, "prompts.json", '{"0.mp4": "b"}')
     (tmp_path / "0.mp4").touch()
     found = items.find([tmp_path])
-    assert found.items[0].prompt == "a" and "prompts.json beside it is not read" in found.notes
+    assert found.items[0].prompt == "a" and "prompts.json in the same folder is not read" in found.notes
 
 
 def test_a_name_that_differs_by_case_is_told_with_the_one_that_is_there(tmp_path):
