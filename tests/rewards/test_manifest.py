@@ -326,7 +326,10 @@ def test_a_table_beside_another_is_told_to_be_unread(tmp_path):
     made(tmp_path, "prompts.json", '{"0.mp4": "b"}')
     (tmp_path / "0.mp4").touch()
     found = items.find([tmp_path])
-    assert found.items[0].prompt == "a" and "prompts.json in the same folder is not read" in found.notes
+    assert (
+        found.items[0].prompt == "a"
+        and "prompts.json in the same folder is not read" in found.notes
+    )
 
 
 def test_a_name_that_differs_by_case_is_told_with_the_one_that_is_there(tmp_path):
