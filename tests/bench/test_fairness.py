@@ -238,7 +238,9 @@ def test_a_difference_below_that_of_a_re_encoding_is_not_beyond_doubt(least, wan
     found = sure_but_small(least)
     row = found["comparisons"][0]
     assert significant_side(found, row) == 1 and verdict(found, row) == wanted
-    assert ("~: p < 0.05, but less than a re-encoding" in table(found)) == (wanted == 0)
+    assert ("~: p < 0.05, but smaller than the change by a re-encoding" in table(found)) == (
+        wanted == 0
+    )
     assert ("not relevant" in page(found, found_at(), {})) == (wanted == 0)
     assert ("no relevant difference" in page(found, found_at(), {})) == (wanted == 0)
     assert (r"\textbf" in latex(found).split("flicker")[1].split(r"\\")[0]) == (wanted == 1)

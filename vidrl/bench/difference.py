@@ -90,20 +90,20 @@ class DimRequest:
 
 
 def compare_dims(
-    first: Set, second: Set, asked: Sequence[DimRequest], least: int, family: int
+    first: Set, second: Set, requests: Sequence[DimRequest], least: int, family: int
 ) -> list[Row]:
     """Compare two sets on all dims, as part of a family of `family` comparisons.
 
     The simultaneous intervals follow Bonferroni's rule: each has level 1 − 0.05 / family.
     """
     sets = match_sets(first, second)
-    return [compare_dim(sets, request, least, family) for request in asked]
+    return [compare_dim(sets, request, least, family) for request in requests]
 
 
-def compare_dim(sets: MatchedSets, asked: DimRequest, least: int, family: int = 1) -> Row:
+def compare_dim(sets: MatchedSets, request: DimRequest, least: int, family: int = 1) -> Row:
     """Compare two sets on one dim, as results.json stores it, before p is corrected."""
     numbers = (
-        _unpaired(sets, asked, family) if sets.by == UNPAIRED else _paired(sets, asked, family)
+        _unpaired(sets, request, family) if sets.by == UNPAIRED else _paired(sets, request, family)
     )
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
     notes = [
@@ -115,13 +115,13 @@ def compare_dim(sets: MatchedSets, asked: DimRequest, least: int, family: int = 
     ]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
     numbers |= {
-        "margin": asked.margin,
-        "within": margin_statement(numbers, asked.margin) if enough else None,
+        "margin": request.margin,
+        "within": margin_statement(numbers, request.margin) if enough else None,
     }
     return {
         "first": sets.names[0],
         "second": sets.names[1],
-        "dim": asked.dim,
+        "dim": request.dim,
         **numbers,
         "paired_by": sets.by,
         "pairing": sets.notes,
@@ -166,29 +166,29 @@ def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
 # --- paired ---------------------------------------------------------------------------
 
 
-def _paired(sets: MatchedSets, asked: DimRequest, family: int) -> Row:
+def _paired(sets: MatchedSets, request: DimRequest, family: int) -> Row:
     """Return the numbers of paired sets: mean difference, interval, p, wins and effect.
 
     The difference is taken within each match (same prompt, and same seed where possible),
     because prompts differ much more than models: the variation between prompts cancels.
     """
-    dim = asked.dim
+    dim = request.dim
     counted = [
         (match, group)
         for match_of_sets, group in zip(sets.found, sets.groups, strict=True)
         if (match := unscored_clips.counted_clips(match_of_sets, dim))
     ]
     scored = [(pair, group) for match, group in counted if (pair := scored_pair(match, dim))]
-    worst = unscored_clips.worst_value(sets.sides, dim, asked.range)
+    worst = unscored_clips.worst_value(sets.sides, dim, request.range)
     pairs, groups = [pair for pair, _ in scored], [group for _, group in scored]
     gaps = np.array(
         [unscored_clips.mean_difference(_as_match(pair), dim, math.nan) for pair in pairs]
     )
-    scored_estimate = _paired_estimate(gaps, groups, asked, family)
+    scored_estimate = _paired_estimate(gaps, groups, request, family)
     worst_estimate = _paired_estimate(
         np.array([unscored_clips.mean_difference(match, dim, worst) for match, _ in counted]),
         [g for _, g in counted],
-        asked,
+        request,
         family,
     )
     unscored = [
@@ -224,10 +224,10 @@ def _as_match(pair: Pair) -> Match:
 
 
 def _paired_estimate(
-    gaps: Array, groups: Sequence[Hashable], asked: DimRequest, family: int
+    gaps: Array, groups: Sequence[Hashable], request: DimRequest, family: int
 ) -> Row:
     """Return mean, intervals and p of paired differences, in the limits of the dim's range."""
-    limits = of_differences(as_limits(asked.range))
+    limits = of_differences(as_limits(request.range))
     return _with_intervals(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
         "said": heavy(gaps, groups)
     }
@@ -368,12 +368,12 @@ def _unscored_p(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
 # --- unpaired -------------------------------------------------------------------------
 
 
-def _unpaired(sets: MatchedSets, asked: DimRequest, family: int) -> Row:
+def _unpaired(sets: MatchedSets, request: DimRequest, family: int) -> Row:
     """Return the numbers of two sets without pairs: the difference of the means over clips.
 
     There are no wins, because no clips belong together.
     """
-    dim = asked.dim
+    dim = request.dim
     sides = [
         [
             clip
@@ -383,17 +383,17 @@ def _unpaired(sets: MatchedSets, asked: DimRequest, family: int) -> Row:
         ]
         for side in sets.sides
     ]
-    worst = unscored_clips.worst_value(sides, dim, asked.range)
+    worst = unscored_clips.worst_value(sides, dim, request.range)
     unscored = [unscored_clips.count_unscored(side, dim) for side in sides]
     scored = [
         [clip for clip in side if not unscored_clips.count_unscored([clip], dim)] for side in sides
     ]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
     scored_estimate = _unpaired_estimate(
-        [_clusters(side, dim, worst) for side in scored], asked, family
+        [_clusters(side, dim, worst) for side in scored], request, family
     )
     worst_estimate = (
-        _unpaired_estimate([_clusters(side, dim, worst) for side in sides], asked, family)
+        _unpaired_estimate([_clusters(side, dim, worst) for side in sides], request, family)
         if any(unscored) and a and b
         else None
     )
@@ -425,20 +425,20 @@ def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
     return clusters(values, duplicates.dependence_groups(clips))
 
 
-def _unpaired_estimate(sides: Sequence[Clusters], asked: DimRequest, family: int) -> Row:
+def _unpaired_estimate(sides: Sequence[Clusters], request: DimRequest, family: int) -> Row:
     """Return mean, intervals and p of the difference of two sets without pairs."""
-    limits = as_limits(asked.range)
+    limits = as_limits(request.range)
     return _with_intervals(lambda **how: difference(sides[0], sides[1], limits, **how), family)
 
 
 def _unpaired_unscored_p(
-    sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]
+    sides: Sequence[Sequence[Clip]], dim: str, unscored: Sequence[int]
 ) -> float | None:
     """Return the p value of "both sets are equally likely to have unscored clips".
 
     Prompts, with all their clips, are exchanged between the sets.
     """
-    if not any(lost):
+    if not any(unscored):
         return None
     sums = [
         clusters(

@@ -265,10 +265,10 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
             "prompt": item.prompt,
             "seed": item.seed,
         }
-    lost = unscored_row("unscored: " + str(outcome.why).removeprefix("unreadable: "))
+    unmeasured = unscored_row("unscored: " + str(outcome.why).removeprefix("unreadable: "))
     rows = {
         dim.name: outcome.rows.get(
-            dim.name, lost if dim.name in clip.keys else unscored_row(NOT_VBENCH)
+            dim.name, unmeasured if dim.name in clip.keys else unscored_row(NOT_VBENCH)
         )
         for dim in dims
     }

@@ -69,8 +69,8 @@ def run(
         dim if not isinstance(dim, str) else meta_dims.dims([dim])[0] for dim in dims
     ] or meta_dims.dims()
     tried = _corruptions(corruptions, strengths)
-    made, left = _clips(clips, count, real, size, seconds, seed)
-    rows = _rows(made, chosen, plan(tried), folder / "meta_clips", progress)
+    all_clips, left = _clips(clips, count, real, size, seconds, seed)
+    rows = _rows(all_clips, chosen, plan(tried), folder / "meta_clips", progress)
     rows, shown = _with_quality_sum(rows, chosen)
     found = results(rows, shown, tried) | {
         "command": command or _command(),
@@ -188,7 +188,7 @@ def _clips(
     seed: int,
 ) -> tuple[list[Clip], list[Left]]:
     """Return the clips, and what was left out. Raises ValueError without clips."""
-    made = world_clips(count, size, seed=seed) if count else []
+    scenes = world_clips(count, size, seed=seed) if count else []
     pieces, left = (
         file_clips(folder, seconds, size, most=2, limit=max(real, 1))
         if folder and real
@@ -197,11 +197,11 @@ def _clips(
     if folder and real and not pieces and not left:
         raise ValueError(f"expected videos in {folder}, found none")
     left = [*left, *(Left(piece.name, f"{real} clips are enough") for piece in pieces[real:])]
-    if not made and not pieces:
+    if not scenes and not pieces:
         raise ValueError(
             "expected scenes (count above 0) or a folder of videos that can be read, got neither"
         )
-    return made + pieces[:real], left
+    return scenes + pieces[:real], left
 
 
 def _rows(
@@ -233,7 +233,7 @@ def _with_quality_sum(
     if not set(total.parts) <= set(names):
         return list(rows), list(dims)
     steps = lambda row: next(iter(row.values.values()))  # noqa: E731
-    made = [
+    summed = [
         replace(
             row,
             values=row.values
@@ -247,7 +247,7 @@ def _with_quality_sum(
         for row in rows
     ]
     last = max(names.index(name) for name in total.parts) + 1
-    return made, [*dims[:last], total, *dims[last:]]
+    return summed, [*dims[:last], total, *dims[last:]]
 
 
 # --- areas ----------------------------------------------------------------------------

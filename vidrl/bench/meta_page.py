@@ -182,7 +182,7 @@ def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def _notes(found: Mapping[str, Any]) -> list[str]:
     """Return the notes: dims, missing values, clips left out."""
     notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
-    lost = [
+    unscored = [
         f"- {row['dim']}: {row['times']} × {plain_markdown(row['why'])}"
         for row in found["unscored"]
         if row["why"] != "untouched"
@@ -195,7 +195,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     alike = (
         [f"- {max(same)} corrupted clips are the same as before, and not counted"] if same else []
     )
-    return ["## Notes", "", *notes, *alike, *lost, *left, ""]
+    return ["## Notes", "", *notes, *alike, *unscored, *left, ""]
 
 
 # --- the picture ----------------------------------------------------------------------

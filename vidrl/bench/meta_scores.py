@@ -51,10 +51,10 @@ class Step:
 
     def apply(self, video: Tensor) -> Tensor | None:
         """Return the clip after this step, None if the corruption changed nothing."""
-        made = corrupt(video, self.name, self.strength, self.seed) if self.name else video
-        if self.name and float((made - video).abs().mean()) <= UNTOUCHED:
+        corrupted = corrupt(video, self.name, self.strength, self.seed) if self.name else video
+        if self.name and float((corrupted - video).abs().mean()) <= UNTOUCHED:
             return None
-        return corrupt(made, "reencode", ENCODING_STRENGTH, self.seed)
+        return corrupt(corrupted, "reencode", ENCODING_STRENGTH, self.seed)
 
 
 def plan(corruptions: Mapping[str, Sequence[float]]) -> list[Step]:
@@ -137,9 +137,9 @@ def _compute(
     why: dict[str, dict[str, str]] = {name: {} for name in rewards}
     for step in steps:
         tell(step.key)
-        made = step.apply(clip.video)
+        version = step.apply(clip.video)
         # One Samples for all dims, so that they share one optical flow.
-        samples = Samples(made[None], [clip.prompt], clip.fps) if made is not None else None
+        samples = Samples(version[None], [clip.prompt], clip.fps) if version is not None else None
         for name, reward in rewards.items():
             value, reason = _ask(reward, samples) if samples else (None, "untouched")
             values[name][step.key] = value

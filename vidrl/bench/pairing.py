@@ -278,7 +278,7 @@ def _match(first: list[Clip], second: list[Clip]) -> Match:
     return Match(prompt, tuple(first), tuple(second))
 
 
-# --- what is to be said of it ---------------------------------------------------------
+# --- notes ----------------------------------------------------------------------------
 
 
 def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
