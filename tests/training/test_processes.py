@@ -121,9 +121,11 @@ def test_two_processes_compare_each_clip_with_its_own_image(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["clips", "pairs", "beside"])
-def test_two_processes_read_files_as_one_does(tmp_path, data):
+def test_two_processes_read_files_as_one_does(tmp_path, monkeypatch, data):
     """The clips are encoded by turns; one that cannot be read is left out by both."""
     pytest.importorskip("av", reason="needs vidrl[train]")
+    # test_offline, which defines Paired, lies in another folder of the tests
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "data"))
     paired = {"name": "test_offline:Paired", "options": {"segments": 3}}
     algorithm = {
         "clips": {"name": "sft"},
