@@ -283,7 +283,7 @@ def page(found: Mapping[str, Any]) -> str:
     """docs/guides/pipelines.md."""
     from families.contract import CHECKS
 
-    from vidrl.cli.look import kept
+    from vidrl.cli.list_and_show import kept
 
     promises = ";\n".join(f"- {name.replace('_', ' ')}" for name in CHECKS) + "."
     checked = [
@@ -326,7 +326,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 def listed(found: Mapping[str, Any]) -> str:
     """The pipelines whose family keeps every promise, as a list by what they make."""
-    from vidrl.cli.look import kept
+    from vidrl.cli.list_and_show import kept
 
     names: dict[str, set[str]] = {}
     for row in found["checked"]:

@@ -120,7 +120,7 @@ def test_the_traceback_may_be_asked_for(capsys, monkeypatch):
 
 
 def test_a_slip_in_the_code_keeps_its_traceback(capsys, monkeypatch):
-    monkeypatch.setattr(cli.look, "_list", lambda args: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(cli.list_and_show, "_list", lambda args: torch.zeros(2) @ torch.zeros(3))
     status, _, err = said(capsys, "list")
     assert status == 2 and "Traceback" in err
 

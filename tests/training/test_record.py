@@ -138,7 +138,7 @@ def test_a_disk_that_refuses_is_told_with_the_cure_and_what_is_left(tmp_path, wh
     operating system's own write."""
     from toys import ended, forked
 
-    from vidrl.cli import told
+    from vidrl.cli import explains_itself
     from vidrl.training import checkpoint
 
     checkpoint.save(tmp_path / "run", 3, {})
@@ -150,7 +150,7 @@ def test_a_disk_that_refuses_is_told_with_the_cure_and_what_is_left(tmp_path, wh
         try:
             WRITES[what](record)
         except checkpoint.WriteError as error:
-            os.pwrite(report, f"{told(error)} {error}"[:1000].encode(), 0)
+            os.pwrite(report, f"{explains_itself(error)} {error}"[:1000].encode(), 0)
 
     assert ended(forked(body)) == 0
     said = (tmp_path / "said").read_text().strip()

@@ -19,7 +19,7 @@ from . import (
     cost,
     export,
     influence,
-    look,
+    list_and_show,
     sample,
     schema,
     score,
@@ -70,7 +70,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001  the last place that can say it, in full where it is not ours
-        if os.environ.get("VIDRL_TRACEBACK") or not told(error):
+        if os.environ.get("VIDRL_TRACEBACK") or not explains_itself(error):
             traceback.print_exc()
         else:
             rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
@@ -94,8 +94,8 @@ def build() -> argparse.ArgumentParser:
         train.declare_report,
         export.declare,
         influence.declare,
-        look.declare_list,
-        look.declare_show,
+        list_and_show.declare_list,
+        list_and_show.declare_show,
         schema.declare,
         completion.declare,
     ):
@@ -103,7 +103,7 @@ def build() -> argparse.ArgumentParser:
     return made
 
 
-def told(error: BaseException) -> bool:
+def explains_itself(error: BaseException) -> bool:
     """Whether the error explains itself: raised by vidrl for the user, and not a slip in
     somebody's code."""
     if type(error).__module__.partition(".")[0] == "vidrl":
