@@ -12,14 +12,20 @@ from scipy import stats
 
 from vidrl.inference.clusters import clusters
 from vidrl.inference.components import Components, components, standard_error
-from vidrl.inference.confidence import cautious, least_p, uncautious
+from vidrl.inference.confidence import inflated_p, least_p, p_before_inflation
 from vidrl.inference.exchange import exchange_p
-from vidrl.inference.families import holm, simultaneous
+from vidrl.inference.families import holm, simultaneous_level
 from vidrl.inference.margins import equivalent, not_worse
-from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
-from vidrl.inference.power import least_detectable, needed, power, reachable
-from vidrl.inference.shares import share
-from vidrl.inference.student import expanded, t_below, t_quantile
+from vidrl.inference.means import (
+    Interval,
+    difference,
+    dominant_group_notes,
+    interval,
+    limits_of_difference,
+)
+from vidrl.inference.power import least_detectable, power, prompts_needed, required_p
+from vidrl.inference.proportions import proportion_interval
+from vidrl.inference.student import expanded_levels, t_below, t_quantile
 
 STUDIES = Path(__file__).parent.parent / "benchmarks/studies"
 
@@ -96,7 +102,7 @@ def test_a_side_without_a_limit_is_open_and_said_to_be():
 def test_equal_differences_are_not_a_sure_difference(gap):
     found = interval([gap] * 30)
     assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
-    known = interval([gap] * 30, limits=of_differences((0, 1)))
+    known = interval([gap] * 30, limits=limits_of_difference((0, 1)))
     assert known.high - known.low > 0.1 and (known.p < 0.05) == (gap > 0)
 
 
@@ -117,13 +123,13 @@ def test_a_few_large_prompts_count_as_few():
     """Five prompts of 20 clips beside 15 of one are worth 6.6 equal ones."""
     sizes = [1] * 15 + [20] * 5
     made = clusters(np.zeros(115), np.repeat(range(20), sizes))
-    assert made.effective == pytest.approx(115**2 / 2015)
+    assert made.effective_groups == pytest.approx(115**2 / 2015)
 
 
 def test_one_prompt_that_holds_the_variance_is_named():
     values = [0.1, 0.0, -0.1, 0.05, -0.05, 0.1, 0.0, -9.0]
-    assert "one prompt of 8 holds" in heavy(values)[0]
-    assert heavy(np.random.default_rng(0).normal(size=40)) == []
+    assert "one prompt of 8 holds" in dominant_group_notes(values)[0]
+    assert dominant_group_notes(np.random.default_rng(0).normal(size=40)) == []
 
 
 # --- tests of equal models
@@ -157,18 +163,20 @@ def test_a_p_below_five_percent_means_an_interval_off_zero():
 def test_p_is_students_for_many_normal_differences():
     values = stats.norm.ppf((np.arange(200) + 0.5) / 200) + 0.15
     assert interval(values).p == pytest.approx(
-        cautious(stats.ttest_1samp(values, 0).pvalue, 200), rel=0.15
+        inflated_p(stats.ttest_1samp(values, 0).pvalue, 200), rel=0.15
     )
 
 
 def test_p_of_shares_is_the_exact_binomial_test():
     for wins, n in ((15, 20), (10, 20), (20, 20)):
         exact = min(1.0, 2 * stats.binom.sf(wins - 1, n, 0.5))
-        assert share([1.0] * wins + [0.0] * (n - wins)).p == pytest.approx(exact, abs=5e-3)
+        assert proportion_interval([1.0] * wins + [0.0] * (n - wins)).p == pytest.approx(
+            exact, abs=5e-3
+        )
 
 
 def test_no_p_is_below_what_so_few_prompts_can_give():
-    assert interval(np.linspace(10, 11, 8)).p == pytest.approx(cautious(2 / 2**8, 8))
+    assert interval(np.linspace(10, 11, 8)).p == pytest.approx(inflated_p(2 / 2**8, 8))
     assert least_p(6, 7) == pytest.approx(2 / math.comb(13, 6))
 
 
@@ -199,7 +207,7 @@ def test_a_model_worse_by_the_margin_is_called_not_worse_in_at_most_one_in_forty
 def test_simultaneous_intervals_hold_together_and_holm_rejects_what_they_exclude():
     wrong, whole = nulls.family("normal", 20, 4, 150, seed=3)
     assert at_most(round(150 * wrong), 150, 0.05) and at_most(150 - round(150 * whole), 150, 0.05)
-    assert simultaneous(4) == pytest.approx(0.9875) and holm([0.01, 0.04]) == pytest.approx(
+    assert simultaneous_level(4) == pytest.approx(0.9875) and holm([0.01, 0.04]) == pytest.approx(
         [0.02, 0.04]
     )
 
@@ -221,12 +229,12 @@ def test_the_least_detectable_difference_is_found_four_times_in_five(prompts, di
 
 
 def test_what_eight_prompts_cannot_show_in_twelve_dims():
-    assert least_detectable(1.0, 8, 12) == math.inf and reachable(8, 12) == 0.0
+    assert least_detectable(1.0, 8, 12) == math.inf and required_p(8, 12) == 0.0
     assert least_detectable(1.0, 8, 1) < math.inf
-    n = needed(1.0, 0.5, 12)
+    n = prompts_needed(1.0, 0.5, 12)
     assert least_detectable(1.0, n, 12) <= 0.5 < least_detectable(1.0, n - 1, 12)
     with pytest.raises(ValueError, match="above 0"):
-        needed(1.0, 0.0)
+        prompts_needed(1.0, 0.0)
 
 
 # --- parts
@@ -243,9 +251,9 @@ def test_students_t_is_that_of_the_tables():
 
 
 def test_percentiles_of_few_are_wider_than_the_plain_ones():
-    low, high = expanded(6)
+    low, high = expanded_levels(6)
     assert low + high == pytest.approx(1) and low < 0.025
-    assert expanded(100_000)[0] == pytest.approx(0.025, abs=1e-4)
+    assert expanded_levels(100_000)[0] == pytest.approx(0.025, abs=1e-4)
 
 
 def test_variance_is_split_into_prompts_and_seeds():
@@ -255,7 +263,7 @@ def test_variance_is_split_into_prompts_and_seeds():
     values = draw.normal(0, 2, 400)[groups] + draw.normal(0, 1, sizes.sum())
     found = components(values, groups.tolist())
     assert found.between == pytest.approx(4, abs=0.6) and found.within == pytest.approx(1, abs=0.1)
-    assert found.shared == pytest.approx(0.8, abs=0.04)
+    assert found.intraclass_correlation == pytest.approx(0.8, abs=0.04)
     assert components([1.0, 3.0, 2.0, 2.0, 1.0, 3.0], "aabbcc").between == 0.0  # never negative
     assert math.isnan(components([1.0, 2.0], "ab").between)
 
@@ -271,10 +279,10 @@ def test_more_seeds_buy_less_than_more_prompts_where_prompts_differ():
 @pytest.mark.parametrize("groups", [8, 20, 1000])
 def test_a_p_is_never_made_smaller_and_what_it_takes_is_its_inverse(groups: int) -> None:
     plain = np.geomspace(1e-6, 1, 200)
-    made = np.array([cautious(p, groups) for p in plain])
+    made = np.array([inflated_p(p, groups) for p in plain])
     assert (made >= plain).all() and (np.diff(made) >= 0).all()
     for alpha in (0.05, 0.05 / 12, 0.05 / 540):
-        assert cautious(uncautious(alpha, groups), groups) == pytest.approx(alpha)
+        assert inflated_p(p_before_inflation(alpha, groups), groups) == pytest.approx(alpha)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vidrl.inference.clusters import clusters
-from vidrl.inference.families import holm, simultaneous
+from vidrl.inference.families import holm, simultaneous_level
 from vidrl.inference.means import NO_LIMITS, Interval, difference, interval
 from vidrl.inference.power import least_detectable
 
@@ -99,7 +99,7 @@ def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tupl
     over 0; dims correlate."""
     rng, level, wrong, whole = (
         np.random.default_rng([seed, prompts, dims]),
-        simultaneous(dims),
+        simultaneous_level(dims),
         0,
         0,
     )

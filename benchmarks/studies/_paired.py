@@ -15,11 +15,11 @@ import numpy as np
 
 from vidrl.inference.families import holm
 from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.means import LEAST, interval
-from vidrl.inference.student import expanded, t_quantile
+from vidrl.inference.means import LEAST_GROUPS, interval
+from vidrl.inference.student import expanded_levels, t_quantile
 
 # scripts ask here for all of it
-__all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]
+__all__ = ["bootstrap", "expanded_levels", "holm", "sign_flip_p", "t_quantile"]
 
 Array = np.ndarray
 Times = tuple[Array, Array]  # (n,) each: times, and whether the run got there
@@ -162,16 +162,16 @@ def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
 
 def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) -> Interval:
     """A statistic of pairs and its 95 % interval: whole pairs are drawn with replacement,
-    percentiles `expanded`.
+    percentiles `expanded_levels`.
 
     `statistic` takes indices of pairs (..., n) and gives (...). Fewer than six pairs have
     no interval: NaN. For a mean use `mean_difference`, whose interval is studentised.
     """
     value = float(statistic(np.arange(n)))
-    if n < LEAST:
+    if n < LEAST_GROUPS:
         return Interval(value, float("nan"), float("nan"))
     made = statistic(np.random.default_rng(0).integers(0, n, (draws, n)))
-    low, high = np.quantile(made, expanded(n))
+    low, high = np.quantile(made, expanded_levels(n))
     return Interval(value, float(low), float(high))
 
 

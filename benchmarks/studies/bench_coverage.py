@@ -356,7 +356,7 @@ prompts, where a difference is known to lie within ±1; "rare, open" the same wh
 
 Skewed differences err in one direction, that of the many small ones: few prompts may hold none of the rare large
 ones. Up to skewness 1.75 that is 2.1 % at most; strongly skewed ones reach 3.1 %, where 2.5 % is asked. No test of few
-prompts can know of a failure that is not among them; of one that is, `vidrl.inference.means.heavy` makes a note.
+prompts can know of a failure that is not among them; of one that is, `vidrl.inference.means.dominant_group_notes` makes a note.
 
 Unpaired:
 
@@ -365,8 +365,8 @@ Unpaired:
 ## Families of dims
 
 Dims of one set are correlated (0.5). p is corrected by Holm's steps; the simultaneous intervals are those of
-`vidrl.inference.families.simultaneous`. Half as many simulated sets a row (standard error 0.7). A correction for twelve
-dims asks for the far tail of a distribution, of which twenty prompts know little; `vidrl.inference.confidence.cautious`
+`vidrl.inference.families.simultaneous_level`. Half as many simulated sets a row (standard error 0.7). A correction for twelve
+dims asks for the far tail of a distribution, of which twenty prompts know little; `vidrl.inference.confidence.inflated_p`
 makes small p larger for that. So families err in at most 5 % where the skewness of differences is below 2; strongly
 skewed ones do on 20 prompts of four dims and on 100 prompts, but not on 20 prompts of twelve. The simultaneous
 intervals have no such caution: of skewed differences they hold 0 less often than they should.

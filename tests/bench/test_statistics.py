@@ -9,9 +9,9 @@ from scipy import stats
 
 from vidrl.bench.statistics import saturation, summary, within_prompt_spread
 from vidrl.inference.clusters import clusters
-from vidrl.inference.effects import effect
+from vidrl.inference.effects import hedges_g
 from vidrl.inference.means import interval
-from vidrl.inference.shares import share
+from vidrl.inference.proportions import proportion_interval
 
 NAN = math.nan
 
@@ -178,30 +178,30 @@ def test_equal_values_are_said_to_be():
 def test_effect_is_hedges_g():
     a, b = [1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 4.0]
     pooled = math.sqrt((3 * np.var(a, ddof=1) + 2 * np.var(b, ddof=1)) / 5)
-    assert effect(a, b) == pytest.approx(1.5 / pooled * (1 - 3 / 19))
-    assert math.isnan(effect([1.0, 1.0], [1.0, 1.0])) and math.isnan(effect([1.0], [1.0, 2.0]))
+    assert hedges_g(a, b) == pytest.approx(1.5 / pooled * (1 - 3 / 19))
+    assert math.isnan(hedges_g([1.0, 1.0], [1.0, 1.0])) and math.isnan(hedges_g([1.0], [1.0, 2.0]))
 
 
 def test_a_share_of_zeros_and_ones_has_the_interval_of_clopper_and_pearson():
     for wins, n in ((70, 100), (1, 16), (15, 16), (3, 7)):
         exact = stats.binomtest(wins, n).proportion_ci()
-        assert share([1.0] * wins + [0.0] * (n - wins))[1:3] == pytest.approx(
+        assert proportion_interval([1.0] * wins + [0.0] * (n - wins))[1:3] == pytest.approx(
             (exact.low, exact.high), abs=0.008
         )
 
 
 def test_a_share_of_clips_alike_within_prompts_knows_prompts_alone():
     once, thrice = (
-        share([1.0] * 7 + [0.0] * 3),
-        share([1.0] * 21 + [0.0] * 9, np.repeat(range(10), 3).tolist()),
+        proportion_interval([1.0] * 7 + [0.0] * 3),
+        proportion_interval([1.0] * 21 + [0.0] * 9, np.repeat(range(10), 3).tolist()),
     )
     assert thrice[:3] == pytest.approx(once[:3], abs=0.01)
 
 
 def test_a_share_that_is_whole_still_has_an_interval():
-    found = share([1.0] * 30, [str(i // 3) for i in range(30)])
+    found = proportion_interval([1.0] * 30, [str(i // 3) for i in range(30)])
     assert found.high == 1 and found.low == pytest.approx(0.025 ** (1 / 10), abs=1e-3)
-    assert share([0.5] * 4).low > 0 and math.isnan(share([1.0]).low)
+    assert proportion_interval([0.5] * 4).low > 0 and math.isnan(proportion_interval([1.0]).low)
 
 
 def test_the_variance_is_split_into_prompts_and_seeds():

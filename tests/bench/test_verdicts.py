@@ -224,10 +224,10 @@ def test_the_least_difference_that_is_found_is_said_and_is_found():
     from scipy import stats
 
     from vidrl.bench.sample_size import detectable_difference, prompts_needed
-    from vidrl.inference.confidence import uncautious
+    from vidrl.inference.confidence import p_before_inflation
 
     least, df = detectable_difference(1.0, 40, 1), 39
-    reach = stats.t.ppf(1 - uncautious(0.05, 40) / 2, df)
+    reach = stats.t.ppf(1 - p_before_inflation(0.05, 40) / 2, df)
     power = (
         1 - stats.nct.cdf(reach, df, least * 40**0.5) + stats.nct.cdf(-reach, df, least * 40**0.5)
     )

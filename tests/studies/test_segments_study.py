@@ -165,7 +165,7 @@ def test_t_quantile_is_scipys(df):
 
 
 def test_expanded_percentiles_are_hesterbergs():
-    low, high = paired.expanded(6)
+    low, high = paired.expanded_levels(6)
     assert low == pytest.approx(stats.norm.cdf(-np.sqrt(6 / 5) * stats.t.ppf(0.975, 5)), abs=1e-5)
     assert high == pytest.approx(1 - low)
 

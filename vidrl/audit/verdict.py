@@ -3,7 +3,7 @@
 A pair is a clip and a detectable hack. Clips differ in how easily they are cheated, and
 pieces of one video resemble each other, so the pairs of one source are not independent. The
 interval of the share of wins is therefore that of a mean over sources,
-`vidrl.inference.shares.share`.
+`vidrl.inference.proportions.proportion_interval`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrl.inference.shares import share
+from vidrl.inference.proportions import proportion_interval
 
 Counts = np.ndarray  # (N,), one number a clip
 PASS = "PASS"
@@ -45,7 +45,7 @@ class Wins(NamedTuple):
         >>> Wins.of(np.array([0, 1]), np.array([2, 2]), ["a", "b"])[:4]
         (1, 4, 2, 0.25)
         """
-        found = share(*_pairs(won, tried, sources)) if tried.sum() else None
+        found = proportion_interval(*_pairs(won, tried, sources)) if tried.sum() else None
         rate, low, high = (found.mean, found.low, found.high) if found else (math.nan,) * 3
         return cls(int(won.sum()), int(tried.sum()), len(_names(tried, sources)), rate, low, high)
 

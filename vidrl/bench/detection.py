@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.shares import proportion, share
+from vidrl.inference.proportions import proportion_interval, wilson_interval
 
 Values = np.ndarray
 # With five sources that all agree, a two-sided test cannot reach p < 0.05 (2 / 2^5 = 0.06).
@@ -80,12 +80,12 @@ def own_shares(null: Values, hacked: Values) -> Values:
 def paired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
     """Return the mean of the clips' `own_shares`, with its interval over groups of clips.
 
-    The interval is that of `vidrl.inference.shares.share`.
+    The interval is that of `vidrl.inference.proportions.proportion_interval`.
 
     >>> paired_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
     0.6666666666666666
     """
-    found = share(shares, list(groups), draws=draws)
+    found = proportion_interval(shares, list(groups), draws=draws)
     return Area(found.mean, found.low, found.high, found.n, found.groups)
 
 
@@ -97,7 +97,7 @@ def unpaired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) ->
     mean is a U-statistic, so its variance is that of a jackknife that leaves out each
     source in turn, as corrupted and as sound clip (Arvesen 1969,
     doi:10.1214/aoms/1177697287); the interval is a proportion's with this variance
-    (`proportion`). NaN with a single source. `draws` is accepted as by `paired_area`, and
+    (`wilson_interval`). NaN with a single source. `draws` is accepted as by `paired_area`, and
     changes nothing: the jackknife draws no random numbers.
 
     >>> shares = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]])
@@ -121,7 +121,7 @@ def unpaired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) ->
         float(share_sums.sum() / pair_counts.sum()),
         _jackknife(share_sums, pair_counts),
     )
-    return Area(value, *proportion(value, variance, count), len(source_of), count)
+    return Area(value, *wilson_interval(value, variance, count), len(source_of), count)
 
 
 def _jackknife(sums: Values, pairs: Values) -> float:

@@ -22,13 +22,19 @@ from vidrl.bench.pairing import UNPAIRED, Clip, Match, Pair, matches, scored_pai
 from vidrl.bench.statistics import as_limits, finite_ends, json_number
 from vidrl.bench.unscored_clips import Range
 from vidrl.inference.clusters import Array, Clusters, clusters
-from vidrl.inference.effects import effect
+from vidrl.inference.effects import hedges_g
 from vidrl.inference.exchange import exchange_p
-from vidrl.inference.families import simultaneous
+from vidrl.inference.families import simultaneous_level
 from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
+from vidrl.inference.means import (
+    Interval,
+    difference,
+    dominant_group_notes,
+    interval,
+    limits_of_difference,
+)
+from vidrl.inference.proportions import proportion_interval
 from vidrl.inference.resampling import DRAWS
-from vidrl.inference.shares import share
 
 Row = dict[str, Any]
 Set = Mapping[str, Any]  # of results.json
@@ -227,9 +233,9 @@ def _paired_estimate(
     gaps: Array, groups: Sequence[Hashable], request: DimRequest, family: int
 ) -> Row:
     """Return mean, intervals and p of paired differences, in the limits of the dim's range."""
-    limits = of_differences(as_limits(request.range))
+    limits = limits_of_difference(as_limits(request.range))
     return _with_intervals(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
-        "said": heavy(gaps, groups)
+        "said": dominant_group_notes(gaps, groups)
     }
 
 
@@ -242,7 +248,7 @@ def _with_intervals(interval_of: Callable[..., Interval], family: int) -> Row:
     draws = max(DRAWS, 250 * family)
     single, simultaneous_interval = (
         interval_of(draws=draws),
-        interval_of(level=simultaneous(max(1, family)), draws=draws),
+        interval_of(level=simultaneous_level(max(1, family)), draws=draws),
     )
     ends = [
         math.nan if end is None else end
@@ -299,7 +305,7 @@ def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
     first, second = (
         [clip["value"][dim] for pair in found for clip in side(pair)] for side in _SIDES
     )
-    return effect(first, second, difference) if found else math.nan
+    return hedges_g(first, second, difference) if found else math.nan
 
 
 def _group_std(gaps: Array, groups: Sequence[Hashable]) -> float:
@@ -327,7 +333,7 @@ def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
             for part in prompts.values()
         ]
     )
-    rate = share(win_shares, [part[0][1] for part in prompts.values()])
+    rate = proportion_interval(win_shares, [part[0][1] for part in prompts.values()])
     return {
         "wins": int((win_shares > 0.5).sum()),
         "ties": int((win_shares == 0.5).sum()),
@@ -403,7 +409,7 @@ def _unpaired(sets: MatchedSets, request: DimRequest, family: int) -> Row:
         _with_bound(scored_estimate, worst_estimate, worst)
         | no_wins
         | {
-            "effect": json_number(effect(a, b)),
+            "effect": json_number(hedges_g(a, b)),
             "n": min(len(a), len(b)),
             "prompts": min(prompts),
             "groups": min(len(set(duplicates.dependence_groups(side))) for side in scored),

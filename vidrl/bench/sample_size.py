@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from vidrl.inference.power import least_detectable, reachable
+from vidrl.inference.power import least_detectable, required_p
 
 # The sizes that are tried: round numbers, about 25 % apart.
 PROMPTS = (
@@ -79,7 +79,7 @@ def fewest_prompts(family: int) -> int:
     >>> fewest_prompts(1), fewest_prompts(12)
     (8, 12)
     """
-    return next(groups for groups in range(2, 200) if reachable(groups, family))
+    return next(groups for groups in range(2, 200) if required_p(groups, family))
 
 
 @lru_cache(maxsize=1000)

@@ -11,21 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from vidrl.inference.clusters import Alone, Array, Groups, Values, ids, rounding, scored
+from vidrl.inference.clusters import (
+    Array,
+    Groups,
+    SingleClip,
+    Values,
+    finite_values,
+    group_numbers,
+    rounding_error,
+)
 from vidrl.inference.components import components
-from vidrl.inference.effects import effect
-from vidrl.inference.means import NO_LIMITS, Interval, heavy, interval
+from vidrl.inference.effects import hedges_g
+from vidrl.inference.means import NO_LIMITS, Interval, dominant_group_notes, interval
+from vidrl.inference.proportions import proportion_interval
 from vidrl.inference.resampling import DRAWS
-from vidrl.inference.shares import share
 
 __all__ = [
     "Interval",
     "finite_ends",
-    "effect",
+    "hedges_g",
     "interval",
     "json_number",
     "saturation",
-    "share",
+    "proportion_interval",
     "summary",
     "as_limits",
     "within_prompt_spread",
@@ -66,7 +74,7 @@ def summary(
     'an interval needs 6 prompts, and there are 2'
     """
     limits = as_limits(range)
-    known, names = scored(values, groups)
+    known, names = finite_values(values, groups)
     estimate = interval(known, names, level, draws, seed, limits)
     low, high = finite_ends(estimate)
     within_std, within_share = within_prompt_spread(known, names)
@@ -76,7 +84,7 @@ def summary(
         "low": low,
         "high": high,
         "n": estimate.n,
-        "prompts": len({name for name in names if not isinstance(name, Alone)}),
+        "prompts": len({name for name in names if not isinstance(name, SingleClip)}),
         "unscored": len(values) - estimate.n,
         "std": json_number(_std(known)),
         "within_prompt_std": json_number(within_std),
@@ -89,7 +97,7 @@ def summary(
             *saturation_notes,
             *_equal_note(known),
             *[estimate.note] * bool(estimate.note),
-            *heavy(known, names),
+            *dominant_group_notes(known, names),
         ],
     }
 
@@ -104,8 +112,8 @@ def within_prompt_spread(values: Values, groups: Groups) -> tuple[float, float]:
     >>> within_prompt_spread([1.0, 3.0, 11.0, 13.0], "aabb")
     (1.4142135623730951, 0.0576...)
     """
-    scored_values, names = scored(values, groups)
-    rows = ids(names)
+    scored_values, names = finite_values(values, groups)
+    rows = group_numbers(names)
     means = (
         np.bincount(rows, scored_values) / np.bincount(rows)
         if len(scored_values)
@@ -138,7 +146,7 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     >>> saturation([-0.1, -0.2], (-20, 0)), saturation([99.0, 98.5], (0, 100))
     ([], ['saturated: 2 of 2 values lie within 2 of 100, the end of the range'])
     """
-    scored_values, (low, high) = scored(values, None)[0], as_limits(limits)
+    scored_values, (low, high) = finite_values(values, None)[0], as_limits(limits)
     if not len(scored_values):
         return []
     scale = high - low if low == 0 else min(high - low, 1.0)
@@ -188,7 +196,7 @@ def _saturation_note(values: Array, end: float, distance: float) -> list[str]:
 
 def _equal_note(values: Array) -> list[str]:
     """Return a note if all values are equal."""
-    equal = len(values) > 1 and float(np.ptp(values)) <= rounding(values)
+    equal = len(values) > 1 and float(np.ptp(values)) <= rounding_error(values)
     return [f"all {len(values)} values are equal"] if equal else []
 
 

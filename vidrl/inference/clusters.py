@@ -35,7 +35,7 @@ class Clusters(NamedTuple):
         return float(self.sums.sum() / self.counts.sum()) if len(self.sums) else math.nan
 
     @property
-    def effective(self) -> float:
+    def effective_groups(self) -> float:
         """How many groups of equal size are worth as much, (Σc)² / Σc² (Kish 1965): few
         large ones decide a mean."""
         return float(self.counts.sum() ** 2 / (self.counts**2).sum())
@@ -52,13 +52,13 @@ class Clusters(NamedTuple):
         )
 
 
-def scored(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
+def finite_values(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
     """The values that are there and their groups."""
     if groups is not None and len(groups) != len(values):
         raise ValueError(f"expected a group for each of {len(values)} values, got {len(groups)}")
     found = np.array([math.nan if value is None else value for value in values], float)
     given = [None] * len(found) if groups is None else groups
-    names = [Alone() if name is None or name == "" else name for name in given]
+    names = [SingleClip() if name is None or name == "" else name for name in given]
     known = np.isfinite(found)
     return found[known], [name for name, is_known in zip(names, known, strict=True) if is_known]
 
@@ -66,33 +66,33 @@ def scored(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
 def clusters(values: Array, groups: Iterable[Hashable]) -> Clusters:
     """Sums and counts of groups; sorted, so that they do not depend on the order or the
     names."""
-    rows = ids(list(groups))
+    rows = group_numbers(list(groups))
     order = np.argsort(values, kind="stable")
     sums, counts = np.bincount(rows[order], values[order]), np.bincount(rows)
     order = np.lexsort((sums, counts))
     return Clusters(sums[order], counts[order].astype(float))
 
 
-class Alone:
+class SingleClip:
     """The group of a clip that shares its prompt with none."""
 
 
-def mirrored(side: Clusters) -> Clusters:
+def negated(side: Clusters) -> Clusters:
     """The groups of the negated values, in their order."""
     order = np.lexsort((-side.sums, side.counts))
     return Clusters(-side.sums[order], side.counts[order])
 
 
-def ids(names: Sequence[Hashable]) -> Array:
+def group_numbers(names: Sequence[Hashable]) -> Array:
     """Names as numbers from 0, in order of appearance.
 
-    >>> ids(["b", "a", "b"])
+    >>> group_numbers(["b", "a", "b"])
     array([0, 1, 0])
     """
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
 
 
-def rounding(known: Array) -> float:
+def rounding_error(known: Array) -> float:
     """A difference that is no more than the rounding of such numbers."""
     return 1e-12 * float(np.abs(known).max())

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrl.inference.clusters import Groups, Values, ids, scored
+from vidrl.inference.clusters import Groups, Values, finite_values, group_numbers
 
 
 class Components(NamedTuple):
@@ -25,7 +25,7 @@ class Components(NamedTuple):
     groups: int
 
     @property
-    def shared(self) -> float:
+    def intraclass_correlation(self) -> float:
         """The share of the variance that lies between prompts (the intraclass correlation);
         NaN without variance."""
         whole = self.between + self.within
@@ -43,8 +43,8 @@ def components(values: Values, groups: Groups) -> Components:
     >>> components([1.0, 3.0, 11.0, 13.0], "aabb")
     Components(between=49.0, within=2.0, n=4, groups=2)
     """
-    known, names = scored(values, groups)
-    rows = ids(names)
+    known, names = finite_values(values, groups)
+    rows = group_numbers(names)
     n, sizes = len(known), np.bincount(rows)
     G = len(sizes)
     if n == G or G < 2:

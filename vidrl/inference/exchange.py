@@ -19,7 +19,7 @@ from vidrl.inference.clusters import Clusters
 from vidrl.inference.student import CELLS, Array
 
 DRAWS = 20_000  # ways to divide the groups up to which all are counted, else so many at random
-APART = 1e6  # standard errors from which on only rounding tells two ratios apart
+MAX_RATIO = 1e6  # standard errors from which on only rounding tells two ratios apart
 
 
 def exchange_p(first: Clusters, second: Clusters, draws: int = DRAWS) -> float:
@@ -62,7 +62,7 @@ def _divisions(G1: int, G2: int, draws: int) -> Iterator[Array]:
 
 
 def _ratios(sides: Array, sums: Array, counts: Array) -> Array:
-    """|mean − mean| by its standard error, (K,), `APART` at most: both sides have no
+    """|mean − mean| by its standard error, (K,), `MAX_RATIO` at most: both sides have no
     spread, but other means."""
     (mean, variance), (other, another) = (
         _moments(w.astype(float), sums, counts) for w in (sides, ~sides)
@@ -70,7 +70,7 @@ def _ratios(sides: Array, sums: Array, counts: Array) -> Array:
     gap, error = np.abs(mean - other), np.sqrt(variance + another)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(
-            gap > 1e-12 * np.abs(sums).max(initial=0), np.minimum(gap / error, APART), 0.0
+            gap > 1e-12 * np.abs(sums).max(initial=0), np.minimum(gap / error, MAX_RATIO), 0.0
         )
 
 

@@ -19,14 +19,14 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def simultaneous(intervals: int, level: float = 0.95) -> float:
+def simultaneous_level(intervals: int, level: float = 0.95) -> float:
     """The level of each of so many intervals that hold all together in a share `level` of
     cases: 1 − (1 − level) / m.
 
     Bonferroni's, which holds however the dims depend on each other. `holm` rejects whatever
     such an interval excludes when p and interval are of one method, and some more.
 
-    >>> round(simultaneous(10), 6)
+    >>> round(simultaneous_level(10), 6)
     0.995
     """
     if intervals < 1:

@@ -6,7 +6,7 @@ One rule decides how an interval is made; G are the groups (prompts, videos):
 1. G below 6: no interval. Six that all agree are the fewest of which a two-sided test at 5
    % can say anything.
 2. Fewer than 4 groups differ from the most frequent value, as where a dim is saturated: the
-   range decides, see `vidrl.inference.limited`. On a side where the range is open the
+   range decides, see `vidrl.inference.bounded`. On a side where the range is open the
    interval is open too: a rare value of any size may not have been seen yet.
 3. Else Student's ratio, by a bootstrap of whole groups and by Student's t, see
    `vidrl.inference.confidence`.
@@ -23,16 +23,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrl.inference.clusters import Clusters, Groups, Values, clusters, scored
-from vidrl.inference.confidence import Confidence, Free, Limited
+from vidrl.inference.clusters import Clusters, Groups, Values, clusters, finite_values
+from vidrl.inference.confidence import BoundedConfidence, Confidence, StudentConfidence
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.student import Array
 
 Limits = tuple[float, float]
 NO_LIMITS: Limits = (-math.inf, math.inf)
-LEAST = 6  # groups below which there is no interval
-APART = 4  # groups that must differ from the most frequent value, else the range decides
-HEAVY = 0.5  # share of the variance that one group may have before a note says so
+LEAST_GROUPS = 6  # groups below which there is no interval
+LEAST_OFF_MODE = 4  # groups that must differ from the most frequent value, else the range decides
+DOMINANT_FRACTION = 0.5  # share of the variance that one group may have before a note says so
 
 
 class Interval(NamedTuple):
@@ -80,11 +80,11 @@ def interval(
     >>> interval([1.0, 3.0, 2.0]).note
     'an interval needs 6 prompts, and there are 3'
     """
-    known, names = scored(values, groups)
-    limits, beyond = _held(known, limits)
+    known, names = finite_values(values, groups)
+    limits, beyond = _usable_limits(known, limits)
     one = len(set(names)) == 1 < len(known)
     made = clusters(known, range(len(known)) if one else names)
-    found = judged([made], limits, level, draws, seed, "clips" if one else unit)
+    found = interval_of_sides([made], limits, level, draws, seed, "clips" if one else unit)
     note = "; ".join(filter(None, (found.note, beyond)))
     return found._replace(
         n=len(known), groups=len(set(names)), p=math.nan if one else found.p, note=note
@@ -112,42 +112,47 @@ def difference(
     >>> found.mean, found.low < 6 < found.high, found.p < 0.05
     (6.0, True, True)
     """
-    found = judged([first, second], limits, level, draws, seed, unit)
+    found = interval_of_sides([first, second], limits, level, draws, seed, unit)
     return found._replace(n=int(min(first.counts.sum(), second.counts.sum())))
 
 
-def judged(
+def interval_of_sides(
     sides: Sequence[Clusters], limits: Limits, level: float, draws: int, seed: int, unit: str
 ) -> Interval:
     """The interval and p of the mean of one side, or of the second's less the first's, by
     the rule of this module."""
     sizes = [len(side.sums) for side in sides]
     mean = sides[-1].mean - (sides[0].mean if len(sides) == 2 else 0.0)
-    ends = limits if len(sides) == 1 else of_differences(limits)
-    if min(sizes) < LEAST:
-        why = f"an interval needs {LEAST} {unit}, and there are {min(sizes)}"
+    ends = limits if len(sides) == 1 else limits_of_difference(limits)
+    if min(sizes) < LEAST_GROUPS:
+        why = f"an interval needs {LEAST_GROUPS} {unit}, and there are {min(sizes)}"
         return Interval(mean, math.nan, math.nan, 0, min(sizes), math.nan, why)
     made: Confidence
-    if min(map(apart, sides)) < APART:
-        made, note = Limited.of(sides, limits, draws, seed), _open(sides, ends, unit)
+    if min(map(groups_off_mode, sides)) < LEAST_OFF_MODE:
+        made, note = (
+            BoundedConfidence.of(sides, limits, draws, seed),
+            _note_on_open_side(sides, ends, unit),
+        )
     else:
-        made, note = Free.of(sides, draws, seed), ""
-    low, high = made.ends(level)
+        made, note = StudentConfidence.of(sides, draws, seed), ""
+    low, high = made.interval(level)
     return Interval(mean, max(low, ends[0]), min(high, ends[1]), 0, min(sizes), made.p(), note)
 
 
-def apart(side: Clusters) -> int:
+def groups_off_mode(side: Clusters) -> int:
     """How many groups differ from the most frequent mean of a group; all, where no two
     groups have the same.
 
-    >>> apart(clusters(np.array([1.0, 1.0, 1.0, 0.5]), range(4))), apart(clusters(np.array([1.0, 2.0]), range(2)))
-    (1, 2)
+    >>> groups_off_mode(clusters(np.array([1.0, 1.0, 1.0, 0.5]), range(4)))
+    1
+    >>> groups_off_mode(clusters(np.array([1.0, 2.0]), range(2)))
+    2
     """
-    most = _pile(side.sums / side.counts)
+    most = _largest_tie(side.sums / side.counts)
     return len(side.sums) - (most if most > 1 else 0)
 
 
-def _pile(means: Array) -> int:
+def _largest_tie(means: Array) -> int:
     """How many of the means are one value, but for rounding."""
     if not len(means):
         return 0
@@ -156,20 +161,20 @@ def _pile(means: Array) -> int:
     return int(np.diff(np.append(starts, len(means))).max())
 
 
-def heavy(values: Values, groups: Groups = None, unit: str = "prompt") -> list[str]:
+def dominant_group_notes(values: Values, groups: Groups = None, unit: str = "prompt") -> list[str]:
     """A note where one group holds more than half of the variance of the mean: rare large
     values decide then.
 
     No interval and no test can know of a rare value that the sample does not hold; of one
     that it holds, this is said.
 
-    >>> heavy([0.1, 0.0, -0.1, 0.05, -0.05, 0.1, -9.0])
+    >>> dominant_group_notes([0.1, 0.0, -0.1, 0.05, -0.05, 0.1, -9.0])
     ['one prompt of 7 holds 86 % of the variance: look at it, the mean rests on it']
     """
-    known, names = scored(values, groups)
+    known, names = finite_values(values, groups)
     made = clusters(known, names)
     squares = (made.sums - made.mean * made.counts) ** 2
-    if len(squares) < LEAST or squares.max() <= HEAVY * squares.sum():
+    if len(squares) < LEAST_GROUPS or squares.max() <= DOMINANT_FRACTION * squares.sum():
         return []
     held = f"{100 * squares.max() / squares.sum():.0f} %"
     return [
@@ -177,24 +182,24 @@ def heavy(values: Values, groups: Groups = None, unit: str = "prompt") -> list[s
     ]
 
 
-def of_differences(limits: Limits) -> Limits:
+def limits_of_difference(limits: Limits) -> Limits:
     """The limits of a difference of two values that have these limits.
 
-    >>> of_differences((0.0, 1.0))
+    >>> limits_of_difference((0.0, 1.0))
     (-1.0, 1.0)
     """
     return limits[0] - limits[1], limits[1] - limits[0]
 
 
-def _open(sides: Sequence[Clusters], ends: Limits, unit: str) -> str:
+def _note_on_open_side(sides: Sequence[Clusters], ends: Limits, unit: str) -> str:
     if all(map(math.isfinite, ends)):
         return ""
-    side = min(sides, key=apart)
-    count, size = len(side.sums) - apart(side), len(side.sums)
+    side = min(sides, key=groups_off_mode)
+    count, size = len(side.sums) - groups_off_mode(side), len(side.sums)
     return f"{count} of {size} {unit} have one value, and the range is open: no bound is known on the open side"
 
 
-def _held(known: Array, limits: Limits) -> tuple[Limits, str]:
+def _usable_limits(known: Array, limits: Limits) -> tuple[Limits, str]:
     """The limits, without those that a value is beyond by more than rounding, and what is
     to be said of it."""
     near = 1e-6 * max([1.0, *(abs(end) for end in limits if math.isfinite(end))])

@@ -13,13 +13,13 @@ import math
 import numpy as np
 from scipy.special import nctdtr
 
-from vidrl.inference.confidence import least_p, uncautious
-from vidrl.inference.means import LEAST
+from vidrl.inference.confidence import least_p, p_before_inflation
+from vidrl.inference.means import LEAST_GROUPS
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.student import t_quantile
 
 POWER = 0.8
-MOST = 1_000_000  # prompts
+MOST_PROMPTS = 1_000_000  # prompts
 
 
 def power(delta: float, groups: int, alpha: float) -> float:
@@ -52,7 +52,7 @@ def least_detectable(
     >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
     (0.291, inf)
     """
-    level = reachable(groups, family, alpha)
+    level = required_p(groups, family, alpha)
     if not level:
         return math.inf
     low, high = 0.0, 4.0
@@ -64,7 +64,7 @@ def least_detectable(
     return high * (1 + 1 / groups) * std / math.sqrt(groups)
 
 
-def needed(
+def prompts_needed(
     std: float, difference: float, family: int = 1, alpha: float = 0.05, wanted: float = POWER
 ) -> int:
     """The least number of prompts by which `least_detectable` is at most `difference`.
@@ -72,17 +72,17 @@ def needed(
     Raises ValueError for a difference or std that is not above 0, and where more than a
     million prompts are needed.
 
-    >>> needed(1.0, 0.5), needed(1.0, 5.0, family=12)
+    >>> prompts_needed(1.0, 0.5), prompts_needed(1.0, 5.0, family=12)
     (39, 12)
     """
     if not (difference > 0 and std > 0):
         raise ValueError(f"expected a difference and a std above 0, got {difference} and {std}")
-    low, high = LEAST - 1, LEAST
+    low, high = LEAST_GROUPS - 1, LEAST_GROUPS
     while least_detectable(std, high, family, alpha, wanted) > difference:
         low, high = high, 2 * high
-        if high > MOST:
+        if high > MOST_PROMPTS:
             raise ValueError(
-                f"a difference of {difference} at a std of {std} needs more than {MOST:,} prompts"
+                f"a difference of {difference} at a std of {std} needs more than {MOST_PROMPTS:,} prompts"
             )
     while high - low > 1:
         middle = (low + high) // 2
@@ -91,15 +91,15 @@ def needed(
     return high
 
 
-def reachable(groups: int, family: int = 1, alpha: float = 0.05) -> float:
+def required_p(groups: int, family: int = 1, alpha: float = 0.05) -> float:
     """The p, before it is made `cautious`, that so many prompts need in a family of tests;
     0 where none can reach it.
 
-    >>> reachable(8, 12), round(reachable(20, 4), 5)
+    >>> required_p(8, 12), round(required_p(20, 4), 5)
     (0.0, 0.00459)
     """
-    if groups < LEAST:
+    if groups < LEAST_GROUPS:
         return 0.0
-    level = uncautious(alpha / family, groups)
+    level = p_before_inflation(alpha / family, groups)
     drawn = max(DRAWS, 250 * family)  # as vidrl.bench.difference draws: no p is below 2 / draws
     return level if max(least_p(groups), 2 / (drawn + 1)) < level else 0.0

@@ -17,13 +17,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from vidrl.inference.clusters import Clusters, mirrored
+from vidrl.inference.clusters import Clusters, negated
 from vidrl.inference.student import CELLS, Array
 
 DRAWS = 10_000  # by which the percentiles of one seed are right to 0.2 %
 
 
-def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Array:
+def bootstrap_ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Array:
     """Student's ratio of each draw, sorted, of one side's mean, or of the second's less the
     first's, (draws,) or fewer.
 
@@ -31,15 +31,16 @@ def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Arra
     the negated ratios.
     """
     if len(sides) == 1 and ((sides[0].sums - sides[0].mean * sides[0].counts) ** 3).sum() < 0:
-        return -_sorted([mirrored(sides[0])], draws, seed)[::-1]
-    return _sorted(sides, draws, seed)
+        return -_sorted_ratios([negated(sides[0])], draws, seed)[::-1]
+    return _sorted_ratios(sides, draws, seed)
 
 
-def _sorted(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
+def _sorted_ratios(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
     moved, variance = np.zeros(draws), np.zeros(draws)
     for number, side in enumerate(sides):
         found = [
-            _departure(side, weights) for weights in _weights(len(side.sums), draws, seed, number)
+            _deviations_and_variances(side, weights)
+            for weights in _weights(len(side.sums), draws, seed, number)
         ]
         moved = np.concatenate([d for d, _ in found]) - moved
         variance += np.concatenate([v for _, v in found])
@@ -47,7 +48,7 @@ def _sorted(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
     return np.sort(moved[spread] / np.sqrt(variance[spread]))
 
 
-def _departure(side: Clusters, weights: Array) -> tuple[Array, Array]:
+def _deviations_and_variances(side: Clusters, weights: Array) -> tuple[Array, Array]:
     """How far the mean of each draw, under weights (draws, G), is from the mean, and its
     variance as of `Clusters`."""
     s, c, G = side.sums - side.mean * side.counts, side.counts, len(side.sums)
@@ -60,13 +61,13 @@ def _departure(side: Clusters, weights: Array) -> tuple[Array, Array]:
 def _weights(G: int, draws: int, seed: int, side: int) -> Iterable[Array]:
     """How often each group is drawn, (draws, G), a block of draws at a time."""
     if G * draws <= CELLS:
-        return [_drawn(G, draws, seed, side)]
+        return [_cached_counts(G, draws, seed, side)]
     rng, block = np.random.default_rng([seed, side]), max(1, CELLS // G)
     return (_counts(rng, G, min(block, draws - start)) for start in range(0, draws, block))
 
 
 @lru_cache(maxsize=8)
-def _drawn(G: int, draws: int, seed: int, side: int) -> Array:
+def _cached_counts(G: int, draws: int, seed: int, side: int) -> Array:
     """Kept: all dims of a set, and most of its neighbour's, have as many groups."""
     return _counts(np.random.default_rng([seed, side]), G, draws)
 

@@ -31,13 +31,13 @@ def t_quantile(df: float, level: float = 0.975) -> float:
     return float(stdtrit(df, level))
 
 
-def expanded(n: int) -> tuple[float, float]:
+def expanded_levels(n: int) -> tuple[float, float]:
     """Return the two levels at which the percentiles of a bootstrap of n values cover 95 %.
 
     The levels are Φ(±√(n / (n − 1)) t_{n−1}) (Hesterberg, arXiv 1411.5279). The plain levels
     2.5 % and 97.5 % give intervals that are too narrow for small n: by a quarter for n = 6.
 
-    >>> [round(q, 4) for q in expanded(6)]
+    >>> [round(q, 4) for q in expanded_levels(6)]
     [0.0024, 0.9976]
     """
     reach = sqrt(n / (n - 1)) * t_quantile(n - 1)

@@ -46,6 +46,7 @@ class Run:
 
     @property
     def held_out(self) -> Mapping[str, Row]:
+        """Return the rows of the held-out table by name; empty if the run has no summary."""
         return self.summary.get("held_out", {})
 
     @property

@@ -59,6 +59,7 @@ class Verdict:
 
     @property
     def all(self) -> Tensor:
+        """Return whether a clip fulfils each word of its caption, bool (B,)."""
         both = self.shape & self.colour
         return both if self.motion is None else both & self.motion
 

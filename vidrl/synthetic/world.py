@@ -72,6 +72,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
+        """Return the sentence that describes the scene; `parse` reverses it."""
         pace = "" if self.motion == "rest" else f" {SPEEDS[self.speed]}"
         camera = "" if self.camera == "static" else f" while the camera pans {self.camera}"
         return f"a {self.colour} {self.shape} {MOTIONS[self.motion]}{pace} on a {self.background} background{camera}"

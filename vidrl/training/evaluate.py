@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidrl import config, plugin
 from vidrl.config import RewardSection
-from vidrl.inference.means import NO_LIMITS, interval, of_differences
+from vidrl.inference.means import NO_LIMITS, interval, limits_of_difference
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards import load as load_reward
 from vidrl.rewards._files import atomic_file
@@ -393,7 +393,7 @@ def _limits(name: str) -> tuple[float, float]:
 def _compared(before: np.ndarray, after: np.ndarray, limits: tuple[float, float]) -> dict[str, Any]:
     both = np.isfinite(before) & np.isfinite(after)
     a, b = before[both], after[both]
-    over = interval(b - a, limits=of_differences(limits), unit="clips")
+    over = interval(b - a, limits=limits_of_difference(limits), unit="clips")
     # an interval with one end would mislead
     finite = math.isfinite(over.low) and math.isfinite(over.high)
     ends = {"low": over.low if finite else None, "high": over.high if finite else None}

@@ -20,11 +20,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from vidrl.inference.clusters import Clusters, mirrored
+from vidrl.inference.clusters import Clusters, negated
 from vidrl.inference.student import CELLS, Array
 
 
-def lowest(side: Clusters, end: float, draws: int, seed: int) -> Array:
+def lower_bounds(side: Clusters, end: float, draws: int, seed: int) -> Array:
     """Weighted means with one group more at the lower end of the range, (draws,), not
     sorted.
 
@@ -40,28 +40,30 @@ def lowest(side: Clusters, end: float, draws: int, seed: int) -> Array:
     return (sums + w * size * end) / (counts + w * size)
 
 
-def highest(side: Clusters, end: float, draws: int, seed: int) -> Array:
+def upper_bounds(side: Clusters, end: float, draws: int, seed: int) -> Array:
     """The same at the upper end: those of the negated values, negated."""
-    return -lowest(mirrored(side), -end, draws, seed)
+    return -lower_bounds(negated(side), -end, draws, seed)
 
 
 def _weights(G: int, draws: int, seed: int) -> Iterable[tuple[Array, Array]]:
     """Weights of the groups (draws, G) and of the further group (draws,), a block at a
     time."""
     if G * draws <= CELLS:
-        return [_kept(G, draws, seed)]
+        return [_cached_weights(G, draws, seed)]
     block = max(1, CELLS // G)
-    rng, w = np.random.default_rng([seed, G]), _further(G, draws, seed)
-    return (_shared(rng, G, w[start : start + block]) for start in range(0, draws, block))
+    rng, w = np.random.default_rng([seed, G]), _extra_weights(G, draws, seed)
+    return (
+        _dirichlet_weights(rng, G, w[start : start + block]) for start in range(0, draws, block)
+    )
 
 
 @lru_cache(maxsize=8)
-def _kept(G: int, draws: int, seed: int) -> tuple[Array, Array]:
+def _cached_weights(G: int, draws: int, seed: int) -> tuple[Array, Array]:
     """Kept: most shares of a table are of as many groups."""
-    return _shared(np.random.default_rng([seed, G]), G, _further(G, draws, seed))
+    return _dirichlet_weights(np.random.default_rng([seed, G]), G, _extra_weights(G, draws, seed))
 
 
-def _further(G: int, draws: int, seed: int) -> Array:
+def _extra_weights(G: int, draws: int, seed: int) -> Array:
     """Weights of the further group, Beta(1, G): one in each of `draws` equal parts of the
     distribution, shuffled.
 
@@ -71,6 +73,6 @@ def _further(G: int, draws: int, seed: int) -> Array:
     return 1 - u ** (1 / G)
 
 
-def _shared(rng: np.random.Generator, G: int, w: Array) -> tuple[Array, Array]:
+def _dirichlet_weights(rng: np.random.Generator, G: int, w: Array) -> tuple[Array, Array]:
     drawn = rng.exponential(size=(len(w), G))
     return drawn * ((1 - w) / drawn.sum(1))[:, None], w
