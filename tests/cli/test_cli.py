@@ -16,7 +16,7 @@ from vidrl import cli, config, rewards
 from vidrl.training import checkpoint
 from vidrl.training import resume as resume_
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from vidrl.backbones.wan import Wan
 from vidrl.cost import cards, counting, skeleton, table, tracing, work
 from vidrl.cost.calibrate import Pace
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEMO = "scripts/recipes/study.toml"
 
 

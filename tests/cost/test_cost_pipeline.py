@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
-sys.path.insert(0, str(Path(__file__).parent / "backbones"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 
 from families import FAMILIES
 

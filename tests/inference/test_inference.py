@@ -27,7 +27,7 @@ from vidrl.inference.power import least_detectable, power, prompts_needed, requi
 from vidrl.inference.proportions import proportion_interval
 from vidrl.inference.student import expanded_levels, t_below, t_quantile
 
-STUDIES = Path(__file__).parent.parent / "benchmarks/studies"
+STUDIES = Path(__file__).parents[2] / "benchmarks/studies"
 
 
 def script(name):
