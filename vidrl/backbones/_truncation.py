@@ -60,9 +60,9 @@ class _ListeningTokenizer:
         return getattr(self.tokenizer, name)
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        for text_given in [text] if isinstance(text, str) else text or []:
-            if isinstance(text_given, str) and PLACEHOLDER in text_given:
-                self.calls.append((self.tokenizer, text_given, kwargs))
+        for one_text in [text] if isinstance(text, str) else text or []:
+            if isinstance(one_text, str) and PLACEHOLDER in one_text:
+                self.calls.append((self.tokenizer, one_text, kwargs))
         return self.tokenizer(text, *args, **kwargs)
 
 
