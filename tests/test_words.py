@@ -71,9 +71,7 @@ IRREGULAR = {
 # Folders and files whose words still have to be rewritten.
 PENDING: set[str] = {
     "benchmarks/studies",
-    "rewards/_hosts",
     "rewards/_networks",
-    "rewards/_prompts",
     "rewards/_vbench",
     "vidrl",
     "vidrl/cli",

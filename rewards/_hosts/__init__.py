@@ -1,1 +1,1 @@
-"""Adapters between vidrl's rewards and other trainers, both ways."""
+"""A package of adapters that connect vidrl's rewards with other trainers, in both directions."""

@@ -1,7 +1,7 @@
-"""Rewards in other trainers that want an object or a class, made of a Reward.
+"""Turn a Reward into the objects and classes that other trainers want.
 
 Flow-Factory and UniRL are imported when their adapter is called, because their classes are
-the base of what it gives.
+the bases of the result.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
@@ -35,14 +35,13 @@ from .shared import (
 
 
 def flow_factory(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
-    """For Flow-Factory: a PointwiseRewardModel class, to be named `my_module.MyReward` in
-    the recipe's `reward_model`.
+    """Return a PointwiseRewardModel class for Flow-Factory's `reward_model`.
 
-    It takes clips as tensors (F, C, H, W), of any sizes, and gives
-    RewardModelOutput(rewards (B,), extra_info). There a NaN makes the advantages of all
-    clips NaN, hence unscored="raise". Raises ImportError without Flow-Factory. Read:
-    X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py,
-    registry.py.
+    The recipe names the class as `my_module.MyReward`. The class takes clips as tensors (F,
+    C, H, W), of any sizes, and gives RewardModelOutput(rewards (B,), extra_info). In
+    Flow-Factory a NaN makes the advantages of all clips NaN, hence unscored="raise". Raises
+    ImportError without Flow-Factory. Sources: X-GenGroup/Flow-Factory,
+    src/flow_factory/rewards/abc.py, reward_processor.py, registry.py.
     """
     return _model("PointwiseRewardModel", reward, fps, unscored, lambda values: values)
 
@@ -53,10 +52,10 @@ def flow_factory_groupwise(
     within: Callable[[Tensor], Tensor] | None = None,
     unscored: Policy = "raise",
 ) -> type:
-    """For Flow-Factory: a GroupwiseRewardModel class, which sees all clips of one prompt.
+    """Return a GroupwiseRewardModel class for Flow-Factory, which sees all clips of one prompt.
 
-    `within` makes the group's rewards (B,) of its scores (B,); by default their ranks in
-    [0, 1], ties halved. Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py,
+    `within` maps the group's scores (B,) to rewards (B,); by default to ranks in [0, 1],
+    with ties halved. Sources: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py,
     reward_processor.py.
     """
     return _model("GroupwiseRewardModel", reward, fps, unscored, within or ranks)
@@ -69,14 +68,13 @@ def videox_fun(
     scale: float = 1.0,
     unscored: Policy = "raise",
 ) -> VideoXFun:
-    """For VideoX-Fun's reward backpropagation: `loss_fn(frames, prompts) -> (loss,
-    reward)`, gradients to the frames.
+    """Return VideoX-Fun's `loss_fn(frames, prompts) -> (loss, reward)`, with gradients.
 
     `frames` (B, C, F, H, W) in [0, 1]. loss = -scale * mean reward, or scale * mean |reward
-    - best|, as its own rewards have with `max_reward`. `fps` is that of the frames it hands
-    over (`num_sampled_frames` thins them out). Raises ValueError for a reward without
-    gradients. Read: aigc-apps/VideoX-Fun, videox_fun/reward/reward_fn.py,
-    scripts/wan2.1_fun/train_reward_lora.py.
+    - best|, as VideoX-Fun's own rewards have with `max_reward`. `fps` is the rate of the
+    frames that VideoX-Fun passes (`num_sampled_frames` thins them out). Raises ValueError
+    for a reward without gradients. Sources: aigc-apps/VideoX-Fun,
+    videox_fun/reward/reward_fn.py, scripts/wan2.1_fun/train_reward_lora.py.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> frames = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
@@ -96,7 +94,7 @@ def videox_fun(
 
 @dataclass(frozen=True)
 class VideoXFun:
-    """What `videox_fun` gives: called, (loss, mean reward); `get_reward`, one a clip."""
+    """A loss function that `videox_fun` returns; `get_reward` gives one value a clip."""
 
     reward: Reward
     fps: float
@@ -107,13 +105,13 @@ class VideoXFun:
     def __call__(
         self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The loss to go down, and the mean reward."""
+        """Return the loss to minimise, and the mean reward."""
         values = self.get_reward(batch_frames, batch_prompt)
         away = -values if self.best is None else (values - self.best).abs()
         return self.scale * away.mean(), values.mean()
 
     def get_reward(self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None) -> Tensor:
-        """The reward of each clip, (B,)."""
+        """Return the reward of each clip, (B,)."""
         clips = check_five_axes(batch_frames, "(batch, channels, frames, height, width)").transpose(
             1, 2
         )
@@ -125,13 +123,13 @@ class VideoXFun:
 
 
 def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
-    """For UniRL: a RewardBackend class of videos, to be named as `_target_:
-    my_module.MyReward` under `reward.backend`.
+    """Return a RewardBackend class of videos for UniRL.
 
-    It reads the request's `videos`, tensors (C, F, H, W) in [0, 1], and its prompts. A clip
-    that cannot be scored is a failure of its sample, with the reason, at which UniRL's
-    RewardService stops the run; where `unscored` is a number, that number stands for the
-    clip, with a warning. Raises ImportError without UniRL. Read: Tencent-Hunyuan/UniRL,
+    The recipe names the class as `_target_: my_module.MyReward` under `reward.backend`. The
+    class reads the request's `videos`, tensors (C, F, H, W) in [0, 1], and its prompts. A
+    clip that cannot be scored is a failure of its sample, with the reason, at which UniRL's
+    RewardService stops the run; if `unscored` is a number, this number replaces the score,
+    with a warning. Raises ImportError without UniRL. Sources: Tencent-Hunyuan/UniRL,
     unirl/reward/base.py, service.py, unirl/types/reward.py.
     """
     reward = checked_reward(reward, unscored, fps, ("raise",))
@@ -175,15 +173,15 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
 
 
 def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
-    """For DanceGRPO: what stands for its `inferencer`, called
-    `inferencer.reward(video_paths, prompts, use_norm=True)`.
+    """Return a replacement of DanceGRPO's `inferencer`.
 
-    It gives one dict a clip: "VQ", "MQ" and "TA" are the reward, "Overall" is their sum, as
-    in VideoAlign, so that vq_coef + mq_coef weighs the reward. The rate is that of each
-    file. DanceGRPO turns every Exception of a reward into the reward -1, without a word; so
-    an error, and a clip that cannot be scored, raises SystemExit, which ends the process
-    with the reason. `unscored` is "raise", or a number that stands for the clip, with a
-    warning. Read: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py,
+    DanceGRPO calls `inferencer.reward(video_paths, prompts, use_norm=True)`. The result is
+    one dict a clip: "VQ", "MQ" and "TA" are the reward, "Overall" is their sum, as in
+    VideoAlign, so that vq_coef + mq_coef weighs the reward. The rate is that of each file.
+    DanceGRPO silently turns every Exception of a reward into the reward -1; so an error,
+    and a clip that cannot be scored, raises SystemExit, which ends the process with the
+    reason. `unscored` is "raise", or a number that replaces the score, with a warning.
+    Sources: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py,
     train_grpo_skyreels_i2v.py, fastvideo/models/videoalign/inference.py.
     """
     reward = checked_reward(reward, unscored, None, ("raise",))
@@ -192,7 +190,7 @@ def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
 
 @dataclass(frozen=True)
 class DanceGRPO:
-    """What `dance_grpo` gives: `reward(video_paths, prompts)`, a list of dicts."""
+    """An object that `dance_grpo` returns; `reward(video_paths, prompts)` gives dicts."""
 
     scorer: Reward
     unscored: Policy
@@ -206,12 +204,12 @@ class DanceGRPO:
         max_pixels: int | None = None,
         use_norm: bool = True,
     ) -> list[dict[str, float]]:
-        """The reward of each file; `use_norm` has no meaning here, and VideoAlign's other
-        options are refused."""
+        """Return the reward of each file; ignore `use_norm` and refuse VideoAlign's options."""
         try:
             if (fps, num_frames, max_pixels) != (None, None, None):
                 raise ValueError(
-                    "expected no fps, num_frames or max_pixels: every frame of a file is read, at the "
+                    "expected no fps, num_frames or max_pixels: every frame of a file is read, at "
+                    "the "
                     "rate and size of the file"
                 )
             values = self._values(video_paths, prompts)
@@ -222,6 +220,7 @@ class DanceGRPO:
     def _values(
         self, paths: Sequence[str | os.PathLike[str]], prompts: Sequence[str]
     ) -> list[float]:
+        """Read and score the files."""
         if isinstance(paths, str | os.PathLike):
             raise ValueError(
                 f"expected a list of paths of video files, got {paths!r}: one clip is [path]"
@@ -232,7 +231,7 @@ class DanceGRPO:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks in [0, 1] among those that are scored, ties halved; NaN stays.
+    """Return ranks in [0, 1] among the scored values, ties halved; NaN stays.
 
     >>> ranks(torch.tensor([0.3, 5.0, float("nan"), 0.3]))
     tensor([0.2500, 1.0000,    nan, 0.2500])
@@ -247,7 +246,7 @@ def ranks(values: Tensor) -> Tensor:
 def _model(
     base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]
 ) -> type:
-    """A reward model class of Flow-Factory; it asks for what `__call__` names."""
+    """Build a reward model class of Flow-Factory, which passes arguments by name."""
     reward = checked_reward(reward, unscored, fps)
     host = _imported("flow_factory.rewards.abc", "Flow-Factory")
 
@@ -274,6 +273,7 @@ def _model(
 
 
 def _imported(module: str, host: str) -> ModuleType:
+    """Import a module of another trainer, or raise ImportError with the cure."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

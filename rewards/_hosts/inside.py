@@ -1,4 +1,4 @@
-"""Rewards of other trainers, each as a Reward; no trainer is imported.
+"""Turn rewards of other trainers into a Reward; no trainer is imported.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
@@ -19,11 +19,11 @@ from ..base import Reward, Samples, Score, refusals
 
 
 def from_flow_grpo(fn: Callable[..., Any], frames: int = 0, errors: str = "raise") -> Foreign:
-    """A Reward of a Flow-GRPO function `fn(images, prompts, metadata) -> (scores, info)`,
-    or of its `multi_score`.
+    """Return a Reward of a Flow-GRPO function or of its `multi_score`.
 
-    Clips go to it as (B, F, C, H, W) float in [0, 1]; with `frames` > 0, for functions of
-    images, that many frames of each as (B, C, H, W), and their mean is the value.
+    The function is `fn(images, prompts, metadata) -> (scores, info)`. It gets clips as (B,
+    F, C, H, W) float in [0, 1]. With `frames` > 0, for functions of images, it gets that
+    many frames of each clip as (B, C, H, W), and their mean is the value.
     """
 
     def call(samples: Samples) -> Any:
@@ -39,8 +39,7 @@ def from_flow_grpo(fn: Callable[..., Any], frames: int = 0, errors: str = "raise
 
 
 def from_flow_factory(model: Any, errors: str = "raise") -> Foreign:
-    """A Reward of a Flow-Factory reward model: clips as tensors (F, C, H, W) or as lists of
-    PIL images, as it asks."""
+    """Return a Reward of a Flow-Factory reward model, which gets tensors or PIL images."""
 
     def call(samples: Samples) -> Any:
         tensors = getattr(model, "use_tensor_inputs", False)
@@ -54,8 +53,7 @@ def from_flow_factory(model: Any, errors: str = "raise") -> Foreign:
 def from_verl_omni(
     compute_score: Callable[..., Any], data_source: str = "vidrl", errors: str = "raise"
 ) -> Foreign:
-    """A Reward of a VeRL-Omni `compute_score`, plain or async: one uint8 clip (F, C, H, W)
-    a call."""
+    """Return a Reward of a VeRL-Omni `compute_score`, plain or async, for uint8 clips."""
 
     def one(samples: Samples, i: int) -> float:
         clip = (
@@ -80,8 +78,7 @@ def from_verl_omni(
 
 
 def from_trl(fn: Callable[..., Any], errors: str = "raise") -> Foreign:
-    """A Reward of a function `fn(prompts, completions, **columns) -> list of float or
-    None`; None becomes NaN.
+    """Return a Reward of TRL's `fn(prompts, completions, **columns)`; None becomes NaN.
 
     Completions are tensors (F, C, H, W) in [0, 1]; columns are `fps` and what each clip's
     meta holds.
@@ -100,8 +97,10 @@ def from_trl(fn: Callable[..., Any], errors: str = "raise") -> Foreign:
 
 
 def from_videox_fun(reward: Any, errors: str = "raise") -> Foreign:
-    """A Reward, with gradients, of a VideoX-Fun reward: its `get_reward(frames, prompts)`,
-    (B, C, F, H, W)."""
+    """Return a Reward, with gradients, of a VideoX-Fun reward's `get_reward(frames, prompts)`.
+
+    The frames are (B, C, F, H, W).
+    """
 
     def call(samples: Samples) -> Any:
         frames, prompts = samples.frames.transpose(1, 2), list(samples.prompts)
@@ -115,8 +114,10 @@ def from_videox_fun(reward: Any, errors: str = "raise") -> Foreign:
 
 
 def from_fastvideo(scorer: Callable[..., Any], errors: str = "raise") -> Foreign:
-    """A Reward of a FastVideo scorer `(media, prompts) -> tensor (B,)`, or of a
-    MultiRewardScorer, by its "avg"."""
+    """Return a Reward of a FastVideo scorer `(media, prompts) -> tensor (B,)`.
+
+    Of a MultiRewardScorer the entry "avg" is the value.
+    """
 
     def call(samples: Samples) -> Any:
         scores = scorer(samples.frames.transpose(1, 2), list(samples.prompts))
@@ -126,11 +127,11 @@ def from_fastvideo(scorer: Callable[..., Any], errors: str = "raise") -> Foreign
 
 
 class Foreign(Reward):
-    """A reward of another trainer; its curve is the value at every frame.
+    """A reward that another trainer's function computes; its curve is the value at every frame.
 
-    NaN or None of the function is an unscored clip. `errors="raise"` lets its exceptions
-    through, "nan" makes of each a reason of the clip that it was raised for. Raises
-    ValueError where it gives another number of scores than clips.
+    NaN or None of the function means an unscored clip. `errors="raise"` lets the function's
+    exceptions through; "nan" turns each into the reason of its clip. Raises ValueError if
+    the function gives another number of scores than clips.
     """
 
     time_support = "clip"
@@ -148,11 +149,12 @@ class Foreign(Reward):
             raise ValueError(
                 f"expected errors 'raise' or 'nan' and frames >= 0, got {errors!r} and {frames}"
             )
-        self.call, self.looks, self.errors, self.name = call, frames, errors, name
+        self.call, self.looks = call, frames
+        self.errors, self.name = errors, name
         self.differentiable = differentiable  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         why = refusals(samples, 1, 1)
         rows = [i for i, reason in enumerate(why) if reason is None]
         value = samples.frames.new_full((len(why),), math.nan)
@@ -165,6 +167,7 @@ class Foreign(Reward):
         )
 
     def _safely(self, samples: Samples) -> tuple[Tensor, list[str | None]]:
+        """Return values and reasons; after an error, score one by one to find its clip."""
         try:
             value = self._looked(samples)
         except Exception as error:
@@ -185,6 +188,7 @@ class Foreign(Reward):
         ]
 
     def _looked(self, samples: Samples) -> Tensor:
+        """Return the value of whole clips, or the mean over the chosen frames."""
         if not self.looks:
             return self._called(samples)
         total = samples.video.shape[1]
@@ -202,6 +206,7 @@ class Foreign(Reward):
         return torch.stack([self._called(part) for part in parts]).mean(0)
 
     def _called(self, samples: Samples) -> Tensor:
+        """Call the function and check the number of its scores."""
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             scores = self.call(samples)
         if not isinstance(scores, Tensor):
@@ -215,6 +220,7 @@ class Foreign(Reward):
 
 
 def _pictures(clip: Tensor) -> list[Any]:
+    """Return the frames of a clip as PIL images."""
     image = importlib.import_module("PIL.Image")
     return [
         image.fromarray(frame)
@@ -223,12 +229,15 @@ def _pictures(clip: Tensor) -> list[Any]:
 
 
 def as_bytes(clip: Tensor) -> Tensor:
+    """Convert a clip in [0, 1] to uint8."""
     return (clip.detach() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _meta(samples: Samples) -> list[dict[str, Any]]:
+    """Return a dict for each clip, empty if the samples have no meta."""
     return [dict(one) for one in samples.meta] or [{} for _ in range(len(samples))]
 
 
 def _name(fn: Any) -> str:
+    """Return the name of a function or of an object's class."""
     return getattr(fn, "__name__", type(fn).__name__)

@@ -1,5 +1,4 @@
-"""Rewards in other trainers: the functions that they call, made of a Reward; no trainer is
-imported.
+"""Turn a Reward into the functions that other trainers call; no trainer is imported.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
@@ -33,15 +32,15 @@ from .shared import (
 def flow_grpo(
     reward: Reward, fps: float, whole: bool = False, unscored: Policy = "raise"
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """For Flow-GRPO: `fn(images, prompts, metadata) -> (scores, info)`, an entry of
-    `multi_score`'s `score_functions`.
+    """Return Flow-GRPO's `fn(images, prompts, metadata) -> (scores, info)` of a reward.
 
-    `images`: tensors (B, F, C, H, W) or (B, C, H, W) float in [0, 1], or arrays (B, F, H,
-    W, C) or (B, H, W, C) uint8. `scores` is an array (B,), `info["why"]` the reasons.
-    `whole` stands for `multi_score(...)` itself: scores are then {"avg": ..., part: ...}.
-    There a NaN makes the advantages of all clips of its prompt NaN, hence unscored="raise".
-    Read: yifan123/flow_grpo, flow_grpo/rewards.py, scripts/train_wan2_1.py,
-    flow_grpo/stat_tracking.py.
+    The function is an entry of `multi_score`'s `score_functions`. `images` are tensors (B,
+    F, C, H, W) or (B, C, H, W) float in [0, 1], or arrays (B, F, H, W, C) or (B, H, W, C)
+    uint8. `scores` is an array (B,), `info["why"]` the reasons. With `whole` the function
+    replaces `multi_score(...)` itself: scores are then {"avg": ..., part: ...}. In
+    Flow-GRPO a NaN makes the advantages of all clips of its prompt NaN, hence
+    unscored="raise". Sources: yifan123/flow_grpo, flow_grpo/rewards.py,
+    scripts/train_wan2_1.py, flow_grpo/stat_tracking.py.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
@@ -69,16 +68,16 @@ def flow_grpo(
 def verl_omni(
     reward: Reward, fps: float | None = None, prompt_key: str = "", unscored: Policy = "raise"
 ) -> Callable[..., dict[str, Any]]:
-    """For VeRL-Omni: `compute_score(data_source, solution_image, ground_truth, extra_info)
-    -> {"score": ..., ...}`.
+    """Return VeRL-Omni's `compute_score(...) -> {"score": ..., ...}` of a reward.
 
-    One clip a call, uint8, of any of the axes that its pipelines give: (F, C, H, W), (C, F,
-    H, W), (F, H, W, C), with an axis of size 1 before, or an image (C, H, W). The prompt is
-    `extra_info[prompt_key]`, or `ground_truth`. The rate is the option `fps` of its entry,
-    else `fps` here, else `extra_info["fps"]`. Every call gives the same keys: score, the
-    parts' names, why. Among several reward functions VeRL-Omni counts an error as 0, and
-    logs it, unless the entry says `required: true`. Read: verl-project/verl-omni,
-    verl_omni/reward_loop/reward_manager/visual.py, multi.py,
+    Its arguments are `data_source`, `solution_image`, `ground_truth` and `extra_info`. A
+    call has one clip, uint8, with any of the axes that VeRL-Omni's pipelines give: (F, C,
+    H, W), (C, F, H, W), (F, H, W, C), with an axis of size 1 before, or an image (C, H, W).
+    The prompt is `extra_info[prompt_key]`, or `ground_truth`. The rate is the option `fps`
+    of its entry, else `fps` here, else `extra_info["fps"]`. Every call gives the same keys:
+    score, the parts' names, why. Among several reward functions VeRL-Omni counts an error
+    as 0, and logs it, unless the entry says `required: true`. Sources:
+    verl-project/verl-omni, verl_omni/reward_loop/reward_manager/visual.py, multi.py,
     verl_omni/utils/reward_score/genrm_ocr.py.
 
     >>> import torch
@@ -120,8 +119,7 @@ def verl_omni(
 def clips(
     reward: Reward, fps: float | None = None, unscored: Policy = "none"
 ) -> Callable[..., list[float | None]]:
-    """For any trainer that hands over a list: `fn(clips, prompts) -> list of float or
-    None`, one a clip.
+    """Return `fn(clips, prompts) -> list of float or None`, one a clip, for any trainer.
 
     Each clip is the path of a video file, a tensor (C, F, H, W), (F, C, H, W) or (F, H, W,
     C), an array (F, H, W, C), or a list of PIL images; floats are in [0, 1], integers
@@ -130,9 +128,9 @@ def clips(
     call, one number or one a clip. A clip that cannot be scored gives None, or what
     `unscored` says.
 
-    The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`,
-    and of those who copy it. Raises ValueError for something else than a list of clips, and
-    for clips whose channel axis is ambiguous.
+    The function also accepts the call of TRL, `fn(prompts=..., completions=...,
+    **columns)`. Raises ValueError for anything else than a list of clips, and for clips
+    whose channel axis is ambiguous.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
@@ -167,6 +165,7 @@ def clips(
 
 
 def _list_of_clips(clips: Any, completions: Any) -> Sequence[Any]:
+    """Return the clips of a call; raise ValueError unless it gives one list of them."""
     given = completions if clips is None else clips
     one = isinstance(given, str | os.PathLike) or (hasattr(given, "ndim") and given.ndim != 5)
     if given is None or (clips is not None and completions is not None) or one:
@@ -188,10 +187,10 @@ def _list_of_clips(clips: Any, completions: Any) -> Sequence[Any]:
 def fastvideo(
     reward: Reward, fps: float, unscored: Policy = "raise"
 ) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """For FastVideo's `MultiRewardScorer`: `scorer(media, prompts) -> tensor (B,)` on the
-    media's device.
+    """Return FastVideo's `scorer(media, prompts) -> tensor (B,)` on the media's device.
 
-    `media` (B, C, F, H, W) or (B, C, H, W), float in [0, 1]. Read: hao-ai-lab/FastVideo,
+    The function is an entry of `MultiRewardScorer`. `media` is (B, C, F, H, W) or (B, C, H,
+    W), float in [0, 1]. Sources: hao-ai-lab/FastVideo,
     fastvideo/train/methods/rl/rewards/media.py, dynamic_tracking.py.
 
     >>> import torch

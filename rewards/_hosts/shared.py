@@ -1,5 +1,7 @@
-"""What the adapters to other trainers share: clips in any shape, their scores, and what
-stands for a missing one."""
+"""Convert clips of any layout, score them, and decide what replaces a missing score.
+
+The adapters to other trainers share these functions.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,21 @@ Policy = str | float
 
 
 class Unscored(ValueError):
-    """Clips of a call that could not be scored, with their reasons; `rows` are their
-    numbers."""
+    """Clips of a call that cannot be scored, with their reasons; `rows` are their numbers."""
 
     def __init__(self, why: Mapping[int, str]) -> None:
         self.rows = list(why)
-        told = "; ".join(f"clip {i}: {reason}" for i, reason in list(why.items())[:4])
+        reasons = "; ".join(f"clip {i}: {reason}" for i, reason in list(why.items())[:4])
         super().__init__(
-            f"{len(why)} of the clips could not be scored ({told}): mend the clips, or pass the adapter "
-            "another `unscored`, as a number that stands for such a clip"
+            f"{len(why)} of the clips could not be scored ({reasons}): mend the clips, or pass the "
+            "adapter another `unscored`, as a number that stands for such a clip"
         )
 
 
 @dataclass
 class ClipScores:
+    """Scores that belong to a call's clips: values (B,), reasons, and the parts' values."""
+
     value: Tensor  # (B,)
     why: list[str | None]
     parts: dict[str, Tensor]
@@ -49,8 +52,10 @@ def score_clips(
     fps: Any,
     gradients: bool = False,
 ) -> ClipScores:
-    """The scores of clips (F, C, H, W), those of one shape and rate together; values on the
-    CPU unless `gradients`."""
+    """Score clips (F, C, H, W); clips of one shape and rate form one batch.
+
+    Values are on the CPU unless `gradients` is true.
+    """
     if prompts is None or isinstance(prompts, str) or len(prompts) != len(clips):
         got = (
             "none"
@@ -66,7 +71,9 @@ def score_clips(
         groups.setdefault((clip.shape, clip.dtype, rates[i]), []).append(i)
     why: list[str | None] = [None] * len(clips)
     values: dict[str, list[Tensor]] = {}
-    for rows in groups.values():  # a trainer's thread does not inherit its no_grad
+    for rows in groups.values():
+        # Grad mode is a property of each thread: a trainer's worker thread does not inherit the
+        # no_grad of its main thread.
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             score = reward(
                 Samples(
@@ -85,14 +92,14 @@ def score_clips(
             lost = None if torch.isfinite(score.value[i]) else "unscored: not finite"
             why[row] = score.why[i] or lost
     back = torch.tensor([row for rows in groups.values() for row in rows]).argsort()
-    # parts of all
+    # Only parts that every group of clips has are returned.
     values = {name: found for name, found in values.items() if sum(map(len, found)) == len(clips)}
     whole = {name: torch.cat(value)[back.to(value[0].device)] for name, value in values.items()}
     return ClipScores(whole.pop("", torch.zeros(0)), why, whole)
 
 
 def values_for_trainer(found: ClipScores, unscored: Policy) -> Tensor:
-    """The values as the trainer is to see them."""
+    """Return the values, with `unscored` applied to the clips that have no score."""
     lost = {i: reason for i, reason in enumerate(found.why) if reason}
     if not lost or unscored == "nan":
         return found.value
@@ -108,7 +115,7 @@ def values_for_trainer(found: ClipScores, unscored: Policy) -> Tensor:
 def checked_reward(
     reward: Any, unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")
 ) -> Reward:
-    """The reward, a plain function made one, after what an adapter was given is checked."""
+    """Check what an adapter was given; return the reward, made of a plain function if needed."""
     number = (
         isinstance(unscored, int | float)
         and not isinstance(unscored, bool)
@@ -124,7 +131,7 @@ def checked_reward(
 
 
 def rate_of(fps: Any, i: int) -> float:
-    """The rate of clip `i`, of one for all or one a clip."""
+    """Return the frame rate of clip `i`, from one rate for all clips or one for each."""
     rate = (
         fps[i]
         if isinstance(fps, Sequence | np.ndarray | Tensor) and not isinstance(fps, str)
@@ -136,26 +143,29 @@ def rate_of(fps: Any, i: int) -> float:
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(
-            f"expected the clips' frames a second, got {fps!r}: pass fps=16 or what they were made at"
+            f"expected the clips' frames a second, got {fps!r}: pass fps=16 or what they were made "
+            "at"
         )
     return rate
 
 
 def clips_of_batch(images: Any) -> list[Tensor]:
-    """The clips of a batch: tensors with channels before height, arrays with channels last;
-    images have one frame."""
+    """Return the clips of a batch; images become clips of one frame.
+
+    Tensors have channels before height, arrays have channels last.
+    """
     if not isinstance(images, Tensor | np.ndarray):
         return [as_clip(image) for image in images]
     if images.ndim not in (4, 5):
         raise ValueError(
-            f"expected a batch of clips (5 axes) or images (4 axes), got shape {tuple(images.shape)}"
+            "expected a batch of clips (5 axes) or images (4 axes), got shape "
+            f"{tuple(images.shape)}"
         )
     return [as_clip(image) for image in images]
 
 
 def as_clip(clip: Any) -> Tensor:
-    """(F, C, H, W) of a tensor (F, C, H, W) or (C, H, W), an array with channels last, or a
-    list of pictures."""
+    """Return (F, C, H, W) of a tensor, an array with channels last, or a list of pictures."""
     if isinstance(clip, np.ndarray):
         clip = torch.from_numpy(np.array(clip))
         clip = clip.movedim(-1, -3) if clip.shape[-1] in (1, 3) else clip
@@ -171,11 +181,11 @@ def as_clip(clip: Any) -> Tensor:
 
 
 def channels_second(clip: Tensor) -> Tensor:
-    """(F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C), which may have
-    an axis of size 1 before.
+    """Return (F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C).
 
-    The axis of the channels is the one of size 3, else the one of size 1. Raises ValueError
-    where no axis or more than one axis can be it, as in (3, 3, H, W).
+    A leading axis of size 1 is removed. The axis of the channels is the one of size 3, else
+    the one of size 1. Raises ValueError if no axis or several axes can be it, as in (3, 3,
+    H, W).
     """
     clip = clip[0] if clip.dim() == 5 and len(clip) == 1 else clip
     if clip.dim() == 3 and clip.shape[0] not in (1, 3) and clip.shape[-1] in (1, 3):
@@ -194,7 +204,7 @@ def channels_second(clip: Tensor) -> Tensor:
 
 
 def open_clip(clip: Any) -> tuple[Tensor, float | None]:
-    """A clip, and its rate if it is a file."""
+    """Return a clip, and its frame rate if it is a file."""
     if isinstance(clip, str | os.PathLike):
         return read(clip)
     if isinstance(clip, np.ndarray) and clip.shape[-1] not in (1, 3):
@@ -203,6 +213,7 @@ def open_clip(clip: Any) -> tuple[Tensor, float | None]:
 
 
 def check_five_axes(media: Any, want: str) -> Tensor:
+    """Return `media` if it is a tensor of five axes with 1 or 3 channels; raise ValueError."""
     if not isinstance(media, Tensor) or media.dim() != 5 or media.shape[1] not in (1, 3):
         got = tuple(media.shape) if hasattr(media, "shape") else type(media).__name__
         raise ValueError(f"expected a tensor {want} of 1 or 3 channels, got {got}")
@@ -210,7 +221,7 @@ def check_five_axes(media: Any, want: str) -> Tensor:
 
 
 def prompt_text(prompt: Any) -> str:
-    """A prompt as text: of a conversation, the last message's."""
+    """Return a prompt as text; of a conversation, the text of the last message."""
     if isinstance(prompt, str):
         return prompt
     content = prompt[-1]["content"]
@@ -222,11 +233,11 @@ def prompt_text(prompt: Any) -> str:
 
 
 def reward_name(reward: Reward) -> str:
-    """What a reward is called in logs: the name of its class, or of the function that it is
-    made of."""
+    """Return a reward's name in logs: that of its class, or of the function it is made of."""
     return re.sub(r"\W", "", str(getattr(reward, "name", ""))) or type(reward).__name__
 
 
 def name_function(fn: Any, reward: Reward) -> Any:
+    """Set the name by which trainers log the function, and return the function."""
     fn.__name__ = f"vidrl_{reward_name(reward).lower()}"  # trainers log by this name
     return fn

@@ -1,1 +1,1 @@
-"""What prompts ask of motion, and the questions that judges are asked."""
+"""A package that reads prompts: what they ask of motion, and the questions for judges."""

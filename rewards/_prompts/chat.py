@@ -1,5 +1,7 @@
-"""One question to an OpenAI-compatible chat endpoint: by a deadline, without redirects, no
-key in clear text."""
+"""Ask an OpenAI-compatible chat endpoint one question, with a deadline and without redirects.
+
+A key is never sent in clear text over the network.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,23 @@ from .._serving.post import (
 )
 
 LARGEST = 1 << 20  # bytes of an answer
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # the server may do better in a moment
-SPREAD = 0.25  # the share of a wait that chance may add
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses after which a later try may succeed
+SPREAD = 0.25  # largest fraction of a wait that is added at random
 
 
 class NoAnswer(RuntimeError):
-    """No answer that can be used; the message says why, without the key and without what
-    the server wrote."""
+    """A failure to get a usable answer; the message names neither the key nor the server's text."""
 
 
 @dataclass
 class Endpoint:
-    """Where to ask, and how patiently: `timeout` seconds a try, `retries` more tries,
-    `longest` seconds between two.
+    """An endpoint that is asked with `timeout` seconds a try and `retries` more tries.
 
-    Plain http shows a key to the network between, so a key is sent by https, to this
-    machine, or where `insecure` is true. An https request goes through the tunnel of the
-    proxy that HTTPS_PROXY names, which does not see the key; a request of plain http goes
-    through no proxy. Redirects are not followed. Raises ValueError for an address that is
-    no web server's, and for a key that would be shown.
+    `longest` bounds the seconds between two tries. Plain http shows a key to the network,
+    so a key is sent by https, to this machine, or if `insecure` is true. An https request
+    goes through the tunnel of the proxy that HTTPS_PROXY names, which does not see the key;
+    a request of plain http goes through no proxy. Redirects are not followed. Raises
+    ValueError for an address that is no web server's, and for a key that would be shown.
     """
 
     base_url: str
@@ -64,7 +64,7 @@ class Endpoint:
             )
 
     def __call__(self, payload: dict[str, Any]) -> str:
-        """The text of the first choice. Raises NoAnswer."""
+        """Return the text of the first choice; raise NoAnswer."""
         body = json.dumps(payload).encode()
         policy = RetryPolicy(self.timeout, self.retries, self.wait, self.longest, SPREAD)
         try:
@@ -75,10 +75,12 @@ class Endpoint:
             raise NoAnswer(str(error)) from None
 
     def _once(self, body: bytes, deadline: float) -> Answer:
-        """The answer to one try. Raises Again where another may do better, NoAnswer where
-        none will."""
+        """Return the answer to one try.
+
+        Raises Retryable if another try may succeed, NoAnswer if none will.
+        """
         try:
-            said = post(
+            answer = post(
                 self.place,
                 "/chat/completions",
                 body,
@@ -91,16 +93,17 @@ class Endpoint:
             raise Retryable(f"no answer within {self.timeout:g} s") from None
         except UnreadableAnswer as error:
             raise NoAnswer(str(error)) from None
-        # refused, no such host, broken off, not HTTP
+        # The connection was refused or broken, the host does not exist, or the answer is no HTTP.
         except (OSError, http.client.HTTPException) as error:
             raise Retryable(f"no connection: {type(error).__name__}") from None
-        if said.status in AGAIN:
-            raise Retryable(f"the server answered {said.status}", said.after)
-        if said.status != http.client.OK:
-            raise NoAnswer(f"the server answered {said.status}")
-        return said
+        if answer.status in AGAIN:
+            raise Retryable(f"the server answered {answer.status}", answer.after)
+        if answer.status != http.client.OK:
+            raise NoAnswer(f"the server answered {answer.status}")
+        return answer
 
     def _headers(self) -> dict[str, str]:
+        """Return the headers of a request, with the key if there is one."""
         headers, key = (
             {"Content-Type": "application/json", "Accept": "application/json"},
             self._key(),
@@ -112,20 +115,22 @@ class Endpoint:
         return {**headers, "Authorization": f"Bearer {key}"} if key else headers
 
     def _key(self) -> str:
+        """Return the key from its environment variable, "" without one."""
         return os.environ.get(self.key_from, "").strip() if self.key_from else ""
 
     def _shown(self) -> str:
-        """Why a key is not sent; empty where it may be."""
+        """Return why a key is not sent; empty if it may be sent."""
         if self.insecure or is_private(self.place):
             return ""
         return (
-            f'plain http would show the key in {self.key_from} to the network; say key_from="" to send none, '
+            f'plain http would show the key in {self.key_from} to the network; say key_from="" to '
+            "send none, "
             "or insecure=True to send it so"
         )
 
 
 def reply_text(reply: bytes) -> str:
-    """choices[0].message.content of a reply. Raises NoAnswer where there is none."""
+    """Return choices[0].message.content of a reply; raise NoAnswer if there is none."""
     try:
         content = json.loads(reply)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""A few ratings of each clip as one Score: its parts, and their weighted mean."""
+"""Combine several ratings of each clip into one Score with parts and a weighted mean."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def score_of_ratings(
     rows: list[int],
     lost: str = LOST,
 ) -> Score:
-    """The Score of all clips from the ratings (N, P) of those in `rows`; the other clips
-    are NaN for `why`.
+    """Return the Score of all clips from the ratings (N, P) of the clips in `rows`.
 
-    The value is sum_p w_p rating_p, and `parts` holds each rating alone. All curves are
-    flat, over `frames` frames. `lost` is the reason of a clip whose ratings are NaN.
+    The other clips are NaN for the reasons in `why`. The value is sum_p w_p rating_p, and
+    `parts` holds each rating alone. All curves are flat, over `frames` frames. `lost` is
+    the reason of a clip whose ratings are NaN.
 
-    >>> score = score_of_ratings(torch.tensor([[1.0, 5.0]]), ["looks", "motion"], [0.75, 0.25], 3, [None], [0])
+    >>> ratings, names = torch.tensor([[1.0, 5.0]]), ["looks", "motion"]
+    >>> score = score_of_ratings(ratings, names, [0.75, 0.25], 3, [None], [0])
     >>> score.value, score.parts["motion"].value
     (tensor([2.]), tensor([5.]))
     """
@@ -44,8 +45,7 @@ def score_of_ratings(
 
 
 def normalised_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    """Weights as shares of their sum. Raises ValueError for negative ones, and where all
-    are 0.
+    """Return weights divided by their sum; raise ValueError if one is negative or all are 0.
 
     >>> normalised_weights((3.0, 1.0, 0.0))
     (0.75, 0.25, 0.0)

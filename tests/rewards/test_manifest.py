@@ -336,7 +336,7 @@ def test_a_name_that_differs_by_case_is_told_with_the_one_that_is_there(tmp_path
     (tmp_path / "0.mp4").touch()
     file = made(tmp_path, "t.csv", "path,prompt\n0.MP4,a\n")
     if not Path(tmp_path / "0.MP4").exists():
-        assert "0.mp4 is, and differs by letter case" in items.find([], file).skipped[0]["why"]
+        assert "0.mp4 exists, and differs by letter case" in items.find([], file).skipped[0]["why"]
 
 
 def test_a_table_that_names_some_files_serves_the_others_without_a_prompt(tmp_path):
