@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_layers import LAYERS
 
 from vidrl import cli, plugin, rewards
 
@@ -99,6 +100,17 @@ def test_the_architecture_names_what_the_rewards_share():
         "__init__",
     }
     assert not shared - set(re.findall(r"\w+", table))
+
+
+def test_the_architecture_has_the_layers_and_the_modules():
+    """ARCHITECTURE.md repeats LAYERS of tests/test_layers.py, and names every module."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = FENCE.findall(page[page.index("## Layers") :])[0][1]
+    lines = re.sub(r"\n +", " ", drawn).splitlines()
+    assert [{name.strip() for name in line.split("·")} for line in lines] == LAYERS
+    modules = {path.stem for path in (ROOT / "vidrl").rglob("*.py")} - {"__init__", "__main__"}
+    missing = modules - set(re.findall(r"\w+", page))
+    assert not missing, f"ARCHITECTURE.md names no module {', '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
