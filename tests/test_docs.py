@@ -110,7 +110,7 @@ def test_the_architecture_has_the_layers_and_the_modules():
     assert [{name.strip() for name in line.split("·")} for line in lines] == LAYERS
     modules = {path.stem for path in (ROOT / "vidrl").rglob("*.py")} - {"__init__", "__main__"}
     missing = modules - set(re.findall(r"\w+", page))
-    assert not missing, f"ARCHITECTURE.md names no module {', '.join(sorted(missing))}"
+    assert not missing, f"ARCHITECTURE.md lacks the modules {', '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
