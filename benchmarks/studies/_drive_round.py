@@ -1,4 +1,9 @@
-"""Whole rounds of training of assets/tiny-wan, by `wan` and by `pipeline` in turn."""
+"""Time whole training rounds of assets/tiny-wan with the backbones `wan` and `pipeline`.
+
+benchmarks/studies/drive_overhead.py imports this module for the first part of its page.
+Both backbones run the same recipe with the same model, so that a difference in time is the
+cost of driving the model through the diffusers pipeline.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +32,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Processor(Clock):
-    """Seconds a stage of processor time, where training counts those of the wall."""
+    """A `Clock` that counts processor time per stage instead of wall time.
+
+    Processor time does not include the time during which other processes used the cores.
+    """
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -37,34 +45,36 @@ class Processor(Clock):
 
 
 def trainer(recipe: str, backbone: str, run: Path) -> Trainer:
-    """A recipe's trainer, smaller, with either backbone; the two differ in nothing else."""
+    """Build the trainer of a recipe, with smaller rounds, for one of the two backbones."""
     table = config.load(ROOT / RECIPES[recipe]).to_dict()
     options = {"model": str(ROOT / "assets/tiny-wan"), **OPTIONS[backbone]}
-    table["run"], table["backbone"] = str(run), {"name": backbone, "options": options}
+    table["run"] = str(run)
+    table["backbone"] = {"name": backbone, "options": options}
     table["data"] |= {key: str(ROOT / table["data"][key]) for key in ("prompts", "held_out")}
     table["train"] |= SIZE
     return Trainer.from_recipe(config.build(table))
 
 
 def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
-    """CPU seconds by stage of each of `repeats` rounds, by backbone, after one that is not
-    counted.
+    """Return the CPU seconds by stage of `repeats` training rounds, for each backbone.
 
-    The two take turns, round by round, so that other work of the machine falls on both
+    One more round runs first and is not counted: it fills caches and loads libraries. The
+    two backbones take turns, round by round, so that other work on the machine slows both
     alike.
     """
     cv2.setNumThreads(1)  # the reward's optical flow
     with tempfile.TemporaryDirectory() as folder, patch("vidrl.training.loop.Clock", Processor):
-        made = {name: trainer(recipe, name, Path(folder, name)) for name in OPTIONS}
-        found: dict[str, list[Mapping[str, float]]] = {name: [] for name in made}
+        trainers = {name: trainer(recipe, name, Path(folder, name)) for name in OPTIONS}
+        seconds: dict[str, list[Mapping[str, float]]] = {name: [] for name in trainers}
         for repeat in range(repeats + 1):
-            for name, own in made.items():
-                spent = _one(own)
-                found[name] += [spent] if repeat else []
-        return found
+            for name, loop in trainers.items():
+                spent = _one(loop)
+                seconds[name] += [spent] if repeat else []
+        return seconds
 
 
-def _one(own: Trainer) -> Mapping[str, float]:
-    row = own._train_round()
-    own.state.round += 1
+def _one(loop: Trainer) -> Mapping[str, float]:
+    """Train one round and return its CPU seconds by stage."""
+    row = loop._train_round()
+    loop.state.round += 1  # `Trainer.train` counts the rounds; here no `train` runs
     return {stage: row["seconds"][stage] for stage in STAGES}

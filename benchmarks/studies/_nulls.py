@@ -1,8 +1,11 @@
-"""Equal models, simulated: how often a test says that they differ, and how often it finds a
-difference that is there.
+"""Simulate equal models: how often do the tests of `vidrl bench` claim a difference?
 
-Differences have a mean of exactly 0 under every null. Legend: G prompts, c clips each, m
-dims.
+benchmarks/studies/bench_coverage.py imports this module for its tables of tests. Under
+every null the true mean of the differences is exactly 0, so that each claimed difference is
+an error. The last table adds a true difference and counts how often the test finds the
+difference.
+
+Legend: G prompts, c clips of each prompt, m dims.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from vidrl.inference.means import NO_LIMITS, Interval, difference, interval
 from vidrl.inference.power import least_detectable
 
 Array = np.ndarray
-SHARED = 0.3  # the share of the variance of a clip's z that lies between prompts
+SHARED = 0.3  # the fraction of the variance of a clip's z that lies between prompts
 
+# Functions of a standard normal z whose mean over z is 0; 0.8416 and 1.6449 are the normal
+# quantiles at 0.8 and 0.95.
 KINDS: dict[str, Callable[[Array], Array]] = {
     "normal": lambda z: z,
     "heavy tails": lambda z: np.sign(z) * (np.exp(np.abs(z)) - 1),  # kurtosis 60
@@ -38,7 +43,8 @@ SIZES: tuple[tuple[int, ...], ...] = (
     (1,) * 100,
 )
 
-APART = {  # prompts and spreads of two sets, and what their values are
+# name: prompts of set 1, prompts of set 2, scale of set 1, scale of set 2, kind of values
+APART = {
     "10 and 40, the smaller thrice as wide": (10, 40, 3.0, 1.0, "normal"),
     "10 and 40, the larger thrice as wide": (10, 40, 1.0, 3.0, "normal"),
     "20 and 20, one thrice as wide": (20, 20, 1.0, 3.0, "normal"),
@@ -55,7 +61,7 @@ FAMILIES += [("strongly skewed", 20, 4), ("strongly skewed", 20, 12), ("strongly
 
 
 def nested(rng: np.random.Generator, runs: int, sizes: Sequence[int]) -> Array:
-    """Standard normal values of clips nested in prompts, (runs, n)."""
+    """Draw standard normal values of clips that are nested in prompts, (runs, n)."""
     prompts = np.repeat(np.arange(len(sizes)), sizes)
     between = rng.standard_normal((runs, len(sizes)))[:, prompts]
     return math.sqrt(SHARED) * between + math.sqrt(1 - SHARED) * rng.standard_normal(
@@ -64,17 +70,24 @@ def nested(rng: np.random.Generator, runs: int, sizes: Sequence[int]) -> Array:
 
 
 def shares(found: Sequence[Interval]) -> tuple[float, float, float]:
-    """Shares with p < 0.05 below and above 0, and of the intervals that leave out 0."""
-    sure = np.array([one.p < 0.05 for one in found])
-    down = np.array([one.mean < 0 for one in found])
-    out = np.array([one.low > 0 or one.high < 0 for one in found])
-    return float((sure & down).mean()), float((sure & ~down).mean()), float(out.mean())
+    """Return the fractions significant below 0, significant above 0, and without 0.
+
+    "Significant" means p < 0.05.
+    """
+    significant = np.array([one.p < 0.05 for one in found])
+    below = np.array([one.mean < 0 for one in found])
+    without_zero = np.array([one.low > 0 or one.high < 0 for one in found])
+    return (
+        float((significant & below).mean()),
+        float((significant & ~below).mean()),
+        float(without_zero.mean()),
+    )
 
 
 def paired(
     kind: str, sizes: Sequence[int], runs: int, seed: int = 0, draws: int = 2000
 ) -> list[Interval]:
-    """Paired differences without a mean: what `interval` says of each sample."""
+    """Return the intervals of samples of paired differences whose true mean is 0."""
     values = KINDS[kind](nested(np.random.default_rng([seed, len(sizes)]), runs, sizes))
     groups = np.repeat(np.arange(len(sizes)), sizes).tolist()
     return [
@@ -83,7 +96,7 @@ def paired(
 
 
 def unpaired(name: str, runs: int, seed: int = 0, draws: int = 2000) -> list[Interval]:
-    """Two sets of equal means: what `difference` says of each sample."""
+    """Return the intervals of samples of two sets with equal true means."""
     first, second, wide, wider, kind = APART[name]
     rng = np.random.default_rng([seed, first, second])
     a = wide * KINDS[kind](rng.standard_normal((runs, first)))
@@ -95,15 +108,17 @@ def unpaired(name: str, runs: int, seed: int = 0, draws: int = 2000) -> list[Int
 
 
 def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
-    """Shares of families with any corrected p < 0.05, and with all simultaneous intervals
-    over 0; dims correlate."""
-    rng, level, wrong, whole = (
-        np.random.default_rng([seed, prompts, dims]),
-        simultaneous_level(dims),
-        0,
-        0,
-    )
+    """Return two fractions over simulated families of correlated dims without a difference.
+
+    The first is the fraction of families in which any corrected p is below 0.05, the second
+    the fraction in which all simultaneous intervals contain 0. The dims have a correlation
+    of 0.5.
+    """
+    rng = np.random.default_rng([seed, prompts, dims])
+    level = simultaneous_level(dims)
+    wrong = whole = 0
     for _ in range(runs):
+        # one shared and one private half of the variance: a correlation of 0.5 between dims
         z = math.sqrt(0.5) * rng.standard_normal((1, prompts)) + math.sqrt(
             0.5
         ) * rng.standard_normal((dims, prompts))
@@ -114,8 +129,11 @@ def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tupl
 
 
 def found(prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
-    """The least detectable difference of std 1, and the share of normal samples in which it
-    is significant."""
+    """Return the least detectable difference in stds, and how often a test finds it.
+
+    The second value is the fraction of normal samples with this mean in which the test,
+    with its level divided by the number of dims, is significant.
+    """
     size = least_detectable(1.0, prompts, dims)
     if math.isinf(size):
         return size, 0.0
@@ -127,31 +145,32 @@ def found(prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, flo
 
 
 def paired_row(kind: str, sizes: Sequence[int], runs: int) -> str:
-    """One null and size of paired differences."""
+    """Format the table row of one null and one size of paired differences."""
     few, many = min(sizes), max(sizes)
     clips = f"{few}" if few == many else f"{few} to {many}"
     return f"| {kind} | {len(sizes)} × {clips} | " + _told(paired(kind, sizes, runs))
 
 
 def unpaired_row(name: str, runs: int) -> str:
-    """One null of unpaired sets."""
+    """Format the table row of one null of unpaired sets."""
     first, second = APART[name][:2]
     return f"| {name} | {first}, {second} | " + _told(unpaired(name, runs))
 
 
 def _told(found: Sequence[Interval]) -> str:
+    """Format the three fractions of `shares` as table cells in percent."""
     down, up, out = (100 * share for share in shares(found))
     return f"{down + up:.1f} | {down:.1f}, {up:.1f} | {out:.1f} |"
 
 
 def family_row(kind: str, prompts: int, dims: int, runs: int) -> str:
-    """One family."""
+    """Format the table row of one family of dims."""
     wrong, whole = family(kind, prompts, dims, runs // 2)
     return f"| {kind} | {prompts} | {dims} | {100 * wrong:.1f} | {100 * whole:.1f} |"
 
 
 def power_row(prompts: int, dims: int, runs: int) -> str:
-    """One size of set and family."""
+    """Format the table row of the power at one number of prompts and dims."""
     size, share = found(prompts, dims, runs)
     return f"| {prompts} | {dims} | " + (
         f"{size:.2f} | {100 * share:.1f} |" if math.isfinite(size) else "none | 0 |"

@@ -1,8 +1,10 @@
-"""Statistics of paired runs: times to a target, some censored; few pairs. Pure functions,
-NumPy only.
+"""Compute statistics of paired runs: times to a target, some censored, from few pairs.
 
-Legend: n pairs (one a seed); a time is how many samples a run took to the target, its event
-whether it got there; a run that did not is censored at the samples that it had.
+Pure functions that need NumPy only. benchmarks/studies/segments.py uses this module.
+
+Legend: n pairs, one for each seed. A time is the number of samples that a run used to reach
+the target; its event says whether the run reached the target. A run that did not is
+censored at the number of samples that the run used.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.means import LEAST_GROUPS, interval
 from vidrl.inference.student import expanded_levels, t_quantile
 
-# scripts ask here for all of it
+# scripts import all statistics from this module
 __all__ = ["bootstrap", "expanded_levels", "holm", "sign_flip_p", "t_quantile"]
 
 Array = np.ndarray
@@ -39,10 +41,10 @@ class Interval(NamedTuple):
 def first_crossing(
     x: Array, y: Array, target: float, held: Array | None = None
 ) -> tuple[float, bool]:
-    """Where a curve first reaches a target, interpolated between its points: (x, True), or
-    (last x, False).
+    """Return (x, True) where a curve first reaches a target, or (last x, False).
 
-    A point whose `held` is false (a guard was broken there) does not count as reached.
+    The crossing is interpolated between the two points around it. A point whose `held` is
+    false (a guard failed there) does not count as reached.
 
     Example:
         >>> first_crossing(np.array([0, 10, 20]), np.array([0.0, 1.0, 3.0]), 2.0)
@@ -60,7 +62,7 @@ def first_crossing(
 
 
 def mean_height(x: Array, y: Array) -> float:
-    """Area under a curve by its width: the mean of y over x, trapezoids.
+    """Return the mean of y over x: the area under the curve by its width.
 
     Example:
         >>> mean_height(np.array([0, 1, 3]), np.array([0.0, 2.0, 2.0]))
@@ -73,14 +75,15 @@ def mean_height(x: Array, y: Array) -> float:
 
 
 def restricted_mean(time: Array, event: Array, horizon: float) -> Array:
-    """Area under the Kaplan-Meier curve to a horizon, over the last axis of (..., n): E
-    min(T, horizon).
+    """Return E min(T, horizon): the area under the Kaplan-Meier curve up to a horizon.
 
-    Where every run is censored at the horizon itself, that is the plain mean of min(T,
-    horizon). After the last time, if censored, the curve stays.
+    The times are the last axis of (..., n). Where every run is censored at the horizon
+    itself, the result is the plain mean of min(T, horizon). After the last time, if that
+    time is censored, the curve stays at its last value.
 
     Example:
-        >>> round(float(restricted_mean(np.array([2.0, 4.0, 6.0]), np.array([True, False, True]), 10.0)), 4)
+        >>> time, event = np.array([2.0, 4.0, 6.0]), np.array([True, False, True])
+        >>> round(float(restricted_mean(time, event, 10.0)), 4)
         4.6667
     """
     time, event = np.minimum(time, horizon), np.asarray(event) & (time <= horizon)
@@ -94,8 +97,9 @@ def restricted_mean(time: Array, event: Array, horizon: float) -> Array:
 
 
 def median_time(time: Array, event: Array) -> float:
-    """The first time at which the Kaplan-Meier curve is at one half or below; infinite
-    where it never is.
+    """Return the first time at which the Kaplan-Meier curve is at most one half.
+
+    The result is infinite where the curve never falls so low.
 
     Example:
         >>> median_time(np.array([1.0, 2.0, 3.0, 3.0]), np.array([True, True, False, False]))
@@ -113,8 +117,10 @@ def median_time(time: Array, event: Array) -> float:
 
 
 def logrank_scores(time: Array, event: Array) -> Array:
-    """Event less the pooled Nelson-Aalen hazard at each time (Savage scores of censored
-    data): early is high, sum 0.
+    """Return each event less the pooled Nelson-Aalen hazard at its time.
+
+    These are the Savage scores of censored data: early events have high scores, and the
+    scores sum to 0.
 
     Example:
         >>> logrank_scores(np.array([1.0, 2.0, 2.0]), np.array([True, True, False])).round(4)
@@ -129,12 +135,14 @@ def logrank_scores(time: Array, event: Array) -> Array:
 
 
 def paired_time_p(whole: Sequence[Times], arm: Sequence[Times]) -> float:
-    """Paired test of (times, events), a pair of them a stratum: log-rank scores within a
-    stratum, pairs' differences.
+    """Return the p value of a paired permutation test of times, by log-rank scores.
 
-    The two runs of a pair change places in every way. Two that are both censored at the
-    same place differ by 0: they say nothing about which is faster. Exact where the runs of
-    a pair are exchangeable and would be censored alike.
+    `whole` and `arm` have one entry (times, events) for each stratum. Scores are computed
+    within a stratum, and the test sums the differences of scores within pairs. The two runs
+    of a pair exchange places in all 2^n combinations. A pair in which both runs are
+    censored at the same time has a difference of 0, because nobody knows which run is
+    faster. The test is exact where the two runs of a pair are exchangeable and would be
+    censored alike.
     """
     differences = []
     for (tw, ew), (ta, ea) in zip(whole, arm, strict=True):
@@ -144,11 +152,12 @@ def paired_time_p(whole: Sequence[Times], arm: Sequence[Times]) -> float:
 
 
 def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
-    """Pairs in which the arm was faster, slower, and in which nobody can tell.
+    """Count the pairs in which the arm was faster, was slower, and undecided pairs.
 
     Example:
         >>> yes, no = np.array([True, True, True]), np.array([True, False, False])
-        >>> wins((np.array([5.0, 9.0, 9.0]), no), (np.array([3.0, 8.0, 9.0]), np.array([True, True, False])))
+        >>> arm = np.array([3.0, 8.0, 9.0]), np.array([True, True, False])
+        >>> wins((np.array([5.0, 9.0, 9.0]), no), arm)
         (2, 0, 1)
     """
     (tw, ew), (ta, ea) = whole, arm
@@ -161,11 +170,12 @@ def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
 
 
 def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) -> Interval:
-    """A statistic of pairs and its 95 % interval: whole pairs are drawn with replacement,
-    percentiles `expanded_levels`.
+    """Return a statistic of pairs and its 95 % interval, by a bootstrap over pairs.
 
-    `statistic` takes indices of pairs (..., n) and gives (...). Fewer than six pairs have
-    no interval: NaN. For a mean use `mean_difference`, whose interval is studentised.
+    Pairs are drawn with replacement; the interval's ends are the percentiles `expanded_levels`,
+    which are wider than 2.5 % and 97.5 % for few pairs. `statistic` takes indices of pairs
+    (..., n) and returns (...). Fewer than six pairs have no interval: its ends are NaN. For
+    a mean use `mean_difference`, whose interval is studentised.
     """
     value = float(statistic(np.arange(n)))
     if n < LEAST_GROUPS:
@@ -176,15 +186,15 @@ def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) 
 
 
 def mean_difference(whole: Array, arm: Array) -> Interval:
-    """Mean of arm − whole over pairs."""
+    """Return the mean of arm − whole over pairs, with its interval."""
     return Interval(*interval(np.asarray(arm, float) - np.asarray(whole, float))[:3])
 
 
 def time_ratio(whole: Times, arm: Times, horizon: float, draws: int = 10_000) -> Interval:
-    """Restricted mean time of whole / arm: how many times fewer samples the arm takes.
-    Above 1 is in the arm's favour.
+    """Return the restricted mean time of `whole` over that of `arm`, with its interval.
 
-    Where runs are censored the ratio is nearer to 1 than the unrestricted one.
+    The ratio says how many times fewer samples the arm takes; above 1 the arm is faster.
+    Where runs are censored, the ratio is nearer to 1 than the unrestricted ratio.
     """
     return pooled_ratio([((whole, arm), horizon)], draws)
 
@@ -192,8 +202,11 @@ def time_ratio(whole: Times, arm: Times, horizon: float, draws: int = 10_000) ->
 def pooled_ratio(
     strata: Sequence[tuple[tuple[Times, Times], float]], draws: int = 10_000
 ) -> Interval:
-    """Geometric mean of the strata's `time_ratio`s; a stratum is ((whole, arm), horizon),
-    all with the same pairs."""
+    """Return the geometric mean of the `time_ratio`s of several strata, with its interval.
+
+    A stratum is ((whole, arm), horizon). All strata have the same pairs, which are
+    resampled together.
+    """
 
     def ratio(i: Array) -> Array:
         logs = [

@@ -1,5 +1,8 @@
-"""The arms of the study time_to_reward: which algorithm with which options, and what every
-run has in common."""
+"""List the arms of the study time_to_reward, and the settings that all runs share.
+
+An arm is an algorithm with its options; each arm has a learning rate of its own, found by a
+sweep over `RATES`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ from vidrl import config, plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "scripts/recipes/study.toml"
-# one ladder for every arm; each is 2.5 times the one before
+# the learning rates that every arm may use; each is about 2.5 times the rate before it
 RATES = (4.8e-4, 1.2e-3, 3e-3, 7.5e-3, 1.9e-2)
-# places on the ladder that are tried first; an end is extended where the best lies at it
+# indices of the rates that a sweep tries first; where the best rate lies at an end of those
+# tried, the sweep tries the next rate beyond this end
 FIRST_RATES = (2, 3, 1)
-SWEEP_SEED = 100  # of no final run
+SWEEP_SEED = 100  # the seed of all sweeps; final runs have the seeds 0, 1, 2, ...
 MOST_ROUNDS = 400  # the budget of CPU seconds ends a run, not the number of rounds
 PLAIN_ROUNDS = 12  # the budget of the reference arm, from which the budget of all others follows
 PLAIN = "plain"
-# files beside this one
+# algorithms that are defined in two modules of this folder
 VIPO, CHUNKS = "_time_to_reward_vipo:ViPO", "_time_to_reward_chunks:ChunkNFT"
 COMMON = (
     "train.prompts_per_round=3",
@@ -31,7 +35,7 @@ COMMON = (
     "guard.bands={}",
     "train.checkpoint_every=100000",
     "train.show=1",
-    # the study evaluates by itself
+    # the study evaluates in a callback, so the trainer's own evaluations are kept to a minimum
     "data.held_out_n=1",
     "train.eval_steps=1",
     "train.eval_every=100000",
@@ -40,18 +44,16 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """An algorithm with its options, and a look at the held-out prompts `every` so many
-    rounds."""
+    """An algorithm with its options, evaluated after each `every` rounds."""
 
     note: str
     algorithm: str
     options: Mapping[str, Any]
     every: int = 3
-    more: tuple[str, ...] = ()  # further overrides of the recipe
+    more: tuple[str, ...] = ()  # additional overrides of the recipe
 
     def overrides(self, rate: float) -> tuple[str, ...]:
-        """What a run at a learning rate overrides in the recipe, but for its seed and
-        folder."""
+        """Return what a run at a rate overrides in the recipe, except seed and folder."""
         named = (f'algorithm.name="{self.algorithm}"', f"algorithm.options={inline(self.options)}")
         return (
             *COMMON,
@@ -63,7 +65,7 @@ class Arm:
 
 
 def inline(options: Mapping[str, Any]) -> str:
-    """Options as an inline table of TOML.
+    """Format options as an inline table of TOML.
 
     >>> inline({"credit": "whole", "eta": 0.7, "per_part": True, "at": [0, 2]})
     '{credit = "whole", eta = 0.7, per_part = true, at = [0, 2]}'
@@ -72,7 +74,7 @@ def inline(options: Mapping[str, Any]) -> str:
 
 
 def missing(arm: Arm) -> str:
-    """Why an arm cannot be run with the code that is there; an empty text where it can."""
+    """Return why the installed code cannot run an arm, or "" if it can."""
     try:
         recipe = config.load(ROOT / RECIPE, ['run="unused"', *arm.overrides(RATES[2])])
         config.check_plugins(recipe)
@@ -114,7 +116,7 @@ FORWARD: dict[str, Any] = {
     "same_noise": True,
 }
 
-# In the order in which they are run, some of them side by side.
+# The arms in the order in which they are run. Two arms may run at the same time.
 ARMS: dict[str, Arm] = {
     PLAIN: Arm(
         "Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 4
@@ -212,7 +214,8 @@ ARMS: dict[str, Arm] = {
         "nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 1, LARGE
     ),
     "vipo": Arm(
-        "ViPO (arXiv 2511.18719): the settings of whole, its advantage spread by a map over space and time",
+        "ViPO (arXiv 2511.18719): the settings of whole, "
+        "its advantage spread by a map over space and time",
         VIPO,
         SHIPPED | WHOLE | EQUAL,
     ),

@@ -1,5 +1,8 @@
-"""Best of N of the base model: many clips a held-out prompt, the best by the reward, no
-training."""
+"""Measure best of N of the base model, as a comparison without training.
+
+For each held-out prompt, 16 clips are sampled and scored. The page of time_to_reward
+computes from the scores how much the best of N clips gains over a random clip.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,12 @@ from vidrl.training.rollout import clips, draws
 from vidrl.training.scored import Scored
 
 NAME = "best-of-n"
-EACH = 16  # clips a prompt
+EACH = 16  # clips of each prompt
 KEPT = ("composite", "dynamic_degree", "verifier", "identity")
 
 
 def add(book: Path) -> None:
-    """Sample and score the clips, and add them to the ledger as one line, where it has none
-    yet."""
+    """Sample and score the clips, and add the result to a ledger that has none."""
     if any(run["arm"] == NAME for run in read(book)):
         return
     torch.set_num_threads(1)
@@ -49,7 +51,7 @@ def add(book: Path) -> None:
 
 
 def measured(model: Any, reward: Any, prompts: list[str]) -> dict[str, list[float]]:
-    """The measures of one clip of each of these prompts."""
+    """Sample one clip of each prompt and return the measures of the clips."""
     noise = draws(0, [("best of n", i) for i in range(len(prompts))])
     scored, guards = Scored(reward, lambda values: ()), []
     for samples in clips(model, prompts, noise, STEPS, 32, 16):

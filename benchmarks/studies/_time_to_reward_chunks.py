@@ -1,9 +1,8 @@
-"""Chunk advantages without ratios, as RLinf trains them: NFT by segments whose steps are
-bounded.
+"""Define the arm "chunks": NFT by segments with bounded steps, after RLinf's code.
 
-RLinf's public code (rlinf/algorithms/losses.py, `compute_nft_actor_loss`) gives each chunk
-of actions an advantage of its own, and shortens Δv = v − v_old of a chunk to a norm of at
-most `max_drift`. NFT with segments has everything but this bound.
+RLinf's code (rlinf/algorithms/losses.py, `compute_nft_actor_loss`) gives each chunk of
+actions an advantage, uses no ratios, and shortens the Δv = v − v_old of a chunk to a norm
+of at most `max_drift`. NFT with segments has everything but this bound.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from vidrl.training.policy import Policy
 
 
 def shortened(change: Tensor, segments: int, most: float) -> Tensor:
-    """Δv (n, C, L, h, w), of each segment the vector shortened to a norm of at most `most`.
+    """Shorten Δv (n, C, L, h, w) so that the norm of each segment is at most `most`.
 
     Example:
         >>> shortened(torch.tensor([3.0, 4.0, 0.3, 0.4]).view(1, 1, 4, 1, 1), 2, 1.0).flatten()
         tensor([0.6000, 0.8000, 0.3000, 0.4000])
     """
     sizes = [b - a for a, b in borders(change.shape[2], segments)]
-    parts = [
+    parts = [  # clamping the norm from below makes the factor 1 for segments that are short enough
         part * (most / part.flatten(1).norm(dim=1).clamp(min=most)).reshape(-1, 1, 1, 1, 1)
         for part in change.split(sizes, 2)
     ]
@@ -36,12 +35,11 @@ def shortened(change: Tensor, segments: int, most: float) -> Tensor:
 
 @dataclass(eq=False, kw_only=True)
 class ChunkNFT(NFT):
-    """NFT whose v± are v_old ± β Δv_j, with Δv_j of segment j shortened to a norm of
-    `max_drift`.
+    """NFT with v± = v_old ± β Δv_j, where Δv_j of segment j is shortened to `max_drift`.
 
     The norm is over the channels, frames and pixels of a segment; 0.5 is RLinf's default.
-    The gradient goes through the shortening: along Δv_j it is 0 for a segment that is
-    shortened. The KL of the loss is of v itself.
+    The gradient passes through the shortening: along Δv_j the gradient is 0 for a segment
+    that is shortened. The KL of the loss is computed from v itself, which is not shortened.
     """
 
     max_drift: float = 0.5

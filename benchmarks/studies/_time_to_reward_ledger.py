@@ -1,8 +1,8 @@
-"""The ledger of the study time_to_reward, one line of JSON a run, and what is to be run
-next.
+"""Keep the ledger of the study time_to_reward, and decide which runs come next.
 
-A job is one run; a job whose line stands in the ledger is done. Lines are added at a run's
-end, so that a study which is killed loses the runs that were under way and nothing else.
+The ledger is a file with one line of JSON for each finished run. A job names one run by
+arm, learning rate and seed; a job whose line is in the ledger is done. A line is added when
+its run ends, so that a study which is killed loses only the runs that were in progress.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from typing import Any, NamedTuple
 from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
-# a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
+# a gain above the one that plain reaches: rates are chosen by the time to this gain, and fast
+# arms, which reach the target within a round or two, are compared by this time
 HIGH = 1.5
-LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
-SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
-BLOCK = 14  # arms that are swept and run side by side, so that a study cut short is even
-# pairs that every arm of a block gets before any gets more; six are the fewest with an
-# interval
+# with so many final runs of plain the target comes from these runs, before from plain's sweep
+LEAST_FINALS = 3
+SWEEP_SHARE = 1 / 3  # a run of a sweep may use this fraction of the budget
+# arms whose runs take turns, so that a study which is stopped early has equally many runs of
+# each arm of a block
+BLOCK = 14
+# pairs that every arm of a block gets before any arm gets more; an interval needs six pairs
 PHASES = (3, 5, 6)
-MOST, BEST = 10, 4  # pairs of the claim's arms and of the best four others
+MOST, BEST = 10, 4  # the claim's arms and the best four others get ten pairs
 CLAIM = (PLAIN, "segment", "control")
 
 
 class Job(NamedTuple):
-    """One run."""
+    """One run, named by its arm, learning rate and seed."""
 
     arm: str
     rate: float
@@ -42,7 +45,7 @@ class Job(NamedTuple):
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ledger; the last one is left out where a kill cut it short."""
+    """Return the lines of a ledger, without a last line that a kill cut short."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -50,8 +53,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def add(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line, after taking away one that a kill cut short; two processes may add at
-    once."""
+    """Add a line to a ledger, after removing a last line that a kill cut short.
+
+    The file is locked while the line is written: two processes may add lines at the same
+    time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -62,12 +68,12 @@ def add(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def key(run: Run) -> Job:
-    """Which job a line is of."""
+    """Return the job that a line of the ledger belongs to."""
     return Job(run["arm"], run["rate"], run["seed"])
 
 
 def of(runs: Sequence[Run], arm: str, sweep: bool) -> list[Run]:
-    """The runs of an arm's sweep, or its final ones."""
+    """Return the runs of an arm: those of its sweep, or its final runs."""
     return [run for run in runs if run["arm"] == arm and (run["seed"] == SWEEP_SEED) == sweep]
 
 
@@ -75,14 +81,13 @@ def of(runs: Sequence[Run], arm: str, sweep: bool) -> list[Run]:
 
 
 def plains(runs: Sequence[Run]) -> list[Run]:
-    """The final runs of plain, at the one of its rates that did best in them."""
+    """Return the final runs of plain at the rate that did best in these runs."""
     rate = chosen(runs, PLAIN)
     return [run for run in of(runs, PLAIN, False) if run["rate"] == rate]
 
 
 def budget(runs: Sequence[Run]) -> float:
-    """CPU seconds that every arm has: the mean of plain's runs; infinite before its first
-    one."""
+    """Return the CPU seconds of a run: the mean of plain's runs, or infinity."""
     whole = [
         run["looks"]["cpu"][-1]
         for run in plains(runs) or of(runs, PLAIN, True)
@@ -92,8 +97,10 @@ def budget(runs: Sequence[Run]) -> float:
 
 
 def target(runs: Sequence[Run]) -> float:
-    """The mean gain of plain's final runs at their end; of its best rate in the sweep
-    before there are three."""
+    """Return the target: the mean gain at the end of plain's final runs.
+
+    Before plain has three final runs, the target is the gain of its best rate in the sweep.
+    """
     finals = [gains(run)[-1] for run in plains(runs)]
     if len(finals) >= LEAST_FINALS:
         return mean(finals)
@@ -105,8 +112,10 @@ def target(runs: Sequence[Run]) -> float:
 
 
 def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
-    """Of each rate of an arm's sweep, the merit with respect to the gain `HIGH`; of plain
-    its gain at its end."""
+    """Return the merit of each rate of an arm's sweep, computed for the gain `HIGH`.
+
+    The merit of a rate of plain is its gain at the end of the run.
+    """
     found = {run["rate"]: run for run in of(runs, arm, True)}
     if arm == PLAIN:
         return {rate: gains(run)[-1] for rate, run in found.items()}
@@ -114,11 +123,11 @@ def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
 
 
 def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
-    """What an arm's sweep still needs: three rates, and one more while the best lies at an
-    end.
+    """Return the runs that an arm's sweep still needs.
 
-    Nothing once it has final runs: the target moves a little with every run of plain, and a
-    rate that was chosen stays.
+    The sweep begins with three rates. One more rate is tried while the best rate lies at an
+    end of those tried. Nothing is returned for an arm that has final runs: the target moves
+    a little with every run of plain, and a rate that was chosen stays.
     """
     score = merits(runs, arm)
     if of(runs, arm, False):
@@ -132,11 +141,11 @@ def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
 
 
 def chosen(runs: Sequence[Run], arm: str) -> float | None:
-    """The best rate of a sweep that is complete, or that of the final runs that there are;
-    None before.
+    """Return the rate of an arm's final runs; None before its sweep is complete.
 
-    Plain has final runs at the best two rates of its sweep, and the one with the greater
-    mean gain counts: what is chosen by the final runs themselves flatters plain.
+    The rate is the best one of the sweep. An arm that has final runs keeps their rate.
+    Plain has final runs at the best two rates of its sweep, and the rate with the greater
+    mean gain counts: a choice by the final runs themselves favours plain.
     """
     finals = of(runs, arm, False)
     if arm == PLAIN and finals:
@@ -154,10 +163,10 @@ def chosen(runs: Sequence[Run], arm: str) -> float | None:
 
 
 def fallen(finals: Sequence[Run], rate: float) -> bool:
-    """Whether a guard failed in every final run at a rate, of three or more.
+    """Say whether a guard failed in every final run at a rate, of three or more.
 
-    The sweep's one seed can make a rate look good at which training collapses. The arm then
-    goes on with the next best rate of its sweep.
+    A rate at which training collapses can look good in a sweep, which has one seed only.
+    The arm then continues with the next best rate of its sweep.
     """
     own = [run for run in finals if run["rate"] == rate]
     return len(own) >= LEAST_FINALS and all(broken(run) is not None for run in own)
@@ -167,7 +176,7 @@ def fallen(finals: Sequence[Run], rate: float) -> bool:
 
 
 def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
-    """The final runs of an arm that are not done."""
+    """Return the final runs of an arm that are not done, for a range of seeds."""
     rate = chosen(runs, arm)
     if rate is None:
         return []
@@ -176,16 +185,16 @@ def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
 
 
 def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
-    """All jobs that can be named now, in order, each once."""
+    """Return all jobs that can be named now, in order and without repetitions."""
     return list(dict.fromkeys(_named(runs, arms)))
 
 
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
-    """The jobs of the agenda, some of them twice.
+    """Yield the jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs
-    of each, then five and six pairs of each; then ten pairs of plain, of the segment
-    claim's arms and of the best four others.
+    First come plain's sweep and its first pairs. Then each block of arms has its sweeps and
+    three pairs of each arm, and then the fifth and sixth pairs. Last, plain, the arms of
+    the claim about segments and the best four other arms get ten pairs.
     """
     yield from sweep(runs, PLAIN)
     yield from twice(runs)
@@ -204,8 +213,7 @@ def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
 
 
 def twice(runs: Sequence[Run]) -> list[Job]:
-    """Plain's first final runs at each of the best two rates of its sweep, once that is
-    complete."""
+    """Return plain's missing first final runs at the best two rates of its sweep."""
     score, done = merits(runs, PLAIN), {key(run) for run in runs}
     rates = sorted(score, key=score.__getitem__, reverse=True)[:2] if not sweep(runs, PLAIN) else []
     return [
@@ -217,14 +225,14 @@ def twice(runs: Sequence[Run]) -> list[Job]:
 
 
 def more(runs: Sequence[Run], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:
-    """Final runs of some arms in phases of so many pairs."""
+    """Yield the missing final runs of some arms, phase by phase; a phase is so many pairs."""
     for start, end in pairwise((0, *phases)):
         for name in names:
             yield from finals(runs, name, range(start, end))
 
 
 def best(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """The arms whose final runs have the greatest mean merit."""
+    """Return the arms whose final runs have the greatest mean merit."""
     goal, whole = target(runs), budget(runs)
     found = {name: [merit(run, goal, whole) for run in of(runs, name, False)] for name in names}
     known = {name: mean(values) for name, values in found.items() if values}

@@ -1,4 +1,4 @@
-"""The page of the study time_to_reward: tables from the ledger."""
+"""Write the page of the study time_to_reward: tables from the ledger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENOUGH = 6  # pairs, below which there is no interval
 
 
 class Study:
-    """The ledger with its target, budget and axes."""
+    """The ledger of the study, with the target, the budgets and the arms that follow from it."""
 
     def __init__(self, runs: Sequence[Run]):
         self.runs = [run for run in runs if run["arm"] != BEST]
@@ -52,11 +52,11 @@ class Study:
         self.arms = [arm for arm in ARMS if self.finals(arm)]
 
     def x(self, run: Run, axis: str) -> list[float]:
-        """What a run had used at its looks."""
+        """Return what a run had used of an axis at each of its looks."""
         return times.steady(run, self.usual) if axis == "steady" else times.used(run, axis)
 
     def finals(self, arm: str) -> dict[int, Run]:
-        """The final runs of an arm by seed, those at the rate that the sweep chose."""
+        """Return the final runs of an arm by seed, those at the rate that the sweep chose."""
         rate = ledger.chosen(self.runs, arm)
         return {run["seed"]: run for run in ledger.of(self.runs, arm, False) if run["rate"] == rate}
 
@@ -67,8 +67,7 @@ class Study:
         guards: Mapping[str, float] = times.GUARDS,
         level: float | None = None,
     ) -> dict[int, times.Time]:
-        """The time of every final run of an arm to a gain, the target where none is
-        named."""
+        """Return the time of each final run of an arm to a gain, by default the target."""
         found, level = {}, self.target if level is None else level
         for seed, run in self.finals(arm).items():
             # plain ends by rounds, so that each of its runs has a budget of its own
@@ -85,13 +84,13 @@ class Study:
         guards: Mapping[str, float] = times.GUARDS,
         level: float | None = None,
     ) -> times.Ratio:
-        """The time of one arm over that of another."""
+        """Return the ratio of the times of two arms."""
         return times.ratio(
             self.reached(slow, axis, guards, level), self.reached(fast, axis, guards, level)
         )
 
     def gain(self, arm: str, share: float) -> dict[int, float]:
-        """The gain of every final run after a share of the budget of steady CPU seconds."""
+        """Return the gain of each final run after a fraction of the steady CPU seconds."""
         amount = share * self.budgets["steady"]
         return {
             seed: times.gain_at(run, amount, self.x(run, "steady"))
@@ -99,7 +98,7 @@ class Study:
         }
 
     def over(self, arm: str) -> dict[int, float]:
-        """The gain of every final run, averaged over the budget of steady CPU seconds."""
+        """Return the gain of each final run, averaged over the budget of steady CPU seconds."""
         amount = self.budgets["steady"]
         return {
             seed: times.mean_gain(run, amount, self.x(run, "steady"))
@@ -111,7 +110,7 @@ class Study:
 
 
 def spread(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A value with its interval, if it has one.
+    """Format a value with its interval, if it has one.
 
     >>> spread(2.0, 1.5, 2.6), spread(2.0, float("nan"), float("nan"))
     ('2.00 [1.50, 2.60]', '2.00')
@@ -123,7 +122,7 @@ def spread(value: float, low: float, high: float, digits: int = 2) -> str:
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
-    """The mean of b − a over the seeds that both have, with its interval."""
+    """Format the mean of b − a over the seeds that both have, with its interval."""
     found = [
         b[seed] - a[seed]
         for seed in sorted(a.keys() & b.keys())
@@ -136,13 +135,13 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[object]]) -> list[str]:
-    """A table of Markdown."""
+    """Return a Markdown table as lines."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
 
 
 def average(values: Sequence[float]) -> str:
-    """A mean with its sign, of the values that are known."""
+    """Format the mean of the finite values, with its sign."""
     known = [value for value in values if isfinite(value)]
     return f"{mean(known):+.2f}" if known else "–"
 
@@ -151,7 +150,7 @@ def average(values: Sequence[float]) -> str:
 
 
 def speed_rows(study: Study, level: float) -> Iterator[Sequence[object]]:
-    """One arm: how many arrived, and plain's use over its own."""
+    """Yield a row for each arm: how many runs arrived, and plain's use over the arm's."""
     for arm in study.arms:
         found = study.reached(arm, "steady", level=level)
         why = [time.why for time in found.values()]
@@ -174,7 +173,7 @@ def speed_rows(study: Study, level: float) -> Iterator[Sequence[object]]:
 
 
 def verdict(study: Study, level: float) -> str:
-    """The fastest arm to a gain, against plain and against the fastest published one."""
+    """Name the fastest arm to a gain, against plain and the fastest published method."""
     found = {
         arm: study.ratio(PLAIN, arm, "steady", level=level) for arm in study.arms if arm != PLAIN
     }
@@ -182,26 +181,26 @@ def verdict(study: Study, level: float) -> str:
     if not enough:
         return ""
     first = max(enough, key=lambda arm: found[arm].value)
-    told = [
-        f"Fastest of the arms with {ENOUGH} pairs or more: {first}, {spread(*found[first][:3])} times less than "
-        f"plain over {found[first].pairs} pairs"
+    sentences = [
+        f"Fastest of the arms with {ENOUGH} pairs or more: {first}, "
+        f"{spread(*found[first][:3])} times less than plain over {found[first].pairs} pairs"
     ]
     others = [arm for arm in TUNED if arm in found and arm != first]
     if others:
         rival = max(others, key=lambda arm: found[arm].value)
         against = study.ratio(rival, first, "steady", level=level)
-        told.append(
-            f"{spread(*against[:3])} times less than {rival}, the fastest of the other published methods that "
-            f"ran ({', '.join(others)}), over {against.pairs} pairs"
+        sentences.append(
+            f"{spread(*against[:3])} times less than {rival}, the fastest of the other published "
+            f"methods that ran ({', '.join(others)}), over {against.pairs} pairs"
         )
     return paragraph(
-        "; ".join(told)
+        "; ".join(sentences)
         + ". The fastest of many arms is partly the luckiest: both ratios flatter it."
     )
 
 
 def gain_rows(study: Study) -> Iterator[Sequence[object]]:
-    """One arm: gains at equal CPU, and what it ends with."""
+    """Yield a row for each arm: gains at equal CPU seconds, and measures at the end."""
     plain = study.gain(PLAIN, 0.25)
     for arm in study.arms:
         runs, quarter = list(study.finals(arm).values()), study.gain(arm, 0.25)
@@ -209,11 +208,11 @@ def gain_rows(study: Study) -> Iterator[Sequence[object]]:
             mean(run["looks"][name][-1] for run in runs) - mean(run["base"][name] for run in runs)
             for name in (*times.GUARDS, "warp_error")
         ]
-        apart = "" if arm == PLAIN else difference(plain, quarter)
+        against_plain = "" if arm == PLAIN else difference(plain, quarter)
         yield (
             arm,
             average(list(quarter.values())),
-            apart,
+            against_plain,
             average(list(study.gain(arm, 1.0).values())),
             average([times.gains(run)[-1] for run in runs]),
             *(f"{end:+.3f}" for end in ends),
@@ -221,8 +220,7 @@ def gain_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def held_rows(study: Study) -> Iterator[Sequence[object]]:
-    """One arm: the guards' measures where the runs arrive, less the base model's, with
-    intervals over seeds."""
+    """Yield a row for each arm: the guarded measures at the arrival, less the base model's."""
     for arm in study.arms:
         runs = list(study.finals(arm).values())
         cells = [
@@ -235,8 +233,10 @@ def held_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def pair_rows(study: Study) -> Iterator[Sequence[object]]:
-    """Two arms that differ in one thing: the ratio of their times, and the difference of
-    their gains."""
+    """Yield a row for each pair of arms that differ in one thing.
+
+    A row has the ratio of their times and the difference of their gains.
+    """
     shown = [
         (fast, slow, what)
         for fast, slow, what in PAIRS
@@ -244,6 +244,7 @@ def pair_rows(study: Study) -> Iterator[Sequence[object]]:
     ]
     p = [_p(study, slow, fast) for fast, slow, _ in shown]
     known = [value for value in p if isfinite(value)]
+    # Holm's correction is over the pairs of arms that have a p value
     fixed = (
         dict(zip([i for i, v in enumerate(p) if isfinite(v)], holm(known), strict=True))
         if known
@@ -265,13 +266,13 @@ def pair_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def _p(study: Study, slow: str, fast: str) -> float:
-    """p of "the log ratio of times is 0"."""
+    """Return the p value of the null that the mean log ratio of two arms' times is 0."""
     each = times.ratios(study.reached(slow, "steady"), study.reached(fast, "steady"))
     return interval([log(value) for value in each], unit="pairs").p
 
 
 def sweep_rows(study: Study) -> Iterator[Sequence[object]]:
-    """One arm: the merit of every rate."""
+    """Yield a row for each arm: the merit of every rate."""
     for arm in ARMS:
         found = ledger.merits(study.runs, arm)
         best = ledger.chosen(study.runs, arm)
@@ -281,8 +282,7 @@ def sweep_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def best_rows(study: Study) -> Iterator[Sequence[object]]:
-    """Best of n: the gain with its interval over prompts, and what the chosen clips are
-    otherwise."""
+    """Yield a row for each n: the gain of the best of n clips, and its other measures."""
     if study.best is None:
         return
     each, clips = study.best["each"], study.best["clips"]
@@ -304,7 +304,7 @@ def best_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def arm_rows(study: Study) -> Iterator[Sequence[object]]:
-    """One arm: what it is, its options, the commits that ran."""
+    """Yield a row for each arm: its description, its options, and the commits that ran."""
     for name, arm in ARMS.items():
         runs = [run for run in study.runs if run["arm"] == name]
         commits = ", ".join(sorted({run["commit"][:7] for run in runs})) or "not run"
@@ -323,7 +323,7 @@ def arm_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def page(study: Study, name: str) -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     seen = sorted({run["commit"][:7] for run in study.runs})
     lines = [
         "# Time to a reward",
@@ -376,7 +376,8 @@ def page(study: Study, name: str) -> str:
         "gain at the last look",
     ]
     lines += [
-        "## Gains at equal steady CPU seconds, and the guards at the last look less the base model's",
+        "## Gains at equal steady CPU seconds, "
+        "and the guards at the last look less the base model's",
         "",
         "A run that has reached the target is ended early, so few have a gain at the whole budget.",
         "",
@@ -432,36 +433,37 @@ def page(study: Study, name: str) -> str:
 
 
 def best_words(study: Study) -> str:
-    """How many clips a prompt the calls of training would buy."""
-    told = []
+    """Say how many clips of each prompt the denoiser calls of training would buy."""
+    counts = []
     for arm in study.arms:
         spent = [time.value for time in study.reached(arm, "calls").values() if not time.why]
-        told += [f"{arm} {median(spent) / PROMPTS / STEPS:.1f}"] if spent else []
+        counts += [f"{arm} {median(spent) / PROMPTS / STEPS:.1f}"] if spent else []
     return paragraph(
-        f"The denoiser calls that training needed up to the target ({study.target:+.2f}) would buy so many clips for "
-        f"each of the {PROMPTS} held-out prompts: {', '.join(told)}. Best of n pays again for every new clip, training "
-        "does not."
+        f"The denoiser calls that training needed up to the target ({study.target:+.2f}) would buy "
+        f"so many clips for each of the {PROMPTS} held-out prompts: {', '.join(counts)}. Best of n "
+        "pays again for every new clip, training does not."
     )
 
 
 def absent() -> list[str]:
-    """Arms that this code cannot run."""
+    """Return a sentence that lists the arms that this code cannot run."""
     lacking = [f"{name} ({why})" for name, arm in ARMS.items() if (why := missing(arm))]
     return [f"Not there: {'; '.join(lacking)}.", ""] if lacking else []
 
 
 def device() -> str:
-    """Processor and versions."""
+    """Return the processor's name and the versions of Python and torch."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores. Python {platform.python_version()}, torch {torch.__version__}."
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{name}, {os.cpu_count()} cores. {versions}."
 
 
 def write(book: Path, results: Path, say: Callable[[str], None] = print) -> None:
-    """Write page, plot and ledger."""
+    """Write the page, the plot and a copy of the ledger."""
     runs = ledger.read(book)
     if not ledger.of(runs, PLAIN, False):
         raise SystemExit("time_to_reward: no final run of plain yet: nothing to compare with")

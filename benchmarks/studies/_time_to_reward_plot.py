@@ -1,5 +1,7 @@
-"""The plot of the study time_to_reward as SVG text: gain against CPU seconds, and the
-ratios of times."""
+"""Draw the plot of the study time_to_reward as SVG text.
+
+The left panel shows the gain against CPU seconds, the right one the ratios of times.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,13 @@ INKS = (
 )
 DASHES = ("", "6 3", "2 3")
 GREY = 'fill="#62656b"'
-WIDE, HIGH, LEFT, TOP = 620, 380, 60, 40
-POINTS = 25  # of a curve, over the budget
+WIDE, HIGH = 620, 380  # size of the left panel
+LEFT, TOP = 60, 40  # its upper left corner
+POINTS = 25  # the budget is divided into so many intervals to draw a curve
 
 
 def picture(study: Any) -> str:
-    """Curves on the left, ratios on the right."""
+    """Return the SVG with the curves on the left and the ratios on the right."""
     curves = {arm: curve(study, arm) for arm in study.arms}
     parts = [
         *axes(study, curves),
@@ -41,8 +44,10 @@ def picture(study: Any) -> str:
     parts += ratios(study, LEFT + WIDE + 170)
     width, height = LEFT + WIDE + 560, max(TOP + HIGH + 50, TOP + 24 * len(study.arms) + 60)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" '
+        f'font-size="11" fill="#1b1c1e">'
         f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -51,8 +56,11 @@ Point = tuple[float, float, float, float]  # x, mean, low, high
 
 
 def curve(study: Any, arm: str) -> list[Point]:
-    """Mean gain with its 95 % interval along steady CPU seconds, as far as all runs of the
-    arm go."""
+    """Return the mean gain with its 95 % interval along steady CPU seconds.
+
+    The curve ends where the first run of the arm ends, because a mean over fewer runs would
+    jump.
+    """
     runs, found = list(study.finals(arm).values()), []
     for i in range(POINTS + 1):
         at = study.budgets["steady"] * i / POINTS
@@ -66,25 +74,25 @@ def curve(study: Any, arm: str) -> list[Point]:
 
 
 def scale(study: Any, curves: dict[str, list[Point]]) -> tuple[float, float]:
-    """The least and the greatest gain that is drawn."""
+    """Return the least and the greatest gain that is drawn."""
     means = [value for points in curves.values() for _, value, _, _ in points]
     return min([0.0, *means]) - 0.05, max([study.target, *means]) * 1.1
 
 
 def place(study: Any, curves: dict[str, list[Point]], x: float, y: float) -> tuple[float, float]:
-    """Where a point stands in the left panel."""
+    """Return the position of a point in the left panel, in SVG units."""
     low, high = scale(study, curves)
     y = min(max(y, low), high)
     return LEFT + WIDE * x / study.budgets["steady"], TOP + HIGH * (1 - (y - low) / (high - low))
 
 
 def text(x: float, y: float, words: str, more: str = "") -> str:
-    """One label."""
+    """Return one label as SVG."""
     return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(words)}</text>'
 
 
 def axes(study: Any, curves: dict[str, list[Point]]) -> list[str]:
-    """Frame, ticks and the target's line."""
+    """Return the frame, the ticks and the line of the target."""
     low, high = scale(study, curves)
     end, y = study.budgets["steady"], place(study, curves, 0, study.target)[1]
     step = 0.25 if high - low < 2 else 0.5
@@ -107,13 +115,13 @@ def axes(study: Any, curves: dict[str, list[Point]]) -> list[str]:
 
 
 def style(arms: Sequence[str], arm: str) -> tuple[str, str]:
-    """The ink and dashes of an arm."""
+    """Return the colour and the dashes of an arm."""
     i = list(arms).index(arm)
     return INKS[i % len(INKS)], DASHES[i // len(INKS) % len(DASHES)]
 
 
 def drawn(study: Any, arm: str, curves: dict[str, list[Point]]) -> list[str]:
-    """One arm's curve and its band."""
+    """Return the curve of one arm and the band of its intervals."""
     ink, dash = style(study.arms, arm)
     points = curves[arm]
     if len(points) < 2:
@@ -130,15 +138,15 @@ def drawn(study: Any, arm: str, curves: dict[str, list[Point]]) -> list[str]:
 
 
 def joined(points: Sequence[tuple[float, float]]) -> str:
-    """Points as SVG wants them."""
+    """Format points as an SVG list of coordinates."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def ratios(study: Any, left: float) -> list[str]:
-    """Plain's steady CPU seconds to the target over each arm's, on a scale of powers of
-    two."""
+    """Draw plain's steady CPU seconds to the target over each arm's, on a log2 axis."""
     found = {arm: study.ratio(PLAIN, arm, "steady") for arm in study.arms if arm != PLAIN}
     wide = 340
+    # the axis shows log2 from −2 (a quarter) to 6 (64 times); ratios beyond lie on its ends
     at = lambda ratio: left + wide * (min(max(log2(ratio), -2.0), 6.0) + 2) / 8  # noqa: E731
     bottom = TOP + 24 * len(found) + 6
     parts = [text(left - 130, TOP - 10, "plain's CPU seconds to the target / the arm's", GREY)]
@@ -150,7 +158,8 @@ def ratios(study: Any, left: float) -> list[str]:
         ]
     order = sorted(found, key=lambda arm: -found[arm].value if isfinite(found[arm].value) else 0)
     for i, arm in enumerate(order):
-        y, (ink, _), one = TOP + 24 * i + 18, style(study.arms, arm), found[arm]
+        y, one = TOP + 24 * i + 18, found[arm]
+        ink, _ = style(study.arms, arm)
         parts.append(
             text(
                 left - 8,
@@ -161,7 +170,8 @@ def ratios(study: Any, left: float) -> list[str]:
         )
         if isfinite(one.low):
             parts.append(
-                f'<path d="M{at(one.low):.1f},{y}H{at(one.high):.1f}" stroke="{ink}" stroke-width="3"/>'
+                f'<path d="M{at(one.low):.1f},{y}H{at(one.high):.1f}" '
+                f'stroke="{ink}" stroke-width="3"/>'
             )
         if isfinite(one.value):
             parts.append(f'<circle cx="{at(one.value):.1f}" cy="{y}" r="4" fill="{ink}"/>')

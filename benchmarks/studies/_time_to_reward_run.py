@@ -1,8 +1,7 @@
-"""One run of the study time_to_reward: train, look at the held-out prompts now and then,
-count what it cost.
+"""Train one run of the study time_to_reward: evaluate it at intervals, and count its cost.
 
-A run is ended from the trainer's `callback`, which is called between rounds: the trainer's own
-evaluations are of one clip.
+The trainer calls `Watch` as its callback between rounds, and `Watch` may end the run by
+raising `Finished`. The trainer's own evaluations are not used: they are of one clip.
 """
 
 from __future__ import annotations
@@ -28,9 +27,12 @@ from vidrl.training.policy import Policy
 from vidrl.training.rollout import clips, draws
 from vidrl.training.scored import Scored
 
-PROMPTS, TWINS, STEPS = 48, 16, 10  # held-out prompts, those with a second clip, denoising steps
-SOON = 2  # rounds
-LEAST_SHARE = 0.25  # of the budget, which every run uses: all have a gain there
+PROMPTS = 48  # held-out prompts
+TWINS = 16  # the first held-out prompts, which have a second clip
+STEPS = 10  # denoising steps of an evaluation
+SOON = 2  # an arm that is evaluated at least this often is evaluated after round 1 as well
+# no run ends before this fraction of the budget, so that all runs have a gain there
+LEAST_SHARE = 0.25
 MEASURED = (
     "composite",
     "dynamic_degree",
@@ -44,18 +46,22 @@ MEASURED = (
 
 
 class Finished(Exception):
-    """The run has used its budget, or has reached the target with its guards held."""
+    """The run has used its budget, or has reached the target and all guards hold."""
 
 
-# Looking
+# Evaluation
 
 
 def measure(
     policy: Policy, weights: str, reward: Reward, prompts: Sequence[str], encode: PromptCache
 ) -> dict[str, float]:
-    """Means over the held-out clips; the verifier and identity are also of the second
-    clips."""
-    scored, guards, seconds = Scored(reward, lambda values: ()), [], []
+    """Return the means of the measures over the held-out clips.
+
+    Each prompt has one clip, and the first `TWINS` prompts have a second clip. Verifier and
+    identity are means over all clips; diversity compares the two clips of a prompt.
+    """
+    scored = Scored(reward, lambda values: ())
+    guards, seconds = [], []
     with policy.using(weights):
         for samples in _clips(policy, prompts, "held out", encode):
             scored.add(samples)
@@ -64,33 +70,34 @@ def measure(
             guards.append(evaluate.guarded(samples, True))
             seconds.append(evaluate.thumbnails(samples.frames))
     seen = {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
-    apart = (scored.thumbnails[:TWINS] - torch.cat(seconds)).abs().mean(1).numpy()
-    found = evaluate.values(evaluate.rewarded(scored.score) | seen | {"diversity": apart})
+    diversity = (scored.thumbnails[:TWINS] - torch.cat(seconds)).abs().mean(1).numpy()
+    found = evaluate.values(evaluate.rewarded(scored.score) | seen | {"diversity": diversity})
     return {name: round(found[name], 5) for name in MEASURED}
 
 
 def _clips(policy: Policy, prompts: Sequence[str], name: str, encode: PromptCache) -> Any:
+    """Sample one clip of each prompt, with noise that depends on `name` alone."""
     noise = draws(0, [(name, i) for i in range(len(prompts))])
     return clips(policy, prompts, noise, STEPS, 32, 16, encode)
 
 
 def guards_held(now: dict[str, float], base: dict[str, float], least: dict[str, float]) -> bool:
-    """Whether every guard is at least its share of the base model's value."""
+    """Say whether each guarded measure is at least its part of the base value."""
     return all(now[name] >= share * base[name] for name, share in least.items())
 
 
-# Counting
+# Costs
 
 
 @dataclass
 class Calls:
-    """Rows that went through the denoiser, without and with gradient."""
+    """Counts the rows that went through the denoiser, without and with gradient."""
 
     free: int = 0
     graded: int = 0
 
     def wrap(self, predict: Callable[..., Any]) -> Callable[..., Any]:
-        """The function `predict`, counted."""
+        """Return the function `predict`, extended so that its rows are counted."""
 
         def counted(x: Any, *rest: Any, **named: Any) -> Any:
             if torch.is_grad_enabled():
@@ -104,13 +111,12 @@ class Calls:
 
 @dataclass
 class Watch:
-    """Called between rounds: adds up what training cost, looks every `every` rounds, and
-    may end the run there.
+    """Adds up the cost of training, evaluates at intervals, and may end the run.
 
-    An arm that looks often, because it is fast, looks after its first round as well.
-
-    `cpu` are this process's CPU seconds between two calls; what happens inside a call does
-    not count.
+    The trainer calls a `Watch` between rounds, first with round 0. An arm that is evaluated
+    often, because it learns fast, is evaluated after its first round as well. `cpu` counts
+    this process's CPU seconds between two calls; the time within a call, which is spent on
+    evaluation, does not count.
     """
 
     recipe: config.Recipe
@@ -151,7 +157,9 @@ class Watch:
         policy.backbone.predict = self.counted  # type: ignore[method-assign]
 
     def _look(self, round: int, policy: Policy, weights: str) -> None:
-        began, policy.backbone.predict = time.process_time(), self.before  # type: ignore[method-assign]
+        began = time.process_time()
+        # the denoiser calls of an evaluation are not a cost of training: use the uncounted one
+        policy.backbone.predict = self.before  # type: ignore[method-assign]
         found = measure(policy, weights, self.reward, self.prompts, self.encode)
         policy.backbone.predict = self.counted  # type: ignore[method-assign]
         clips_ = round * self.recipe.train.prompts_per_round * self.recipe.train.group
@@ -180,7 +188,7 @@ class Watch:
 
 
 def round_(value: float) -> float:
-    """Two digits after the point are enough of a second."""
+    """Round seconds to two digits after the point."""
     return round(value, 2)
 
 
@@ -188,7 +196,7 @@ def round_(value: float) -> float:
 
 
 def commit() -> str:
-    """The commit of the code that runs."""
+    """Return the commit of the code that runs."""
     words = ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -203,7 +211,7 @@ def run(
     out: Path,
     least: dict[str, float],
 ) -> dict[str, Any]:
-    """Train one arm at one rate with one seed; its looks in columns, and what ended it."""
+    """Train one arm at one rate with one seed; return its line of the ledger."""
     torch.set_num_threads(1)
     folder = out / "folders" / f"{arm.algorithm}-{seed}-{time.time_ns()}"
     recipe = config.load(ROOT / RECIPE, [f'run="{folder}"', f"seed={seed}", *arm.overrides(rate)])

@@ -1,8 +1,8 @@
-"""Times to a target from the looks of a run: interpolation, guards, censoring, ratios of
-pairs. Pure functions.
+"""Compute times to a target from the evaluations of a run, and ratios of such times.
 
-Legend: a run is a line of the ledger; its looks are columns of equal length, one entry a
-look.
+Pure functions: interpolation, guards, censoring, ratios. Legend: a run is a line of the
+ledger; its looks (the evaluations between rounds) are columns of equal length, with one
+entry for each look.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ import numpy as np
 
 from vidrl.inference.means import interval
 
-# of the base model's value
+# each measure must stay at or above this fraction of the base model's value
 GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965, "identity": 0.9, "diversity": 0.9}
 Run = Mapping[str, Any]
 
 
 class Time(NamedTuple):
-    """What a run used up to the target, or the budget where it was cut; `why` it was cut,
-    "" where it arrived."""
+    """What a run used up to the target, or the budget if the run was cut.
+
+    `why` says why the run was cut; it is empty for a run that reached the target.
+    """
 
     value: float
     why: str = ""
 
 
 class Ratio(NamedTuple):
-    """A geometric mean over pairs with its 95 % interval, NaN below six pairs; how many
-    pairs, how many cut."""
+    """A geometric mean over pairs with its 95 % interval, which is NaN below six pairs.
+
+    `pairs` is the number of pairs, `cut` how many of the arm's runs were cut.
+    """
 
     value: float
     low: float
@@ -43,8 +47,9 @@ class Ratio(NamedTuple):
 
 
 def gains(run: Run) -> list[float]:
-    """The held-out composite of every look less the base model's, beginning with 0 before
-    the first round.
+    """Return the held-out composite of each look less the base model's.
+
+    The list begins with 0, the gain before the first round.
 
     >>> gains({"base": {"composite": -2.0}, "looks": {"composite": [-1.5, -1.0]}})
     [0.0, 0.5, 1.0]
@@ -54,17 +59,17 @@ def gains(run: Run) -> list[float]:
 
 
 def used(run: Run, axis: str) -> list[float]:
-    """What the run had used of an axis ("cpu", "calls", "clips") at every look, beginning
-    with 0."""
+    """Return the use of an axis ("cpu", "calls", "clips") at each look, from 0."""
     return [0.0, *run["looks"].get(axis, [])]
 
 
 def steady(run: Run, usual: float) -> list[float]:
-    """CPU seconds at every look as of a machine on which a look takes `usual` seconds,
-    beginning with 0.
+    """Return the CPU seconds at each look, as on a machine without other load.
 
-    Every look is the same work. Where it takes longer, others had the machine's cache and
-    cores, and the training before it took longer in proportion.
+    The list begins with 0; `usual` is how many seconds a look takes on a machine without
+    other load. Each look is the same work. Where a
+    look takes longer than usual, other programs used the machine's cache and cores, and the
+    training before the look took longer in proportion.
 
     >>> steady({"looks": {"cpu": [10.0, 30.0], "look": [8.0, 16.0]}}, 8.0)
     [0.0, 10.0, 20.0]
@@ -76,8 +81,9 @@ def steady(run: Run, usual: float) -> list[float]:
 
 
 def broken(run: Run, guards: Mapping[str, float] = GUARDS) -> int | None:
-    """The first look (1 is the first after training began) at which a guard fails; None
-    where all hold.
+    """Return the number of the first look at which a guard fails, or None.
+
+    Look 1 is the first look after training began.
 
     >>> run = {"base": {"identity": 0.8}, "looks": {"identity": [0.8, 0.7, 0.8]}}
     >>> broken(run, {"identity": 0.9}), broken(run, {"identity": 0.5})
@@ -95,8 +101,10 @@ def broken(run: Run, guards: Mapping[str, float] = GUARDS) -> int | None:
 
 
 def first_at(x: Sequence[float], y: Sequence[float], level: float) -> tuple[float, int] | None:
-    """Where a curve first reaches a level, by the line between two looks, and the number of
-    the look after it.
+    """Return where a curve first reaches a level, and the look at or after it.
+
+    The crossing is interpolated linearly between two looks; None where there is no
+    crossing.
 
     >>> first_at([0, 10, 20], [0.0, 0.5, 1.5], 1.0)
     (15.0, 2)
@@ -114,11 +122,11 @@ def first_at(x: Sequence[float], y: Sequence[float], level: float) -> tuple[floa
 def time_to(
     run: Run, target: float, x: Sequence[float], limit: float, guards: Mapping[str, float] = GUARDS
 ) -> Time:
-    """The time of a run to the target along x.
+    """Return the time of a run to the target, measured along x.
 
-    A run that does not arrive is cut where it ends, and at `limit` if it arrives after
-    that. One of which a guard fails at or before the look at which it arrives is cut as
-    well: a later return does not count.
+    A run that does not arrive, or arrives after `limit`, is cut: its time is `limit`. A run
+    in which a guard fails at or before the look at which it arrives is cut as well, even if
+    the guard holds again later.
     """
     if str(run["ended"]).startswith("failed"):
         return Time(limit, "failed")
@@ -129,8 +137,7 @@ def time_to(
 
 
 def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
-    """The gain after an amount of x, by the line between two looks; NaN where the run ended
-    before.
+    """Return the gain after an amount of x, interpolated; NaN where the run ended before.
 
     >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
     >>> gain_at(run, 15.0, [0, 10, 20]), gain_at(run, 30.0, [0, 10, 20])
@@ -145,10 +152,14 @@ def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
 
 
 def at_arrival(run: Run, target: float, name: str) -> float:
-    """A measure at the first look at or after the arrival at a gain, less the base model's;
-    NaN without arrival.
+    """Return a measure, less the base model's, when the target gain is reached.
 
-    >>> run = {"base": {"composite": 0.0, "identity": 0.5}, "looks": {"composite": [1.0, 2.0], "identity": [0.4, 0.6]}}
+    The measure is of the first look with at least this gain, and NaN where no look has it.
+
+    >>> run = {
+    ...     "base": {"composite": 0.0, "identity": 0.5},
+    ...     "looks": {"composite": [1.0, 2.0], "identity": [0.4, 0.6]},
+    ... }
     >>> round(at_arrival(run, 1.5, "identity"), 2), at_arrival(run, 3.0, "identity")
     (0.1, nan)
     """
@@ -157,8 +168,9 @@ def at_arrival(run: Run, target: float, name: str) -> float:
 
 
 def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
-    """The mean of the gain over x from 0 to an amount; a run that ended before keeps its
-    last gain.
+    """Return the mean gain over x from 0 to an amount.
+
+    A run that ended before the amount keeps its last gain.
 
     >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
     >>> mean_gain(run, 10.0, [0, 10, 20]), mean_gain(run, 40.0, [0, 10, 20])
@@ -169,10 +181,10 @@ def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
 
 
 def merit(run: Run, target: float, budget: float) -> float:
-    """How good a rate was: log(budget / time) where the run arrived, else the share of the
-    target missing, negative.
+    """Return how good a learning rate was, from one run; higher is better.
 
-    A broken guard costs 0.5 more.
+    The merit is log(budget / time) where the run arrived, else minus the fraction of the
+    target that is missing at the end. A broken guard costs 0.5 more.
     """
     time = time_to(run, target, used(run, "cpu"), budget)
     if not time.why:
@@ -185,17 +197,19 @@ def merit(run: Run, target: float, budget: float) -> float:
 
 
 def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> list[float]:
-    """Plain's time over the arm's of every seed that both have; a run that was cut counts
-    where it was cut.
+    """Return plain's time over the arm's for each seed that both have.
 
-    >>> ratios({0: Time(80.0), 1: Time(100.0, "guard")}, {0: Time(20.0), 1: Time(100.0, "failed"), 2: Time(1.0)})
+    A run that was cut counts with the time at which it was cut.
+
+    >>> plain = {0: Time(80.0), 1: Time(100.0, "guard")}
+    >>> ratios(plain, {0: Time(20.0), 1: Time(100.0, "failed"), 2: Time(1.0)})
     [4.0, 1.0]
     """
     return [plain[seed].value / arm[seed].value for seed in sorted(plain.keys() & arm.keys())]
 
 
 def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> Ratio:
-    """The geometric mean of `ratios` with its interval."""
+    """Return the geometric mean of `ratios` with its interval."""
     each = ratios(plain, arm)
     cut = sum(bool(arm[seed].why) for seed in plain.keys() & arm.keys())
     if not each:
@@ -208,16 +222,17 @@ def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> Ratio:
 
 
 def best_of(values: Sequence[float], n: int, shown: Sequence[float] | None = None) -> float:
-    """The expected value of the best of n clips drawn without replacement from these; or of
-    what is `shown` of it.
+    """Return the expected value of the best of n clips, drawn without replacement from all.
 
-    The clip of rank r among N, the worst first, is the best of n in C(r − 1, n − 1) of C(N,
-    n) draws.
+    `values` decides which clip is the best. With `shown`, the result is the expectation of
+    `shown` for this clip. The clip of rank r among N, counted from the worst, is the best
+    one in C(r − 1, n − 1) of the C(N, n) draws.
 
     >>> [round(best_of([1.0, 2.0, 4.0], n), 4) for n in (1, 2, 3)]
     [2.3333, 3.3333, 4.0]
     """
     order = sorted(range(len(values)), key=values.__getitem__)
-    told = values if shown is None else shown
+    measured = values if shown is None else shown
+    # r counts from 0 here, so that the chance of rank r + 1 is C(r, n − 1) / C(N, n)
     chances = [comb(r, n - 1) / comb(len(values), n) for r in range(len(values))]
-    return sum(chance * told[i] for chance, i in zip(chances, order, strict=True))
+    return sum(chance * measured[i] for chance, i in zip(chances, order, strict=True))

@@ -1,11 +1,11 @@
-"""ViPO (arXiv 2511.18719): the advantage of a clip, spread over space and time by a map.
+"""Define the arm "vipo": a clip's advantage, distributed over space and time by a map.
 
-The paper makes the map of DINOv2's features of each frame. Here the features need no
-weights: colour, contrast and motion of each cell of the latent grid. What follows is the
-paper's: principal components, weighted by the variance that they explain. The sign of a
-principal component is arbitrary; here few cells lie far above the mean, as the cells of an
-object do before a background. The public code that was read is TeleBoost's,
-teleboost/algorithms/vipo.py.
+ViPO (arXiv 2511.18719) computes the map from DINOv2's features of each frame. Here the
+features need no weights: colour, contrast and motion of each cell of the latent grid. The
+rest follows the paper: principal components, weighted by the variance that they explain.
+The sign of a principal component is arbitrary; here the sign is chosen so that few cells
+lie far above the mean, as the cells of an object do before a background. The public code
+that was read is TeleBoost's, teleboost/algorithms/vipo.py.
 
 Legend: B clips, F frames, L latent frames of h x w cells, P = L h w, n rows of a minibatch.
 """
@@ -33,28 +33,29 @@ LEAST = 1e-3  # a quarter of a grey level: a feature that varies less is constan
 
 
 def features(video: Tensor, frame_map: Sequence[Span], size: Span) -> Tensor:
-    """Red, green, blue, contrast and motion of each cell, (B, P, 5), of clips (B, F, 3, H,
-    W).
+    """Return red, green, blue, contrast and motion of each cell, (B, P, 5).
 
-    `size` is (h, w). Contrast is the standard deviation of the light within a cell, motion
-    the mean size of its change between frames.
+    `video` is clips (B, F, 3, H, W), and `size` is (h, w). Contrast is the standard
+    deviation of the brightness within a cell, motion the mean absolute change of brightness
+    between frames.
     """
     light = video.mean(2, keepdim=True)
     change = torch.diff(light, dim=1, prepend=light[:, :1]).abs()
     planes = torch.cat([video, light.square(), change], 2)
     frames = adaptive_avg_pool2d(planes.flatten(0, 1), size).unflatten(0, video.shape[:2])
     cells = torch.stack([frames[:, a:b].mean(1) for a, b in frame_map], 1)  # (B, L, 5, h, w)
-    spread = (cells[:, :, 3] - cells[:, :, :3].mean(2).square()).clamp(min=0).sqrt()
-    found = torch.cat([cells[:, :, :3], spread[:, :, None], cells[:, :, 4:]], 2)
+    # plane 3 holds the mean of the squared brightness: its std is √(E x² − (E x)²)
+    contrast = (cells[:, :, 3] - cells[:, :, :3].mean(2).square()).clamp(min=0).sqrt()
+    found = torch.cat([cells[:, :, :3], contrast[:, :, None], cells[:, :, 4:]], 2)
     return found.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
 def importance(cells: Tensor) -> Tensor:
-    """S = Σ_j λ_j z'_j over the first principal components of features (B, P, K): (B, P),
-    in [0, 1].
+    """Return the importance S = Σ_j λ_j z'_j of each cell, (B, P), in [0, 1].
 
-    z'_j is a component scaled to [0, 1] within its clip, λ_j its share of the variance that
-    these components explain.
+    The sum runs over the first principal components of features (B, P, K). z'_j is a
+    component scaled to [0, 1] within its clip, λ_j the fraction of the variance that the
+    component explains among these components.
 
     Example:
         >>> importance(torch.tensor([[[0.0, 0.1], [0.0, 0.1], [0.0, 0.1], [1.0, 0.1]]]))
@@ -64,7 +65,7 @@ def importance(cells: Tensor) -> Tensor:
     size = centred.square().mean(1, keepdim=True).sqrt()
     u, s, _ = torch.linalg.svd(centred / size.clamp(min=LEAST), full_matrices=False)
     z = (u * s[:, None])[..., :COMPONENTS]
-    z = torch.where(z.pow(3).sum(1, keepdim=True) < 0, -z, z)
+    z = torch.where(z.pow(3).sum(1, keepdim=True) < 0, -z, z)  # the sign with positive skewness
     low, high = z.amin(1, keepdim=True), z.amax(1, keepdim=True)
     variance = s[:, None, :COMPONENTS].square()
     share = variance / variance.sum(2, keepdim=True).clamp(min=LEAST)
@@ -72,24 +73,26 @@ def importance(cells: Tensor) -> Tensor:
 
 
 def allocation(video: Tensor, frame_map: Sequence[Span], size: Span) -> Tensor:
-    """The map M of each clip, (B, L, h, w), at least 0 and of mean 1; of a flat clip it is
-    1."""
+    """Return the map M of each clip, (B, L, h, w), non-negative with mean 1.
+
+    The map of a clip whose cells are all alike is 1.
+    """
     found = importance(features(video, frame_map, size))
     found = found - found.amin(1, keepdim=True)
     mean = found.mean(1, keepdim=True)
-    made = torch.where(mean > LEAST, found / mean.clamp(min=LEAST), torch.ones_like(found))
-    return made.unflatten(1, (len(frame_map), *size))
+    maps = torch.where(mean > LEAST, found / mean.clamp(min=LEAST), torch.ones_like(found))
+    return maps.unflatten(1, (len(frame_map), *size))
 
 
 @dataclass(eq=False, kw_only=True)
 class ViPO(GRPO):
-    """GRPO with an advantage and a ratio for each cell p of the latent grid: A_p = M_p A.
+    """GRPO that gives each cell p of the latent grid an advantage A_p = M_p A and a ratio.
 
     L = mean over rows and cells of −min(ρ_p A_p, clip(ρ_p, 1 ± ε√P) A_p) + β KL, with ρ_p =
     exp(log p_p − log p_p,old), where log p_p is the mean over the channels of cell p. The
     clip range widens with √P, as it does with √S in GRPO. While the live weights equal the
-    old ones, the gradient is that of −Σ_p M_p A log p_p / P: GRPO's, where M is 1
-    everywhere. The clips are decoded a second time for the map.
+    old ones, the gradient is that of −Σ_p M_p A log p_p / P, which is GRPO's gradient where
+    M is 1 everywhere. The clips are decoded a second time to compute the map.
 
     Example:
         >>> ViPO(sampler="flow_sde", eta=0.7).segments
@@ -102,13 +105,13 @@ class ViPO(GRPO):
         super().__post_init__()
         if self.segments != 1 or self.ratio_norm or self.max_divergence:
             raise ValueError(
-                "expected segments = 1, ratio_norm = false and max_divergence = 0, "
-                "because the map says where the credit goes, and each cell's ratio is "
-                "clipped, got "
+                "expected segments = 1, ratio_norm = false and max_divergence = 0, because the "
+                "map distributes the credit and each cell's ratio is clipped, got "
                 f"{(self.segments, self.ratio_norm, self.max_divergence)}"
             )
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
+        # `loss` needs the old mean of each step to compute the density of each cell
         return replace(super().plan(backbone, round, draw), means=True)
 
     def gated(self, seen: Experience, sample: Tensor) -> dict[str, Tensor]:
@@ -116,20 +119,21 @@ class ViPO(GRPO):
         return super().gated(seen, sample) | {"map": self.allocated(seen)[row]}
 
     def allocated(self, seen: Experience) -> Tensor:
-        """The maps of this process's clips, (B, L, h, w), made once a round."""
+        """Return the maps of this process's clips, (B, L, h, w), once a round."""
         if self.maps is None or self.maps[0] is not seen:
             latents, size = seen.rollout.latents, self.backbone.shape[-2:]
             prompts = [seen.prompts[i] for i in seen.index.tolist()]
             clips = decoded_pieces(self.backbone, latents, prompts)
-            made = [
-                allocation(one.frames, self.backbone.frame_map, (size[0], size[1])) for one in clips
+            maps = [
+                allocation(piece.frames, self.backbone.frame_map, (size[0], size[1]))
+                for piece in clips
             ]
-            self.maps = seen, torch.cat(made).to(latents.device)
+            self.maps = seen, torch.cat(maps).to(latents.device)
         return self.maps[1]
 
     def after(self, policy: Policy, round: int) -> None:
         super().after(policy, round)
-        self.maps = None
+        self.maps = None  # the rollout's latents need not stay in memory until the next round
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step, where = self.step(policy, batch), batch["map"]

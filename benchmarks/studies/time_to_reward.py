@@ -1,15 +1,19 @@
-"""How much training does each algorithm need for the reward that plain Flow-GRPO ends with?
-Arms × rates × seeds.
+"""How much training does each algorithm need to reach plain Flow-GRPO's final reward?
 
     python benchmarks/studies/time_to_reward.py run     # continue the ledger, two runs at a time
     python benchmarks/studies/time_to_reward.py next    # list the next runs without training
     python benchmarks/studies/time_to_reward.py best    # measure best of N of the base model
     python benchmarks/studies/time_to_reward.py report  # write the page, the plot and the ledger
 
-`run` may be killed and called again: finished runs stand in the ledger. To stop it after
-the runs that are under way, make the file `stop` in the folder --out. The first arm is
-plain Flow-GRPO: its end is the target, its CPU seconds are the budget of all others. Every
-arm's learning rate is swept with seeds of their own.
+The study trains arms (algorithms with options) at several learning rates and seeds. The
+first arm is plain Flow-GRPO: the gain at its end is the target of all other arms, and its
+CPU seconds are their budget. Each arm's learning rate is swept with a seed that no final
+run has.
+
+`run` may be killed and called again: finished runs are in the ledger,
+runs/time_to_reward/ledger.jsonl. To stop after the runs in progress, create the file `stop`
+in the folder --out. `report` writes benchmarks/results/training/time_to_reward.md, .svg and
+.jsonl.
 """
 
 from __future__ import annotations
@@ -34,8 +38,8 @@ from _time_to_reward_times import GUARDS
 
 from vidrl.training.launch import PARENT, end_with_parent
 
-# a run goes on until this much of the higher of target and `HIGH`: the target may still
-# move
+# a run ends at this multiple of the target or of `HIGH`, whichever is higher: the target may
+# still rise with the next runs of plain
 MARGIN = 1.1
 FORK = multiprocessing.get_context("fork")
 Running = tuple[Any, Path]  # the process, and the file for its line
@@ -43,19 +47,20 @@ Active = dict[ledger.Job, Running]
 
 
 def allowed(job: ledger.Job, runs: Sequence[Any]) -> dict[str, float]:
-    """Target, CPU seconds and rounds after which a job ends."""
+    """Return the target, the CPU seconds and the rounds at which a job ends."""
     if job.arm == PLAIN:
         return {"target": 1e9, "budget": 1e9, "rounds": PLAIN_ROUNDS}
-    share = ledger.SWEEP_SHARE if job.seed == SWEEP_SEED else 1.0
+    fraction = ledger.SWEEP_SHARE if job.seed == SWEEP_SEED else 1.0
     ends = {
         "target": MARGIN * max(ledger.target(runs), ledger.HIGH),
-        "budget": share * ledger.budget(runs),
+        "budget": fraction * ledger.budget(runs),
     }
+    # 1e9 instead of infinity, which JSON cannot hold
     return {name: min(value, 1e9) for name, value in ends.items()} | {"rounds": 10**6}
 
 
 def one(job: ledger.Job, ends: Mapping[str, float], out: Path, file: Path) -> None:
-    """In a process of its own: one run, whose line is written to a file."""
+    """Train one run in a child process, and write its line of the ledger to a file."""
     import _time_to_reward_run as running
 
     end_with_parent()
@@ -67,7 +72,7 @@ def one(job: ledger.Job, ends: Mapping[str, float], out: Path, file: Path) -> No
 
 
 def start(job: ledger.Job, runs: Sequence[Any], out: Path) -> Running:
-    """Start a job's process, which finds the libraries loaded."""
+    """Start a job's process, a fork of this one, which has loaded the libraries."""
     file = out / f"{job.arm}-{job.rate:g}-{job.seed}.json"
     file.unlink(missing_ok=True)
     process = FORK.Process(target=one, args=(job, allowed(job, runs), out, file))
@@ -76,7 +81,7 @@ def start(job: ledger.Job, runs: Sequence[Any], out: Path) -> Running:
 
 
 def load() -> None:
-    """Load once what every run needs, so that no run spends CPU seconds on it."""
+    """Load the libraries of all runs, so that no run spends CPU seconds on them."""
     import _time_to_reward_run
     import accelerate
     import diffusers
@@ -90,29 +95,31 @@ def load() -> None:
     }.items():
         for name in names:
             getattr(package, name)  # these packages load a class when it is first asked for
-    os.environ[PARENT] = str(os.getpid())
+    os.environ[PARENT] = str(os.getpid())  # `end_with_parent` in a child compares with this
 
 
 def finish(job: ledger.Job, code: int, file: Path, book: Path) -> bool:
-    """Move a run's line into the ledger; False where it left none."""
+    """Move a run's line into the ledger; return False where the run left no line."""
     done = code == 0 and file.exists()
     if done:
         row = json.loads(file.read_text())
         ledger.add(book, row)
         last = {name: values[-1] for name, values in row["looks"].items()}
         gain = last["composite"] - row["base"]["composite"] if last else float("nan")
-        told = f"ended by {row['ended']} after {last.get('round')} rounds, {last.get('cpu')} CPU s, gain {gain:+.3f}"
-        print(
-            time.strftime("%H:%M:%S"), f"{job.arm} {job.rate:g} seed {job.seed}: {told}", flush=True
-        )
+        run = f"{job.arm} {job.rate:g} seed {job.seed}"
+        cost = f"{last.get('round')} rounds, {last.get('cpu')} CPU s, gain {gain:+.3f}"
+        print(time.strftime("%H:%M:%S"), f"{run}: ended by {row['ended']} after {cost}", flush=True)
     file.unlink(missing_ok=True)
     return done
 
 
 def work(out: Path, o: argparse.Namespace) -> None:
-    """Run the agenda until it is done, CPU seconds are used up, or the file `stop` is
-    there."""
-    book, active, failed = out / "ledger.jsonl", Active(), set[ledger.Job]()
+    """Run the agenda until it is done.
+
+    `work` stops earlier where the CPU seconds --cpu are used up or the file `stop` exists.
+    """
+    book = out / "ledger.jsonl"
+    active, failed = Active(), set[ledger.Job]()
     arms = {name: ARMS[name] for name in checked(o.arms) if not missing(ARMS[name])}
     load()
     while True:
@@ -135,14 +142,16 @@ def work(out: Path, o: argparse.Namespace) -> None:
 
 
 def next_of(ready: Sequence[ledger.Job], arms: set[str]) -> ledger.Job:
-    """The first job, but not a second run of plain, which is slow, beside one that is under
-    way."""
+    """Return the first job, but never a second run of plain while one is in progress.
+
+    Runs of plain are slow, and two at a time would keep both slots for long.
+    """
     other = [job for job in ready if job.arm != PLAIN]
     return other[0] if other and PLAIN in arms else ready[0]
 
 
 def ended(active: Active, book: Path) -> set[ledger.Job]:
-    """Take the runs that have ended out of the active ones; those that left no line."""
+    """Remove the runs that have ended from `active`; return those without a line."""
     over = {job: running for job, running in active.items() if running[0].exitcode is not None}
     for job in over:
         del active[job]
@@ -158,7 +167,7 @@ def ended(active: Active, book: Path) -> set[ledger.Job]:
 
 
 def waiting(runs: Sequence[Any], arms: Mapping[str, Arm], sweep_only: bool) -> list[ledger.Job]:
-    """The agenda; only plain's part of it while nothing is known of the budget."""
+    """Return the agenda; only plain's part of it while the budget is unknown."""
     named = ledger.agenda(runs, arms)
     if ledger.budget(runs) == float("inf"):
         named = [job for job in named if job.arm == PLAIN]
@@ -166,29 +175,24 @@ def waiting(runs: Sequence[Any], arms: Mapping[str, Arm], sweep_only: bool) -> l
 
 
 def tell(out: Path, names: Sequence[str]) -> None:
-    """Print what is next, the chosen rates, and why arms cannot be run."""
+    """Print the next jobs, the chosen rates, and why arms cannot be run."""
     runs = ledger.read(out / "ledger.jsonl")
     spent = sum(run["spent"] for run in runs)
-    print(
-        f"{len(runs)} runs, {spent:.0f} CPU s; target {ledger.target(runs):+.3f}, budget {ledger.budget(runs):.0f}"
-    )
+    ends = f"target {ledger.target(runs):+.3f}, budget {ledger.budget(runs):.0f}"
+    print(f"{len(runs)} runs, {spent:.0f} CPU s; {ends}")
     for name in names:
-        why, rates = (
-            missing(ARMS[name]),
-            {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()},
-        )
+        why = missing(ARMS[name])
+        rates = {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()}
         ready = len(ledger.of(runs, name, False))
-        print(
-            f"{name}: rate {ledger.chosen(runs, name)}, merits {rates}, finals {ready} {why[:150]}"
-        )
-    for job in ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])})[
-        :20
-    ]:
+        rate = ledger.chosen(runs, name)
+        print(f"{name}: rate {rate}, merits {rates}, finals {ready} {why[:150]}")
+    arms = {name: ARMS[name] for name in names if not missing(ARMS[name])}
+    for job in ledger.agenda(runs, arms)[:20]:
         print(*job)
 
 
 def options() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -216,7 +220,7 @@ def options() -> argparse.Namespace:
 
 
 def checked(text: str) -> list[str]:
-    """The names of arms; plain stands first, whose end is the target."""
+    """Return the names of the arms, with plain first: its end is the target."""
     names = text.split(",")
     strange = [name for name in names if name not in ARMS]
     if strange:
@@ -229,7 +233,7 @@ def checked(text: str) -> list[str]:
 def main() -> None:
     o = options()
     out, names = o.out.resolve(), checked(o.arms)
-    os.chdir(ROOT)  # a recipe's paths are from there
+    os.chdir(ROOT)  # the paths of a recipe are relative to the repository
     out.mkdir(parents=True, exist_ok=True)
     if o.stage == "next":
         return tell(out, names)
