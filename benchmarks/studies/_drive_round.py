@@ -76,5 +76,5 @@ def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
 def _one(loop: Trainer) -> Mapping[str, float]:
     """Train one round and return its CPU seconds by stage."""
     row = loop._train_round()
-    loop.state.round += 1  # `Trainer.train` counts the rounds; here no `train` runs
+    loop.state.round += 1  # the training loop, which does not run here, counts the rounds
     return {stage: row["seconds"][stage] for stage in STAGES}

@@ -44,7 +44,7 @@ SIZES: tuple[tuple[int, ...], ...] = (
 )
 
 # name: prompts of set 1, prompts of set 2, scale of set 1, scale of set 2, kind of values
-APART = {
+UNPAIRED = {
     "10 and 40, the smaller thrice as wide": (10, 40, 3.0, 1.0, "normal"),
     "10 and 40, the larger thrice as wide": (10, 40, 1.0, 3.0, "normal"),
     "20 and 20, one thrice as wide": (20, 20, 1.0, 3.0, "normal"),
@@ -97,10 +97,10 @@ def paired(
 
 def unpaired(name: str, runs: int, seed: int = 0, draws: int = 2000) -> list[Interval]:
     """Return the intervals of samples of two sets with equal true means."""
-    first, second, wide, wider, kind = APART[name]
+    first, second, scale, other_scale, kind = UNPAIRED[name]
     rng = np.random.default_rng([seed, first, second])
-    a = wide * KINDS[kind](rng.standard_normal((runs, first)))
-    b = wider * KINDS[kind](rng.standard_normal((runs, second)))
+    a = scale * KINDS[kind](rng.standard_normal((runs, first)))
+    b = other_scale * KINDS[kind](rng.standard_normal((runs, second)))
     return [
         difference(clusters(x, range(first)), clusters(y, range(second)), draws=draws)
         for x, y in zip(a, b, strict=True)
@@ -128,7 +128,7 @@ def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tupl
     return wrong / runs, whole / runs
 
 
-def found(prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
+def power(prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
     """Return the least detectable difference in stds, and how often a test finds it.
 
     The second value is the fraction of normal samples with this mean in which the test,
@@ -148,16 +148,16 @@ def paired_row(kind: str, sizes: Sequence[int], runs: int) -> str:
     """Format the table row of one null and one size of paired differences."""
     few, many = min(sizes), max(sizes)
     clips = f"{few}" if few == many else f"{few} to {many}"
-    return f"| {kind} | {len(sizes)} × {clips} | " + _told(paired(kind, sizes, runs))
+    return f"| {kind} | {len(sizes)} × {clips} | " + _cells(paired(kind, sizes, runs))
 
 
 def unpaired_row(name: str, runs: int) -> str:
     """Format the table row of one null of unpaired sets."""
-    first, second = APART[name][:2]
-    return f"| {name} | {first}, {second} | " + _told(unpaired(name, runs))
+    first, second = UNPAIRED[name][:2]
+    return f"| {name} | {first}, {second} | " + _cells(unpaired(name, runs))
 
 
-def _told(found: Sequence[Interval]) -> str:
+def _cells(found: Sequence[Interval]) -> str:
     """Format the three fractions of `shares` as table cells in percent."""
     down, up, out = (100 * share for share in shares(found))
     return f"{down + up:.1f} | {down:.1f}, {up:.1f} | {out:.1f} |"
@@ -171,7 +171,7 @@ def family_row(kind: str, prompts: int, dims: int, runs: int) -> str:
 
 def power_row(prompts: int, dims: int, runs: int) -> str:
     """Format the table row of the power at one number of prompts and dims."""
-    size, share = found(prompts, dims, runs)
+    size, share = power(prompts, dims, runs)
     return f"| {prompts} | {dims} | " + (
         f"{size:.2f} | {100 * share:.1f} |" if math.isfinite(size) else "none | 0 |"
     )

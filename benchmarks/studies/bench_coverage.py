@@ -1,12 +1,15 @@
-"""How often do the intervals of `vidrl bench` hold the truth? Simulated clips, nested in
-prompts, whose mean is known.
+r"""How often do the intervals of `vidrl bench` contain the truth, and its tests err?
 
     python benchmarks/studies/bench_coverage.py --keep coverage.json \\
         --out benchmarks/results/bench/bench_coverage.md
 
-A clip's value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b
-normal for each clip, ρ = 0.3. `--keep` names a file of finished rows: a run that was broken
-off goes on from there. `_nulls.py` has the tests.
+Design: clips nested in prompts are simulated, so that their true mean is known. A clip's
+value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b normal for
+each clip, ρ = 0.3. The share of 95 % intervals that contain the true mean should be 95 %.
+The tests of equal models are in `_nulls.py`.
+
+Output: the page --out. `--keep` names a file of finished rows, from which a run that was
+stopped continues.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from vidrl.inference.student import t_quantile
 
 Array = np.ndarray
 Ends = tuple[Array, Array]  # low and high, (runs,) each
-SHARED = 0.3  # ρ, the share of the variance of z that lies between prompts
+SHARED = 0.3  # ρ, the fraction of the variance of z that lies between prompts
 
 KINDS: dict[str, Callable[[Array], Array]] = {
     "normal": lambda z: z,
@@ -52,7 +55,7 @@ SIZES: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """`runs` samples: values (runs, n), the prompts of their clips (n,), the true mean."""
+    """Simulated samples: values (runs, n), the clips' prompts (n,), and the true mean."""
 
     kind: str
     sizes: tuple[int, ...]
@@ -62,7 +65,7 @@ class Case:
 
     @property
     def size(self) -> str:
-        """Prompts × clips."""
+        """Return the size as text: prompts × clips."""
         few, many = min(self.sizes), max(self.sizes)
         return (
             f"{len(self.sizes)} × {few}" if few == many else f"{len(self.sizes)} × {few} to {many}"
@@ -70,18 +73,16 @@ class Case:
 
 
 def case(kind: str, sizes: Sequence[int], runs: int, seed: int = 0) -> Case:
-    """Samples of a kind with so many clips of each prompt."""
+    """Draw samples of a kind of values, with a number of clips for each prompt."""
     draw, prompts = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
-    between, inside = (
-        draw.standard_normal((runs, len(sizes))),
-        draw.standard_normal((runs, len(prompts))),
-    )
+    between = draw.standard_normal((runs, len(sizes)))
+    inside = draw.standard_normal((runs, len(prompts)))
     z = math.sqrt(SHARED) * between[:, prompts] + math.sqrt(1 - SHARED) * inside
     return Case(kind, tuple(sizes), KINDS[kind](z), prompts, true_mean(kind))
 
 
 def true_mean(kind: str) -> float:
-    """The mean over a standard normal z, by the trapezoid rule."""
+    """Return the mean of a kind of values over a standard normal z, by the trapezoid rule."""
     z = np.linspace(-10, 10, 200_001)
     weights = np.exp(-z * z / 2)
     return float((KINDS[kind](z) * weights).sum() / weights.sum())
@@ -91,23 +92,26 @@ def true_mean(kind: str) -> float:
 
 
 def ours(sample: Case) -> Ends:
-    """`vidrl.inference.means.interval`."""
+    """Return the intervals of `vidrl.inference.means.interval`."""
     groups = sample.prompts.tolist()
     found = [interval(values, groups) for values in sample.values]
     return np.array([one.low for one in found]), np.array([one.high for one in found])
 
 
 def student(sample: Case) -> Ends:
-    """Student's t of prompts' means, by the variance of `Clusters`."""
-    made = [clusters(values, sample.prompts.tolist()) for values in sample.values]
-    mean, error = np.array([one.mean for one in made]), np.sqrt([one.variance for one in made])
-    reach = t_quantile(len(sample.sizes) - 1) * error
-    return mean - reach, mean + reach
+    """Return Student's t intervals of the prompts' means, by the variance of `Clusters`."""
+    samples = [clusters(values, sample.prompts.tolist()) for values in sample.values]
+    mean = np.array([one.mean for one in samples])
+    error = np.sqrt([one.variance for one in samples])
+    half_width = t_quantile(len(sample.sizes) - 1) * error
+    return mean - half_width, mean + half_width
 
 
 def clips_alone(sample: Case, draws: int = 1000) -> Ends:
-    """Percentiles of a bootstrap over clips, as if they were independent: what most tables
-    print."""
+    """Return percentile intervals of a bootstrap over clips, as if clips were independent.
+
+    Most published tables print these intervals.
+    """
     n = len(sample.prompts)
     return _percentiles(
         np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws) / n, sample
@@ -115,11 +119,12 @@ def clips_alone(sample: Case, draws: int = 1000) -> Ends:
 
 
 def two_stages(sample: Case, draws: int = 1000) -> Ends:
-    """Percentiles of a bootstrap that draws prompts, and then clips of each anew."""
+    """Return percentile intervals of a bootstrap over prompts, then over clips."""
     return _percentiles(np.stack(list(_drawn_twice(sample, draws))), sample)
 
 
 def _drawn_twice(sample: Case, draws: int) -> Iterator[Array]:
+    """Yield the weights of the clips in each draw of `two_stages`."""
     rng, G = np.random.default_rng(0), len(sample.sizes)
     members = [np.flatnonzero(sample.prompts == g) for g in range(G)]
     for _ in range(draws):
@@ -142,11 +147,11 @@ METHODS: dict[str, Callable[[Case], Ends]] = {
 }
 
 
-# What comes of them
+# Coverage of the intervals
 
 
 def held(ends: Ends, truth: float) -> tuple[float, float, float]:
-    """Shares of the intervals that hold the truth, lie below it, and above it."""
+    """Return the fractions of intervals that contain, lie below and lie above the truth."""
     below, above = float((ends[1] < truth).mean()), float((ends[0] > truth).mean())
     return 1 - below - above, below, above
 
@@ -154,8 +159,10 @@ def held(ends: Ends, truth: float) -> tuple[float, float, float]:
 def unpaired(
     kind: str, sizes: Sequence[int], others: Sequence[int], spread: float, runs: int
 ) -> float:
-    """How often the interval of two unpaired sets' difference holds 0; the second is
-    `spread` times wider."""
+    """Return how often the interval of the difference of two unpaired sets contains 0.
+
+    The second set is `spread` times wider.
+    """
     first, second = case(kind, sizes, runs), case(kind, others, runs, seed=1)
     hits = 0
     for a, b in zip(
@@ -169,15 +176,16 @@ def unpaired(
 
 
 def mean_row(kind: str, sizes: Sequence[int], runs: int) -> str:
-    """One kind and size: the shares of all methods."""
+    """Format the table row of one kind and size: the coverage of all methods."""
     sample = case(kind, sizes, runs)
     shares = [held(method(sample), sample.truth) for method in METHODS.values()]
     numbers = " | ".join(f"{100 * share:.1f}" for share, _, _ in shares)
-    return f"| {kind} | {sample.size} | {numbers} | {100 * shares[0][1]:.1f}, {100 * shares[0][2]:.1f} |"
+    below, above = (100 * share for share in shares[0][1:])
+    return f"| {kind} | {sample.size} | {numbers} | {below:.1f}, {above:.1f} |"
 
 
 def unpaired_row(kind: str, runs: int) -> str:
-    """Unpaired sets of unlike sizes and spreads."""
+    """Format the table row of unpaired sets that differ in size and in spread."""
     share = unpaired(kind, (1,) * 20, (2,) * 30, 2.0, runs)
     return f"| {kind} | 20 × 1 against 30 × 2, twice as wide | {100 * share:.1f} |"
 
@@ -186,7 +194,7 @@ def unpaired_row(kind: str, runs: int) -> str:
 
 
 def rate(share: float) -> Callable[[np.random.Generator, int, int], Array]:
-    """Ones with this probability, else zeros."""
+    """Return a function that draws ones with this probability, else zeros."""
     return lambda rng, runs, n: (rng.random((runs, n)) < share).astype(float)
 
 
@@ -203,7 +211,7 @@ def _penalty(rng: np.random.Generator, runs: int, n: int) -> Array:
 
 
 def _rare_gap(rng: np.random.Generator, runs: int, n: int) -> Array:
-    """Differences of ones and zeros of two equal models, which nearly always agree."""
+    """Draw differences of ones and zeros of two equal models, which nearly always agree."""
     return rng.choice([-1.0, 0.0, 1.0], (runs, n), p=[0.02, 0.96, 0.02])
 
 
@@ -225,8 +233,10 @@ PILE_SIZES = (8, 20, 50, 100, 200)
 
 
 def pile_row(kind: str, n: int, runs: int, clips: int = 1) -> str:
-    """One kind of piled values, so many prompts of so many equal clips: how often the truth
-    is held."""
+    """Format the table row of one kind of piled values: the coverage.
+
+    The sample has `n` prompts, each with `clips` equal clips.
+    """
     draw, limits, truth = PILES[kind]
     values = np.repeat(draw(np.random.default_rng(n), runs, n), clips, 1)
     groups = np.repeat(np.arange(n), clips).tolist()
@@ -234,21 +244,22 @@ def pile_row(kind: str, n: int, runs: int, clips: int = 1) -> str:
     low, high = (np.array([getattr(one, side) for one in found]) for side in ("low", "high"))
     share, below, above = held((low, high), truth)
     opened = float(np.isinf(high - low).mean())
-    return f"| {kind} | {n} × {clips} | {100 * share:.1f} | {100 * below:.1f}, {100 * above:.1f} | {100 * opened:.0f} |"
+    sides = f"{100 * below:.1f}, {100 * above:.1f}"
+    return f"| {kind} | {n} × {clips} | {100 * share:.1f} | {sides} | {100 * opened:.0f} |"
 
 
 # The page
 
 
 class Kept:
-    """Rows that are done, in a file; nothing is kept without one."""
+    """Table rows that are computed already, kept in a file if one is named."""
 
     def __init__(self, path: Path | None):
         self.path = path
         self.rows: dict[str, str] = json.loads(path.read_text()) if path and path.is_file() else {}
 
     def row(self, make: Callable[..., str], *of: object) -> str:
-        """The row that `make` gives, made unless it is kept."""
+        """Return the row that `make` computes, from the file if the row is there."""
         key = f"{make.__name__} {of}"
         if key not in self.rows:
             self.rows[key] = make(*of)
@@ -262,7 +273,7 @@ def _table(head: str, rows: Sequence[str]) -> str:
 
 
 def report(runs: int, kept: Kept) -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     start = time.process_time()
     means = _table(
         "| values | prompts × clips | " + " | ".join(METHODS) + " | ours below, above the truth |",
@@ -287,10 +298,11 @@ def report(runs: int, kept: Kept) -> str:
     )
     apart = _table(
         "| sets | prompts | p < 0.05 | down, up | 95 % interval leaves out 0 |",
-        [kept.row(nulls.unpaired_row, name, runs) for name in nulls.APART],
+        [kept.row(nulls.unpaired_row, name, runs) for name in nulls.UNPAIRED],
     )
     families = _table(
-        "| differences | prompts | dims | any corrected p < 0.05 | all simultaneous intervals hold 0 |",
+        "| differences | prompts | dims | any corrected p < 0.05 "
+        "| all simultaneous intervals hold 0 |",
         [kept.row(nulls.family_row, kind, n, m, runs) for kind, n, m in nulls.FAMILIES],
     )
     seen = _table(
@@ -320,17 +332,20 @@ PAGE = """# How often the intervals of `vidrl bench` hold the truth, and how oft
 python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench/bench_coverage.md
 ```
 
-Percent over {runs} simulated sets a row (standard error {error:.1f} at 95 %). 30 % of the variance lies between
+Percent over {runs} simulated sets a row (standard error {error:.1f} at 95 %). 30 % of \
+the variance lies between
 prompts. `vidrl.inference.means` has the rule by which intervals and p values are made.
 
 ## Means
 
-Percent of 95 % intervals that hold the true mean. Below 6 prompts there is no interval. Very skewed values (skewness
+Percent of 95 % intervals that hold the true mean. Below 6 prompts there is no interval. \
+Very skewed values (skewness
 6.2) are held less often than they should: a set cannot know of what it has not seen.
 
 {means}
 
-"Prompts then clips" counts the spread of the clips of a prompt twice, and "clips" takes clips of one prompt for
+"Prompts then clips" counts the spread of the clips of a prompt twice, and "clips" takes \
+clips of one prompt for
 independent: each is right only by accident.
 
 Unpaired sets: the interval of a difference that is 0.
@@ -339,24 +354,33 @@ Unpaired sets: the interval of a difference that is 0.
 
 ## Values piled up
 
-Where nearly all values are equal the limits of the range decide. Of zeros and ones the intervals are exact, which
-means that they hold the truth more often than 95 %: no exact interval of few zeros and ones holds just 95 %. Without a
+Where nearly all values are equal the limits of the range decide. Of zeros and ones the \
+intervals are exact, which
+means that they hold the truth more often than 95 %: no exact interval of few zeros and \
+ones holds just 95 %. Without a
 limit on a side the interval is open on that side, and no page prints it.
 
 {piles}
 
 ## Tests of equal models
 
-The null: the mean of the differences over prompts is 0. p is asked to be below 0.05 in at most 5 %, and in at most
-2.5 % in each direction. "Skewed" differences are a lognormal of σ = 0.5 (skewness 1.75), "strongly skewed" of σ = 0.8
-(skewness 3.7), less their mean; "mixed" are shifted by one in a fifth of the prompts; "rare" differ by 1 in 5 % of the
-prompts, where a difference is known to lie within ±1; "rare, open" the same where no limit is known.
+The null: the mean of the differences over prompts is 0. p is asked to be below 0.05 in \
+at most 5 %, and in at most
+2.5 % in each direction. "Skewed" differences are a lognormal of σ = 0.5 (skewness 1.75), \
+"strongly skewed" of σ = 0.8
+(skewness 3.7), less their mean; "mixed" are shifted by one in a fifth of the prompts; \
+"rare" differ by 1 in 5 % of the
+prompts, where a difference is known to lie within ±1; "rare, open" the same where no \
+limit is known.
 
 {tests}
 
-Skewed differences err in one direction, that of the many small ones: few prompts may hold none of the rare large
-ones. Up to skewness 1.75 that is 2.1 % at most; strongly skewed ones reach 3.1 %, where 2.5 % is asked. No test of few
-prompts can know of a failure that is not among them; of one that is, `vidrl.inference.means.dominant_group_notes` makes a note.
+Skewed differences err in one direction, that of the many small ones: few prompts may \
+hold none of the rare large
+ones. Up to skewness 1.75 that is 2.1 % at most; strongly skewed ones reach 3.1 %, where \
+2.5 % is asked. No test of few
+prompts can know of a failure that is not among them; of one that is, \
+`vidrl.inference.means.dominant_group_notes` makes a note.
 
 Unpaired:
 
@@ -364,11 +388,16 @@ Unpaired:
 
 ## Families of dims
 
-Dims of one set are correlated (0.5). p is corrected by Holm's steps; the simultaneous intervals are those of
-`vidrl.inference.families.simultaneous_level`. Half as many simulated sets a row (standard error 0.7). A correction for twelve
-dims asks for the far tail of a distribution, of which twenty prompts know little; `vidrl.inference.confidence.inflated_p`
-makes small p larger for that. So families err in at most 5 % where the skewness of differences is below 2; strongly
-skewed ones do on 20 prompts of four dims and on 100 prompts, but not on 20 prompts of twelve. The simultaneous
+Dims of one set are correlated (0.5). p is corrected by Holm's steps; the simultaneous \
+intervals are those of
+`vidrl.inference.families.simultaneous_level`. Half as many simulated sets a row (standard \
+error 0.7). A correction for twelve
+dims asks for the far tail of a distribution, of which twenty prompts know little; \
+`vidrl.inference.confidence.inflated_p`
+makes small p larger for that. So families err in at most 5 % where the skewness of \
+differences is below 2; strongly
+skewed ones do on 20 prompts of four dims and on 100 prompts, but not on 20 prompts of \
+twelve. The simultaneous
 intervals have no such caution: of skewed differences they hold 0 less often than they should.
 
 {families}

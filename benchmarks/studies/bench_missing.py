@@ -1,11 +1,13 @@
-"""How often the bench calls equal models different: where broken clips fail to be scored,
-and over all pairs of sets.
+"""How often does the bench call equal models different, if clips lack or sets are many?
 
     python benchmarks/studies/bench_missing.py --out benchmarks/results/bench/bench_missing.md
 
-Models are equal: a clip is its prompt's quality plus noise. In the first table the worst
-clips of one model are unscored; in the second several equal models are compared on several
-dims, and a page is wrong where any difference is claimed.
+Design: two simulated models are equal; a clip's value is its prompt's quality plus noise.
+In the first table the worst clips of one model are unscored. In the second table several
+equal models are compared on several dims, and a page is wrong where it claims any
+difference.
+
+Output: a page with both tables, in the file --out or on standard output.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Values = Sequence[Sequence[float | None]]
 
 
 def clips(name: str, values: Values) -> dict[str, object]:
-    """A set of results.json, a row of values a clip, each of a prompt of its own."""
+    """Return a set of results.json, with one clip of each prompt."""
     rows = [
         {
             "path": f"{name}/{i}.mp4",
@@ -39,7 +41,10 @@ def clips(name: str, values: Values) -> dict[str, object]:
 
 
 def lost(seed: int, share: float) -> tuple[dict[str, object], dict[str, object]]:
-    """Two equal models; the worst share of the second one's clips has no number."""
+    """Simulate two equal models, the second with its worst clips unscored.
+
+    `share` is the fraction of its clips that have no number.
+    """
     rng = np.random.default_rng(seed)
     quality = rng.normal(size=PROMPTS)
     a, b = (quality + 0.7 * rng.normal(size=PROMPTS) for _ in range(2))
@@ -48,34 +53,41 @@ def lost(seed: int, share: float) -> tuple[dict[str, object], dict[str, object]]
 
 
 def missing_row(share: float, runs: int) -> str:
-    """How often the second is called better, by the scored clips alone and by the rule of
-    the bench."""
+    """Format the row that says how often the second model is called better.
+
+    "Scored alone" compares only the clips that both have; the last column is the rule of
+    the bench.
+    """
     rows = [compare(*lost(seed, share), ["d0"])[0] for seed in range(runs)]
     alone = sum(row["p_scored"] < 0.05 and row["low"] > 0 for row in rows)
-    return f"| {share:.0%} | {alone / runs:.1%} | {sum(verdict({}, row) == 1 for row in rows) / runs:.1%} |"
+    better = sum(verdict({}, row) == 1 for row in rows)
+    return f"| {share:.0%} | {alone / runs:.1%} | {better / runs:.1%} |"
 
 
 def family_row(sets: int, dims: int, prompts: int, runs: int) -> str:
-    """How often a page of equal models claims any difference."""
+    """Format the row that says how often a page of equal models claims any difference."""
     wrong = 0
     for seed in range(runs):
         rng = np.random.default_rng(seed)
         quality = rng.normal(size=(prompts, dims))
-        made = [
+        models = [
             clips(f"m{i}", (quality + 0.7 * rng.normal(size=quality.shape)).tolist())
             for i in range(sets)
         ]
-        wrong += any(verdict({}, row) for row in compare_all(made, [f"d{k}" for k in range(dims)]))
+        names = [f"d{k}" for k in range(dims)]
+        wrong += any(verdict({}, row) for row in compare_all(models, names))
     return f"| {sets} | {dims} | {prompts} | {wrong / runs:.1%} |"
 
 
 def report(runs: int) -> str:
-    """The two tables."""
+    """Return the page with the two tables as Markdown."""
     parts = [
-        f"# Verdicts that are wrong: unscored clips, and all pairs of sets\n\n{runs} simulated pages a row of "
-        f"equal models, by `python benchmarks/studies/bench_missing.py --runs {runs}`.\n",
+        "# Verdicts that are wrong: unscored clips, and all pairs of sets\n\n"
+        f"{runs} simulated pages a row of equal models, "
+        f"by `python benchmarks/studies/bench_missing.py --runs {runs}`.\n",
         f"## The worst clips of one model are unscored\n\n{PROMPTS} prompts. 2.5 % is right.\n",
-        "| worst clips unscored | better by the scored clips alone | better beyond doubt |\n|---:|---:|---:|",
+        "| worst clips unscored | better by the scored clips alone | better beyond doubt |",
+        "|---:|---:|---:|",
         *(missing_row(share, runs) for share in (0.05, 0.1, 0.2, 0.3)),
         "\n## Any claim on a page of equal models\n\n5 % at most is right.\n",
         "| sets | dims | prompts | pages with a claim |\n|---:|---:|---:|---:|",

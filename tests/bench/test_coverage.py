@@ -106,7 +106,7 @@ def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_ti
     )
     single, families = page.split("## Families of dims")
     rows = re.findall(r"^\| .* \| ([\d.]+) \| [\d.]+, [\d.]+ \| [\d.]+ \|$", single, re.M)
-    assert len(rows) == len(study.nulls.KINDS) * len(study.nulls.SIZES) + len(study.nulls.APART)
+    assert len(rows) == len(study.nulls.KINDS) * len(study.nulls.SIZES) + len(study.nulls.UNPAIRED)
     assert max(map(float, rows)) <= 5 + 3 * 0.5  # three standard errors of 2000 runs
     listed = re.findall(r"^\| (?:normal|(?:strongly )?skewed) \| \d+ \| \d+ \|", families, re.M)
     assert len(listed) == len(study.nulls.FAMILIES)

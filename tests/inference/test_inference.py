@@ -149,7 +149,7 @@ def test_equal_models_differ_in_at_most_one_in_twenty(kind, sizes):
         assert at_most(max(down, up), 400, 0.03)
 
 
-@pytest.mark.parametrize("name", nulls.APART)
+@pytest.mark.parametrize("name", nulls.UNPAIRED)
 def test_unpaired_sets_of_equal_means_differ_in_at_most_one_in_twenty(name):
     down, up, _ = nulls.shares(nulls.unpaired(name, 400, seed=9))
     assert at_most(round(400 * (down + up)), 400, 0.05)
@@ -224,7 +224,7 @@ def test_power_is_scipys_noncentral_t():
 
 @pytest.mark.parametrize(("prompts", "dims"), [(20, 1), (50, 12)])
 def test_the_least_detectable_difference_is_found_four_times_in_five(prompts, dims):
-    _, found = nulls.found(prompts, dims, 500)
+    _, found = nulls.power(prompts, dims, 500)
     assert 0.75 <= found <= 0.87  # 0.80 within three standard errors, 0.018, and a little more
 
 
