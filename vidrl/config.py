@@ -25,28 +25,28 @@ from vidrl.training.learning_rate import Schedule
 class Backbone:
     """The section that names the generator, a plug-in of `backbones`."""
 
-    # The plug-in's name, or package.module:Class.
     name: str = "wan"
-    # The options of its constructor.
+    """The plug-in's name, or package.module:Class."""
     options: dict[str, Any] = field(default_factory=lambda: {"model": "assets/tiny-wan"})
+    """The options of its constructor."""
 
 
 @dataclass(frozen=True)
 class PolicySection:
     """The section that says what is trained: a new LoRA, an existing LoRA, or all weights."""
 
-    # The rank of a new LoRA.
     lora_rank: int = 16
-    # The LoRA's output is multiplied by lora_alpha / lora_rank.
+    """The rank of a new LoRA."""
     lora_alpha: int = 16
-    # The names of the layers that get a new LoRA.
+    """The LoRA's output is multiplied by lora_alpha / lora_rank."""
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-    # The folder or file of a LoRA whose training continues; "" begins a new LoRA.
+    """The names of the layers that get a new LoRA."""
     lora: str = ""
-    # Whether a part of that LoRA may not fit the network; that part is left out.
+    """The folder or file of a LoRA whose training continues; "" begins a new LoRA."""
     lora_partial: bool = False
-    # Whether all weights are trained; those of `lora` are added to them first.
+    """Whether a part of that LoRA may not fit the network; that part is left out."""
     full: bool = False
+    """Whether all weights are trained; those of `lora` are added to them first."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class RewardSection:
     Without `name` and `parts`, the reward is `vidrl.rewards.default()`.
     """
 
-    # The name of one reward.
     name: str = ""
-    # The options of that reward.
+    """The name of one reward."""
     options: dict[str, Any] = field(default_factory=dict)
-    # The parts of a composite: a reward's name with its weight, or with a table of weight,
-    # options, scale, band and gate (`vidrl.rewards._scoring.recipe_parts.Part`). "default"
-    # stands for all parts of the default composite.
+    """The options of that reward."""
     parts: dict[str, Any] = field(default_factory=dict)
+    """The parts of a composite: a reward's name with its weight, or with a table of weight,
+    options, scale, band and gate (`vidrl.rewards._scoring.recipe_parts.Part`). "default"
+    stands for all parts of the default composite."""
 
     def __post_init__(self) -> None:
         """Read whole numbers as weights: `flicker = 1` means 1.0."""
@@ -78,10 +78,10 @@ class RewardSection:
 class AlgorithmSection:
     """The section that names the algorithm, a plug-in of `algorithms`."""
 
-    # The plug-in's name, or package.module:Class.
     name: str = "nft"
-    # The algorithm's options.
+    """The plug-in's name, or package.module:Class."""
     options: dict[str, Any] = field(default_factory=dict)
+    """The algorithm's options."""
 
 
 @dataclass(frozen=True)
@@ -92,95 +92,105 @@ class Data:
     .parquet) of prompts with images; docs/guides/training_data.md describes all files.
     """
 
-    # The file of the prompts that are trained on.
     prompts: str = ""
-    # The file of the held-out prompts, of which the first `held_out_n` are evaluated on.
+    """The file of the prompts that are trained on."""
     held_out: str = ""
+    """The file of the held-out prompts."""
     held_out_n: int = 256
-    # A table of clips and their prompts, or a folder with metadata.jsonl.
+    """How many held-out prompts are evaluated on: the first ones of the file."""
     clips: str = ""
-    # A table of prompts, each with a chosen and a rejected clip.
+    """A table of clips and their prompts, or a folder with metadata.jsonl."""
     pairs: str = ""
-    # Whether a clip that is missing or does not fit is an error; otherwise it is left out.
+    """A table of prompts, each with a chosen and a rejected clip."""
     strict: bool = False
+    """Whether a clip that is missing or does not fit is an error; otherwise it is left out."""
 
 
 @dataclass(frozen=True)
 class Train:
     """The section that holds the options of the training loop."""
 
-    # How many rounds are trained.
     rounds: int = 30
-    # How many prompts a round has, and how many clips of each prompt are sampled.
+    """How many rounds are trained."""
     prompts_per_round: int = 4
+    """How many prompts a round has."""
     group: int = 8
-    # The full learning rate of AdamW, and its schedule: see `training.learning_rate`.
-    # `lr_end` is the last round's fraction of the full rate, `warmup` a number of rounds.
+    """How many clips of each prompt a round samples."""
     learning_rate: float = 2e-4
+    """The full learning rate of AdamW."""
     lr_schedule: Schedule = "constant"
+    """How the learning rate changes over the rounds; see `vidrl.training.learning_rate`."""
     lr_end: float = 0.1
+    """The learning rate of the last round, as a fraction of the full rate."""
     warmup: int = 0
+    """How many rounds at the start rise to the full learning rate."""
     weight_decay: float = 0.0
-    # Gradients with a larger norm are scaled down to this norm.
+    """The weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    # How many clips are sampled, and how many rows updated, at once; 0: 16 on a GPU, 32 on a
-    # CPU. Halved where memory runs out, as `score_batch` is.
+    """Gradients with a larger norm are scaled down to this norm."""
     micro_batch: int = 0
-    # How many clips are decoded and scored at once. Besides the clips that are shown, host
-    # memory holds no others.
+    """How many clips are sampled, and how many rows updated, at once. 0: 16 on a GPU, 32 on
+    a CPU. The number is halved where memory runs out."""
     score_batch: int = 4
-    # How many rounds lie between two evaluations on the held-out prompts.
+    """How many clips are decoded and scored at once. Besides the clips that are shown, host
+    memory holds no others. The number is halved where memory runs out."""
     eval_every: int = 10
-    # How many held-out prompts, the first ones, are evaluated between rounds. 0: all prompts,
-    # as before the first round and after the last round.
+    """How many rounds lie between two evaluations on the held-out prompts."""
     eval_n: int = 0
-    # How many denoising steps the clips of an evaluation take.
+    """How many held-out prompts, the first ones, are evaluated between rounds. 0: all
+    prompts, as before the first round and after the last round."""
     eval_steps: int = 20
-    # How many rounds lie between two checkpoints, and how many checkpoints are kept.
+    """How many denoising steps the clips of an evaluation take."""
     checkpoint_every: int = 5
+    """How many rounds lie between two checkpoints."""
     keep_checkpoints: int = 3
-    # The largest share of unscored clips; a larger share stops the run.
+    """How many checkpoints are kept."""
     max_unscored: float = 0.5
-    # After how many seconds of training a start stops; 0: no limit.
+    """The largest share of unscored clips; a larger share stops the run."""
     time_limit: float = 0.0
-    # The names of accelerate's trackers that get the metrics, as "wandb".
+    """After how many seconds of training a start stops; 0: no limit."""
     trackers: list[str] = field(default_factory=list)
-    # The decay, at each optimiser step, of the average of the weights that is evaluated and
-    # saved; 0: no average is kept.
+    """The names of accelerate's trackers that get the metrics, as "wandb"."""
     ema: float = 0.0
+    """The decay, at each optimiser step, of the average of the weights that is evaluated
+    and saved; 0: no average is kept."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    # How many clips of an evaluation the run folder shows.
+    """The precision of the denoiser: its weights stay float32, and autocast computes in
+    this precision."""
     show: int = 8
-    # The weight of the loss of sft on `data.clips`, which is added to the algorithm's own loss
-    # (DDRL, arXiv 2512.04332); 0: no such loss.
+    """How many clips of an evaluation the run folder shows."""
     data_weight: float = 0.0
+    """The weight of the loss of sft on `data.clips`, which is added to the algorithm's own
+    loss (DDRL, arXiv 2512.04332); 0: no such loss."""
 
 
 @dataclass(frozen=True)
 class Guard:
     """The section with the guards: bands of held-out measures, and the action outside them."""
 
-    # "stop" restores the best weights within the bands and ends the run, "rollback" restores
-    # them and continues, "warn" only writes an event.
     action: Literal["stop", "rollback", "warn"] = "stop"
-    # The lowest and the highest value of a measure, as fractions of the base model's value.
+    """"stop" restores the best weights within the bands and ends the run, "rollback"
+    restores them and continues, "warn" only writes an event."""
     bands: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The lowest and the highest value of a measure, as fractions of the base model's
+    value."""
 
 
 @dataclass(frozen=True)
 class Bench:
     """The section with the benchmark suite that measures the policy between rounds."""
 
-    # The name or the file of a suite; "": no suite.
     suite: str = ""
-    # How many rounds lie between two measurements.
+    """The name or the file of a suite; "": no suite."""
     every: int = 10
-    # How many prompts are used: the first prompts of the suite, or of `data.held_out` where
-    # the suite has none. Prompts that are trained on are left out.
+    """How many rounds lie between two measurements."""
     prompts: int = 32
-    # How many clips are made of each prompt, in how many denoising steps.
+    """How many prompts are used: the first prompts of the suite, or of `data.held_out`
+    where the suite has none. Prompts that are trained on are left out."""
     per_prompt: int = 1
+    """How many clips are made of each prompt."""
     steps: int = 20
+    """How many denoising steps a clip of the suite takes."""
 
 
 @dataclass(frozen=True)
@@ -192,18 +202,26 @@ class Recipe:
     (3, 0.0002)
     """
 
-    # The run folder.
     run: str = ""
-    # The number from which every random draw of the run is derived.
+    """The run folder."""
     seed: int = 0
+    """The number from which every random draw of the run is derived."""
     backbone: Backbone = field(default_factory=Backbone)
+    """The generator."""
     policy: PolicySection = field(default_factory=PolicySection)
+    """What is trained."""
     reward: RewardSection = field(default_factory=RewardSection)
+    """What scores the clips."""
     algorithm: AlgorithmSection = field(default_factory=AlgorithmSection)
+    """How the policy learns from the scores."""
     data: Data = field(default_factory=Data)
+    """The prompts and the clips of files."""
     train: Train = field(default_factory=Train)
+    """The options of the training loop."""
     guard: Guard = field(default_factory=Guard)
+    """The bands of held-out measures."""
     bench: Bench = field(default_factory=Bench)
+    """The benchmark suite between rounds."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values, with tuples as lists, which TOML and JSON can hold."""
