@@ -72,7 +72,6 @@ IRREGULAR = {
 PENDING: set[str] = {
     "benchmarks/studies",
     "rewards/_networks",
-    "rewards/_vbench",
     "vidrl",
     "vidrl/cli",
     "vidrl/inference",

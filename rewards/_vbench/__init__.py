@@ -1,1 +1,1 @@
-"""VBench: its totals, result files, preparation of pictures, and networks."""
+"""A package that computes VBench's dimensions: preparation, networks, totals and result files."""

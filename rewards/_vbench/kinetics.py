@@ -1,8 +1,7 @@
-"""The 400 actions of Kinetics-400 in small letters, in the order of the classes of UMT's
-classifier.
+"""List the 400 actions of Kinetics-400 in the order of the classes of UMT's classifier.
 
-Source: Kinetics, arXiv:1705.06950, whose annotations are under CC BY 4.0; the order is that
-of VBench's file kinetics_400_categories.txt.
+The names are in small letters. Source: Kinetics, arXiv:1705.06950, whose annotations are
+under CC BY 4.0; the order is that of VBench's file kinetics_400_categories.txt.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The networks that VBench asks, in the formats of transformers and torchvision; imported
-at first use."""
+"""Load the networks that VBench uses, in the formats of transformers and torchvision.
+
+The libraries are imported at first use.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ Network = Callable[..., Tensor]
 
 
 def flow_network(name: str, asked_by: str) -> Network:
-    """The flow network behind "raft:PATH", torchvision's, for pictures of 0..255."""
+    """Return the flow network behind "raft:PATH", torchvision's, for pictures of 0..255."""
     if not is_raft(name):
         raise RuntimeError(
-            f"{asked_by} needs an optical flow, got flow={name!r}: network=... (RAFT with raft-things.pth and 20 "
-            f"iterations as published), flow='raft:PATH' (torchvision's raft_large) or flow='dis', whose numbers do "
+            f"{asked_by} needs an optical flow, got flow={name!r}: network=... (RAFT with "
+            "raft-things.pth and 20 "
+            "iterations as published), flow='raft:PATH' (torchvision's raft_large) or flow='dis', "
+            "whose numbers do "
             f"not compare with published ones"
         )
     raft = importlib.import_module("vidrl.rewards._flow.raft").load(name.partition(":")[2])
@@ -33,17 +37,18 @@ def flow_network(name: str, asked_by: str) -> Network:
 
 
 def is_raft(name: str) -> bool:
+    """Return whether the name of a flow means RAFT."""
     return name.partition(":")[0] == "raft"
 
 
 def classical_flow(first: Tensor, second: Tensor, method: str) -> tuple[Tensor, Tensor]:
-    """OpenCV's flow there and back between pictures of 0..255, at their own size."""
+    """Return OpenCV's flow both ways between pictures of 0..255, at their own size."""
     motion = estimate(torch.stack([first, second], 1) / 255, method, min(first.shape[-2:]))
     return motion.forward[:, 0], motion.backward[:, 0]
 
 
 def transformers() -> Any:
-    """The module, or an ImportError that says how to get it."""
+    """Return the module transformers, or raise ImportError with the command that installs it."""
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
@@ -53,8 +58,7 @@ def transformers() -> Any:
 
 
 class Dino(nn.Module):
-    """DINO's ViT (N, 3, H, W) -> (N, D), the class token after the last norm; any size of
-    picture."""
+    """A network that maps pictures (N, 3, H, W) of any size to DINO's class token (N, D)."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -62,10 +66,11 @@ class Dino(nn.Module):
         vit.embeddings.interpolate_pos_encoding = self._positions  # type: ignore[union-attr]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The class token."""
+        """Return the class token after the last norm."""
         return self.vit(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0]
 
     def _positions(self, embedded: Tensor, height: int, width: int) -> Tensor:
+        """Return position codes for the size of the present picture."""
         inside: Any = self.vit.embeddings
         patch = (
             inside.patch_size[0] if isinstance(inside.patch_size, Sequence) else inside.patch_size
@@ -74,11 +79,9 @@ class Dino(nn.Module):
 
 
 def dino_positions(codes: Tensor, rows: int, columns: int) -> Tensor:
-    """Position codes (1, 1 + n n, D) for a grid of another shape, as DINO's own code
-    interpolates them.
+    """Interpolate position codes (1, 1 + n n, D) to another grid as DINO's own code does.
 
-    Its scale is a tenth of a patch too large, along both sides, which transformers leaves
-    out.
+    DINO's scale is a tenth of a patch too large along both sides; transformers omits this.
     """
     side = math.isqrt(codes.shape[1] - 1)
     if rows == columns == side:
@@ -92,32 +95,31 @@ def dino_positions(codes: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class ClipImage(nn.Module):
-    """CLIP's image tower (N, 3, 224, 224) -> (N, D), projected."""
+    """A network that maps pictures (N, 3, 224, 224) to CLIP's projected features (N, D)."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The projected embedding."""
+        """Return the projected embedding."""
         return self.tower(pixel_values=pixels).image_embeds
 
 
 def dino(weights: str) -> Dino:
-    """DINO from a folder or a hub id in the format of transformers, "facebook/dino-vitb16"
-    as published."""
+    """Load DINO from a folder or a hub id; "facebook/dino-vitb16" is the published one."""
     with explain_load_errors(weights):
         return Dino(transformers().ViTModel.from_pretrained(weights, add_pooling_layer=False))
 
 
 def clip(weights: str) -> ClipImage:
-    """CLIP's image tower from a folder or a hub id in the format of transformers."""
+    """Load CLIP's image tower from a folder or a hub id in the format of transformers."""
     with explain_load_errors(weights):
         return ClipImage(transformers().CLIPVisionModelWithProjection.from_pretrained(weights))
 
 
 def tiny_dino(seed: int = 0) -> Dino:
-    """DINO's architecture, small, with seeded random weights."""
+    """Return DINO's architecture, small, with seeded random weights."""
     library = transformers()
     size = {
         "hidden_size": 24,
@@ -135,7 +137,7 @@ def tiny_dino(seed: int = 0) -> Dino:
 
 
 def tiny_clip(seed: int = 0, dimension: int = 16) -> ClipImage:
-    """The architecture of CLIP's image tower, small, with seeded random weights."""
+    """Return the architecture of CLIP's image tower, small, with seeded random weights."""
     library = transformers()
     size = {
         "hidden_size": 24,

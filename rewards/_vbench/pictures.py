@@ -1,4 +1,4 @@
-"""How published code prepares pictures for the networks that VBench asks, to the pixel."""
+"""Prepare pictures for VBench's networks as the published code does, to the pixel."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 
 def unit(frames: Tensor) -> Tensor:
-    """Frames as float32 in [0, 1]."""
+    """Return frames as float32 in [0, 1]."""
     return frames.float() if frames.is_floating_point() else frames.float() / 255
 
 
 def colour(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) with three channels: a grey one three times."""
+    """Return frames (N, C, H, W) with three channels; a grey channel is repeated."""
     return frames.expand(-1, 3, -1, -1) if frames.shape[1] == 1 else frames
 
 
 def shorter_side(
     frames: Tensor, side: int, mode: str = "bilinear", antialias: bool = False
 ) -> Tensor:
-    """Frames (N, 3, H, W) with the shorter side resized to `side`, the aspect kept, the
-    longer one rounded down.
+    """Resize frames (N, 3, H, W) so that the shorter side is `side`; keep the aspect.
+
+    The longer side is rounded down.
 
     >>> shorter_side(torch.zeros(1, 3, 480, 854), 224).shape
     torch.Size([1, 3, 224, 398])
@@ -36,21 +37,20 @@ def shorter_side(
 
 
 def shorter_to(frames: Tensor, side: int) -> tuple[int, int]:
-    """Height and width with the shorter side `side`, the aspect kept, the longer one
-    rounded down."""
+    """Return height and width with the shorter side `side`, the longer one rounded down."""
     height, width = frames.shape[-2:]
     longer = int(side * max(height, width) / min(height, width))
     return (side, longer) if height <= width else (longer, side)
 
 
 def middle(frames: Tensor, side: int) -> Tensor:
-    """The central square of `side` pixels."""
+    """Cut out the central square of `side` pixels."""
     top, left = (int(round((length - side) / 2)) for length in frames.shape[-2:])
     return frames[..., top : top + side, left : left + side]
 
 
 def normalised(frames: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
-    """Frames less the mean, over the standard deviation, of each channel."""
+    """Subtract the mean of each channel and divide by its standard deviation."""
     mean, deviation = (
         torch.tensor(values, device=frames.device)[:, None, None] for values in statistics
     )
@@ -58,36 +58,40 @@ def normalised(frames: Tensor, statistics: tuple[Sequence[float], Sequence[float
 
 
 def for_dino(frames: Tensor) -> Tensor:
-    """Shorter side 224, bilinear, no antialiasing, no crop, ImageNet statistics."""
+    """Prepare frames for DINO: shorter side 224, bilinear, ImageNet statistics.
+
+    There is neither antialiasing nor a crop.
+    """
     return normalised(shorter_side(frames, 224), IMAGENET)
 
 
 def square_for_dino(frames: Tensor, antialias: bool = True) -> Tensor:
-    """Shorter side 256, bicubic (not clamped), central square of 224 pixels, ImageNet
-    statistics."""
+    """Prepare frames for DINO as a central square of 224 pixels, ImageNet statistics.
+
+    The shorter side is resized to 256 by a bicubic filter, whose result is not clamped.
+    """
     return normalised(middle(shorter_side(frames, 256, "bicubic", antialias), 224), IMAGENET)
 
 
 def image_for_dino(images: Tensor) -> Tensor:
-    """Shorter side 256 by Pillow's bicubic filter, central square of 224 pixels, ImageNet
-    statistics."""
+    """Prepare reference images for DINO with Pillow's bicubic filter: 256, then a square of 224."""
     return normalised(middle(by_pillow(images, shorter_to(images, 256)), 224), IMAGENET)
 
 
 def for_dreamsim(frames: Tensor, antialias: bool = True) -> Tensor:
-    """224 x 224 whatever the aspect, bicubic (not clamped)."""
+    """Resize frames to 224 x 224 whatever the aspect, bicubic and not clamped."""
     return interpolate(
         frames, size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias
     )
 
 
 def image_for_dreamsim(images: Tensor) -> Tensor:
-    """224 x 224 whatever the aspect, by Pillow's bicubic filter."""
+    """Resize reference images to 224 x 224 whatever the aspect, by Pillow's bicubic filter."""
     return by_pillow(images, (224, 224))
 
 
 def by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images in [0, 1] resized by Pillow's bicubic filter to `size`, (height, width).
+    """Resize images in [0, 1] by Pillow's bicubic filter to `size`, (height, width).
 
     Pillow resizes the width first and then the height, antialiased, and rounds to whole
     grey levels after each.
@@ -102,18 +106,20 @@ def by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def whole_levels(frames: Tensor) -> Tensor:
-    """Frames in [0, 1] rounded to the 256 grey levels."""
+    """Round frames in [0, 1] to the 256 grey levels."""
     return (frames.clamp(0, 1) * 255).round() / 255
 
 
 def for_clip(frames: Tensor) -> Tensor:
-    """Shorter side 224, bicubic (not clamped), no antialiasing, central square, CLIP's
-    statistics."""
+    """Prepare frames for CLIP: shorter side 224, bicubic, central square, CLIP's statistics.
+
+    The filter is neither antialiased nor clamped.
+    """
     return normalised(middle(shorter_side(frames, 224, "bicubic"), 224), CLIP)
 
 
 def for_musiq(frames: Tensor, longest: int = 512) -> Tensor:
-    """Longer side at most 512, bilinear, no antialiasing; smaller frames as they are."""
+    """Shrink frames so that the longer side is at most 512, bilinear, without antialiasing."""
     height, width = frames.shape[-2:]
     if max(height, width) <= longest:
         return frames
@@ -124,12 +130,12 @@ def for_musiq(frames: Tensor, longest: int = 512) -> Tensor:
 
 
 def for_flow(frames: Tensor) -> Tensor:
-    """Frames in 0..255, padded to a multiple of 8."""
+    """Return frames in 0..255, padded to a multiple of 8, as RAFT needs."""
     return padded_to(colour(unit(frames)) * 255, 8)
 
 
 def padded_to(frames: Tensor, multiple: int) -> Tensor:
-    """Frames with both sides padded, edges repeated, half on each side, to a multiple.
+    """Pad both sides to a multiple by repeating the edges, half on each side.
 
     >>> padded_to(torch.zeros(1, 3, 30, 33), 8).shape
     torch.Size([1, 3, 32, 40])

@@ -1,5 +1,4 @@
-"""What VBench's semantic dimensions share: frames chosen, pictures prepared, and what a
-prompt asks for."""
+"""Share what VBench's semantic dimensions need: chosen frames, pictures and styles."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from .pictures import CLIP, colour, middle, normalised, shorter_side, unit
 
-# The nine styles with which the 90 prompts of VBench's appearance_style end.
+# The nine styles with one of which each of the 90 prompts of VBench's appearance_style ends.
 STYLES = (
     "Van Gogh style",
     "oil painting",
@@ -25,8 +24,7 @@ STYLES = (
 
 
 def style_of(prompt: str) -> str:
-    """The style of VBench's appearance_style with which a prompt ends; empty where it ends
-    with none.
+    """Return the style of VBench's appearance_style with which a prompt ends, or "".
 
     >>> style_of("a shark is swimming in the ocean, in cyberpunk style"), style_of("a shark")
     ('in cyberpunk style', '')
@@ -35,11 +33,10 @@ def style_of(prompt: str) -> str:
 
 
 def middle_frames(total: int, count: int) -> list[int]:
-    """The `count` frames that VBench reads of `total`: the middle of each segment, the last
-    one repeated in the end.
+    """Return the `count` frames that VBench reads of `total`: the middle of each segment.
 
-    Segment i reaches from floor(i total / n) to floor((i + 1) total / n) - 1, where n =
-    min(count, total).
+    Segment i has the frames floor(i total / n) to floor((i + 1) total / n) - 1, where n =
+    min(count, total). The last frame is repeated if there are too few.
 
     >>> middle_frames(16, 8), middle_frames(3, 8)
     ([0, 2, 4, 6, 8, 10, 12, 14], [0, 1, 2, 2, 2, 2, 2, 2])
@@ -50,13 +47,12 @@ def middle_frames(total: int, count: int) -> list[int]:
 
 
 def grey_levels(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) with three channels as whole grey levels, float32 of 0..255, as a
-    file holds them."""
+    """Return frames (N, 3, H, W) as whole grey levels, float32 of 0..255, as a file holds them."""
     return (colour(unit(frames)) * 255).round().clamp(0, 255)
 
 
 def pictures_for_clip(frames: Tensor) -> Tensor:
-    """Shorter side 224 by Pillow's bicubic filter, central square, CLIP's statistics.
+    """Prepare frames for CLIP: shorter side 224 by Pillow's bicubic filter, central square.
 
     Pillow resizes the width first and then the height, antialiased, and rounds to whole
     grey levels after each. This function differs from Pillow by one or two levels in less
@@ -75,17 +71,17 @@ def pictures_for_clip(frames: Tensor) -> Tensor:
 
 
 def frames_for_viclip(frames: Tensor) -> Tensor:
-    """Shorter side 224, bicubic without antialiasing, rounded to whole grey levels, central
-    square, CLIP's statistics.
+    """Prepare frames for ViCLIP: shorter side 224, bicubic without antialiasing, central square.
 
-    VBench hands these frames to torchvision as bytes, which torchvision rounds and clamps
-    after the bicubic filter.
+    The result is rounded to whole grey levels and normalised by CLIP's statistics. VBench
+    hands these frames to torchvision as bytes, which torchvision rounds and clamps after
+    the bicubic filter.
     """
     resized = shorter_side(grey_levels(frames), 224, "bicubic").round().clamp(0, 255)
     return normalised(middle(resized, 224) / 255, CLIP)
 
 
 def mask_unknown(rows: Tensor, known: list[bool]) -> Tensor:
-    """Rows (B, ...) with NaN where the clip's question is not known."""
+    """Set rows (B, ...) to NaN where `known` is false."""
     lost = torch.tensor([not one for one in known], device=rows.device)
     return rows.masked_fill(lost.view(-1, *[1] * (rows.dim() - 1)), torch.nan)

@@ -1,4 +1,4 @@
-"""The totals of VBench, VBench-I2V and VBench-2.0 from the raw scores of their dimensions.
+"""Compute the totals of VBench, VBench-I2V and VBench-2.0 from raw scores of dimensions.
 
 Sources: VBench, arXiv:2311.17982, scripts/cal_final_score.py; VBench++, arXiv:2411.13503,
 scripts/cal_i2v_final_score.py; VBench-2.0, arXiv:2503.21755,
@@ -70,19 +70,18 @@ VBENCH2 = {
 
 
 def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints
-    them, of raw scores in [0, 1].
+    """Return Quality, Semantic and Total as VBench's cal_final_score.py prints them.
 
-    x' = (x - least) / (most - least), times the weight of the dimension (0.5 for dynamic
-    degree, else 1); Quality = sum of 7 / 6.5, Semantic = mean of 9, Total = (4 Quality +
-    Semantic) / 5.
+    The scores are raw, in [0, 1]. x' = (x - least) / (most - least), times the weight of
+    the dimension (0.5 for dynamic degree, else 1); Quality = sum of 7 / 6.5, Semantic =
+    mean of 9, Total = (4 Quality + Semantic) / 5.
 
-    A missing dimension (absent, None or NaN) is what the script makes of it: the raw score
-    0, before it is scaled. That is below the least score of five dimensions, so x' is
-    negative there: a missing motion smoothness counts as -2.42. "missing" lists these
-    dimensions; a total with an entry in "missing" does not compare with published totals.
-    Raises ValueError for unknown names, for what is no number, and with `strict` for
-    missing dimensions; warns of percentages.
+    A missing dimension (absent, None or NaN) counts as in the script: as the raw score 0,
+    before it is scaled. That is below the least score of five dimensions, so x' is negative
+    there: a missing motion smoothness counts as -2.42. "missing" lists these dimensions; a
+    total with an entry in "missing" does not compare with published totals. Raises
+    ValueError for unknown names, for values that are no numbers, and with `strict` for
+    missing dimensions; warns about percentages.
 
     >>> done = totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
     >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
@@ -95,12 +94,11 @@ def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict
 
 
 def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """The I2V score, the Quality score and their mean as VBench's script
-    `scripts/cal_i2v_final_score.py` prints them.
+    """Return the I2V score, the Quality score and their mean as cal_i2v_final_score.py does.
 
     I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (without
-    temporal flickering), Total = their mean. `totals` says how each dimension is scaled,
-    what a missing one counts, and what is raised.
+    temporal flickering), Total = their mean. `totals` explains how each dimension is
+    scaled, how a missing one counts, and which errors are raised.
 
     >>> done = i2v_totals({"camera_motion": 1.0, "i2v_subject": 1.0, "i2v_background": 1.0})
     >>> round(done["i2v"], 4), round(done["quality"], 4), done["missing"][:2]
@@ -117,8 +115,7 @@ def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> 
 
 
 def vbench2_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """The five category scores of VBench-2.0 and their mean, as its script
-    `cal_final_score.py` prints them.
+    """Return the five category scores of VBench-2.0 and their mean, as its script prints them.
 
     A category is the plain mean of its dimensions in `VBENCH2`, and Total the plain mean of
     the five categories. Each dimension is a raw score in [0, 1], which VBench-2.0 neither
@@ -127,7 +124,7 @@ def vbench2_totals(dimensions: Mapping[str, float | None], strict: bool = False)
 
     A missing dimension (absent, None or NaN) counts as 0, as in the script. "missing" lists
     these dimensions; a total with an entry in "missing" does not compare with published
-    totals. `totals` says what is raised.
+    totals. `totals` explains which errors are raised.
 
     >>> done = vbench2_totals({"Composition": 0.5, "Diversity": 0.7, "Multi-View Consistency": 0.4})
     >>> [round(done[name], 4) for name in ("creativity", "physics", "total")], len(done["missing"])
@@ -147,10 +144,11 @@ def vbench2_totals(dimensions: Mapping[str, float | None], strict: bool = False)
 def aggregate(
     per_frame_scores: Sequence[Sequence[float]], how: Literal["frames", "videos"] = "frames"
 ) -> float:
-    """One number of a dimension from the terms of each video; NaN videos are left out.
+    """Return one number of a dimension from the terms of each video; NaN videos are left out.
 
-    "frames" is the mean of all terms of all videos, as VBench's consistencies are on one
-    GPU; "videos" the mean of videos' means, as on several. They differ where lengths do.
+    "frames" is the mean of all terms of all videos, as VBench computes its consistencies on
+    one GPU; "videos" is the mean of the videos' means, as on several GPUs. They differ if
+    lengths do.
 
     >>> aggregate([[1.0], [0.0, 0.0, 0.0]], "frames"), aggregate([[1.0], [0.0, 0.0, 0.0]], "videos")
     (0.25, 0.5)
@@ -170,8 +168,7 @@ def aggregate(
 def _given(
     dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool, of: str
 ) -> dict[str, float]:
-    """Every known dimension of the benchmark `of`, NaN where it is missing; names may be
-    written with blanks."""
+    """Return every dimension of the benchmark `of`, NaN if missing; names may have blanks."""
     named = {
         name.strip().lower().replace(" ", "_"): _number(name, value)
         for name, value in dimensions.items()
@@ -186,37 +183,39 @@ def _given(
     given = {name: named.get(name, math.nan) for name in known}
     if strict and _missing(given):
         raise ValueError(
-            f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
+            f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False "
+            "each of "
             "them counts as the raw score 0, as in VBench's script"
         )
     return given
 
 
 def _number(name: str, value: Any) -> float:
-    """The score of a dimension, NaN where there is none. VBench's result files hold [score,
-    clips] instead."""
+    """Return the score of a dimension, NaN if there is none; raise ValueError for another value."""
     try:
         score = math.nan if value is None else float(value)
     except (TypeError, ValueError):
         raise ValueError(
-            f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
+            f"expected the score of {name!r} as one number, got {type(value).__name__}: of an "
+            "entry "
             "[score, clips] of VBench's result files pass the score alone, as read_results gives it"
         ) from None
     if abs(score) > 1.5:  # raw scores lie in [0, 1], a few beside it by a little
         warnings.warn(
-            f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by 100",
+            f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by "
+            "100",
             stacklevel=4,
         )
     return score
 
 
 def _missing(given: Mapping[str, float]) -> list[str]:
+    """Return the names of the missing dimensions."""
     return [name for name, value in given.items() if math.isnan(value)]
 
 
 def _weighted(given: Mapping[str, float], table: Mapping[str, tuple[float, float, float]]) -> float:
-    """Weighted mean of the scaled scores; a missing one is 0 before it is scaled, as in
-    VBench's script."""
+    """Return the weighted mean of the scaled scores; a missing one is 0 before it is scaled."""
     raw = {name: 0.0 if math.isnan(given[name]) else given[name] for name in table}
     scaled = [
         (raw[name] - least) / (most - least) * weight

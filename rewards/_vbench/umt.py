@@ -1,5 +1,6 @@
-"""UMT, the classifier of actions that VBench asks, as transformers' VideoMAE: they are the
-same network but for names.
+"""Load UMT, the classifier of actions that VBench uses, as transformers' VideoMAE.
+
+Both are the same network with different names.
 
 Legend: N clips, T frames, P patches a frame, E width, K classes.
 """
@@ -18,7 +19,7 @@ from .._networks.hub import build_model, import_package, read_state, weights_fil
 
 WEIGHTS = "OpenGVLab/VBench_Used_Models/l16_ptk710_ftk710_ftk400_f16_res224.pth"
 FRAMES, SIDE = 16, 224
-TRAINED = 8  # frames of the position codes, which are stretched to FRAMES
+TRAINED = 8  # frames for which the position codes are computed before they are stretched
 EPS = 1e-6  # of every norm
 HEAD = 64  # width of an attention head in L/16
 BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
@@ -37,19 +38,19 @@ PARTS = {
 
 
 class Umt(nn.Module):
-    """Prepared clips (N, 16, 3, 224, 224) as logits (N, K)."""
+    """A network that maps prepared clips (N, 16, 3, 224, 224) to logits (N, K)."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, video: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits."""
         return self.classifier(pixel_values=video).logits
 
 
 def load(weights: str = WEIGHTS) -> Umt:
-    """The UMT of a file: a local path, or owner/name/file of the hub.
+    """Load the UMT of a file: a local path, or owner/name/file of the hub.
 
     Li et al. 2023, arXiv 2303.16058; its code is under MIT. VBench keeps its copy of the
     weights on the hub.
@@ -58,13 +59,14 @@ def load(weights: str = WEIGHTS) -> Umt:
 
 
 def build_network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
-    """The UMT with the published weights `state`, whose sizes are read from it.
+    """Build the UMT with the published weights `state`, whose sizes are read from the weights.
 
-    Raises ValueError where `state` is not that of a UMT.
+    Raises ValueError if `state` is not that of a UMT.
     """
     if "patch_embed.proj.weight" not in state or "head.weight" not in state:
         raise ValueError(
-            f"expected the weights of a UMT, as {WEIGHTS}, got {', '.join(list(state)[:3]) or 'none'}"
+            f"expected the weights of a UMT, as {WEIGHTS}, got "
+            f"{', '.join(list(state)[:3]) or 'none'}"
         )
     config = configuration(state, head)
     model = build_model("VideoMAEForVideoClassification", config, rename_tensors(state))
@@ -78,7 +80,7 @@ def build_network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
 
 
 def configuration(state: Mapping[str, Tensor], head: int) -> Any:
-    """The VideoMAEConfig with the sizes of a UMT's state."""
+    """Return the VideoMAEConfig with the sizes of a UMT's state."""
     width, _, together, patch, _ = state["patch_embed.proj.weight"].shape
     depth = 1 + max((int(found[1]) for found in map(BLOCK.fullmatch, state) if found), default=-1)
     return import_package("transformers").VideoMAEConfig(
@@ -97,8 +99,7 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
 
 
 def rename_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a UMT's state under VideoMAE's names; ValueError for one that has
-    none."""
+    """Rename the tensors of a UMT's state to VideoMAE's names; raise ValueError for others."""
     made: dict[str, Tensor] = {}
     for name, value in state.items():
         block, (part, _, kind) = BLOCK.fullmatch(name), name.rpartition(".")
@@ -112,7 +113,7 @@ def rename_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _block(start: str, rest: str, value: Tensor) -> dict[str, Tensor]:
-    """One tensor of a layer; query, key and value lie in one of three times the rows."""
+    """Rename one tensor of a layer; query, key and value are split from one tensor."""
     attention, (part, _, kind) = f"{start}attention.attention.", rest.rpartition(".")
     if rest == "attn.qkv.weight":
         of = ("query", "key", "value")
@@ -128,8 +129,7 @@ def _block(start: str, rest: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def positions(patches: int, width: int) -> Tensor:
-    """Sine and cosine codes of 8 frames of patches, stretched to 16 frames along a straight
-    line, (1, 16 P, E)."""
+    """Return sine and cosine codes of 8 frames, stretched linearly to 16 frames, (1, 16 P, E)."""
     place = torch.arange(TRAINED * patches, dtype=torch.float64)[:, None]
     angle = place / 10000 ** (torch.arange(width, dtype=torch.float64) // 2 * 2 / width)
     codes = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos()).float()
@@ -138,7 +138,7 @@ def positions(patches: int, width: int) -> Tensor:
 
 
 def tiny() -> Umt:
-    """A UMT of one layer and random weights."""
+    """Return a UMT of one layer with random weights."""
     from .._networks.tiny import seeded
     from .kinetics import ACTIONS
 
@@ -147,25 +147,18 @@ def tiny() -> Umt:
 
 
 class _Shapes(nn.Module):
-    """The tensors of a UMT of one layer under their published names."""
+    """A module that has the tensors of a UMT of one layer under their published names."""
 
     def __init__(self, width: int, patch: int, classes: int) -> None:
         super().__init__()
         part = nn.Module
-        self.patch_embed, self.head, self.fc_norm = (
-            part(),
-            nn.Linear(width, classes),
-            nn.LayerNorm(width),
-        )
+        self.patch_embed = part()
+        self.head, self.fc_norm = nn.Linear(width, classes), nn.LayerNorm(width)
         self.patch_embed.proj = nn.Conv3d(3, width, (1, patch, patch))
         one, self.blocks = part(), nn.ModuleList()
         self.blocks.append(one)
-        one.norm1, one.norm2, one.attn, one.mlp = (
-            nn.LayerNorm(width),
-            nn.LayerNorm(width),
-            part(),
-            part(),
-        )
+        one.norm1, one.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        one.attn, one.mlp = part(), part()
         one.attn.qkv, one.attn.proj = (
             nn.Linear(width, 3 * width, bias=False),
             nn.Linear(width, width),

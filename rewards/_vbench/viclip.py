@@ -1,4 +1,4 @@
-"""Base of VBench's two dimensions that ask ViCLIP how well a clip fits its prompt."""
+"""Share the base of VBench's two dimensions that compare a clip with its prompt by ViCLIP."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from .._networks.hub import chunked
 from ..base import Reward, Samples, Score, all_unscored, refusals, score_of_curves
 from .semantic import frames_for_viclip, middle_frames
 
-FRAMES = 8  # that ViCLIP sees of a clip
+FRAMES = 8  # frames of a clip that ViCLIP reads
 Made = TypeVar("Made", bound="FitsPrompt")
 
 
 class FitsPrompt(Reward):
-    """cos(v, t) of ViCLIP: v of the 8 frames that `middle_frames` chooses, t of the whole
-    prompt.
+    """A reward that is cos(v, t) of ViCLIP: v of 8 frames, t of the whole prompt.
 
-    `weights` is ViCLIP's file, `words` a folder or hub id with CLIP's tokenizer. Clips
-    without a prompt are unscored.
+    `middle_frames` chooses the frames. `weights` is ViCLIP's file, `words` a folder or hub
+    id with CLIP's tokenizer. Clips without a prompt are unscored.
     """
 
     def __init__(
@@ -38,13 +37,13 @@ class FitsPrompt(Reward):
 
     @classmethod
     def tiny(cls: type[Made]) -> Made:
-        """A ViCLIP of one layer a tower and random weights."""
+        """Return the reward with a ViCLIP of one layer a tower and random weights."""
         reward = cls()
         reward.pair = viclip.tiny(patch=112)
         return reward
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         silent = "inapplicable: needs the prompt that the clip was made from, and got none"
         why = [
             reason or (None if prompt.strip() else silent)
@@ -61,10 +60,11 @@ class FitsPrompt(Reward):
         )
 
     def agreement(self, samples: Samples) -> Tensor:
-        """The cosine of each clip with its prompt, (B,)."""
+        """Return the cosine of each clip with its prompt, (B,)."""
         video = samples.video[:, middle_frames(samples.video.shape[1], FRAMES)]
         seen = chunked(self._clips, self.chunk, video)
         return torch.einsum("bd,bd->b", seen, self.pair.texts(samples.prompts, seen))
 
     def _clips(self, video: Tensor) -> Tensor:
+        """Return the features of the chosen frames of each clip."""
         return self.pair.clips(frames_for_viclip(video.flatten(0, 1)).unflatten(0, video.shape[:2]))
