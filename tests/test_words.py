@@ -74,7 +74,6 @@ PENDING: set[str] = {
     "rewards/_networks",
     "vidrl",
     "vidrl/cli",
-    "vidrl/inference",
     "vidrl/lookup",
     "vidrl/synthetic",
 }

@@ -1,4 +1,8 @@
-"""How large a difference is: standardised effect sizes."""
+"""Compute how large a difference is, in units of the standard deviation of the clips.
+
+A p value says whether a difference is real, an effect size whether it is large. Rules of
+thumb (Cohen 1988): 0.2 is small, 0.5 medium, 0.8 large.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,16 @@ from vidrl.inference.clusters import Values, finite_values, rounding_error
 
 
 def hedges_g(first: Values, second: Values, difference: float | None = None) -> float:
-    """Hedges' g: the difference of the means by the pooled std of the clips, times 1 − 3 /
-    (4 (n1 + n2) − 9).
+    """Return Hedges' g, the difference of the means divided by the pooled std of the clips.
 
-    The unit is the spread among clips, so that paired and unpaired sets, and dims, can be
-    compared. NaN without spread. `difference` is taken instead of that of the means, where
-    the sets were compared in another way, as by prompt. Source: Hedges 1981,
+    g = (mean₂ − mean₁) / s · (1 − 3 / (4 (n₁ + n₂) − 9)), where s² is the pooled variance;
+    the last factor removes the bias of small samples. The unit is the std among clips, so
+    that paired and unpaired sets, and different dims, can be compared. `difference` replaces
+    mean₂ − mean₁ where the sets were compared in another manner, such as by prompt. NaN with
+    fewer than two values in a set, or where the values do not vary. Source: Hedges 1981,
     doi:10.3102/10769986006002107.
 
-    >>> round(hedges_g([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 6)  # one std apart, times 0.8
+    >>> round(hedges_g([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 6)  # one std of difference, times 0.8
     0.8
     """
     a, b = (finite_values(values, None)[0] for values in (first, second))
@@ -27,10 +32,8 @@ def hedges_g(first: Values, second: Values, difference: float | None = None) -> 
     pooled = math.sqrt(
         ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(a) + len(b) - 2)
     )
-    small = 1 - 3 / (4 * (len(a) + len(b)) - 9)
-    between = b.mean() - a.mean() if difference is None else difference
-    return (
-        float(small * between / pooled)
-        if pooled > rounding_error(np.concatenate([a, b]))
-        else math.nan
-    )
+    if pooled <= rounding_error(np.concatenate([a, b])):
+        return math.nan
+    correction = 1 - 3 / (4 * (len(a) + len(b)) - 9)
+    gap = b.mean() - a.mean() if difference is None else difference
+    return float(correction * gap / pooled)

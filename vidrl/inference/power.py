@@ -1,9 +1,11 @@
-"""What a comparison of so many prompts can see: the least difference, and how many prompts
-a difference needs.
+"""Compute the least difference that G prompts can detect, and how many prompts one needs.
 
-Legend: G prompts, std the standard deviation of their differences (of their means, where a
-prompt has several clips); m tests in the family; δ a difference in standard errors, std /
-√G.
+Use it to plan a comparison of paired sets before the clips are sampled: power is the
+probability that a true difference becomes significant.
+
+Legend: G prompts; std is the standard deviation of the prompts' differences (of their means,
+where a prompt has several clips); m tests in the family; δ is the true difference in
+standard errors, difference / (std / √G).
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from vidrl.inference.means import LEAST_GROUPS
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.student import t_quantile
 
-POWER = 0.8
-MOST_PROMPTS = 1_000_000  # prompts
+POWER = 0.8  # the usual convention
+MOST_PROMPTS = 1_000_000  # the search ends here
 
 
 def power(delta: float, groups: int, alpha: float) -> float:
@@ -41,13 +43,14 @@ def power(delta: float, groups: int, alpha: float) -> float:
 def least_detectable(
     std: float, groups: int, family: int = 1, alpha: float = 0.05, wanted: float = POWER
 ) -> float:
-    """The least mean difference that is significant in a share `wanted` of such samples,
-    one of `family` tests.
+    """Return the least true difference that is significant with probability `wanted`.
 
-    Holm's first step is at alpha / family; p is made `cautious`, and cannot be below
-    `least_p`: infinite, where nothing can be significant. By Student's t, times 1 + 1 / G
-    for what the bootstrap asks beside it; skewed differences need somewhat more.
-    benchmarks/results/bench/bench_coverage.md has how often it is found.
+    The difference is one of `family` tests, so that its p value must be below alpha /
+    family, Holm's first step, after `inflated_p`. Solved for δ by bisection of `power`, then
+    δ std / √G. The factor 1 + 1 / G accounts for the bootstrap, whose interval is a little
+    wider than Student's t. Infinite where so few prompts can never be significant. Skewed
+    differences need somewhat more; benchmarks/results/bench/bench_coverage.md has the
+    simulated detection rates.
 
     >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
     (0.291, inf)
@@ -58,7 +61,7 @@ def least_detectable(
     low, high = 0.0, 4.0
     while power(high, groups, level) < wanted:
         high *= 2
-    for _ in range(30):
+    for _ in range(30):  # the width 4 · 2^-30 is far below what anybody prints
         middle = (low + high) / 2
         low, high = (low, middle) if power(middle, groups, level) >= wanted else (middle, high)
     return high * (1 + 1 / groups) * std / math.sqrt(groups)
@@ -67,33 +70,37 @@ def least_detectable(
 def prompts_needed(
     std: float, difference: float, family: int = 1, alpha: float = 0.05, wanted: float = POWER
 ) -> int:
-    """The least number of prompts by which `least_detectable` is at most `difference`.
+    """Return the least number of prompts for which `least_detectable` is at most `difference`.
 
-    Raises ValueError for a difference or std that is not above 0, and where more than a
-    million prompts are needed.
+    Raises ValueError for a difference or std that is not above 0, and if more than a million
+    prompts are needed.
 
     >>> prompts_needed(1.0, 0.5), prompts_needed(1.0, 5.0, family=12)
     (39, 12)
     """
     if not (difference > 0 and std > 0):
         raise ValueError(f"expected a difference and a std above 0, got {difference} and {std}")
+    # Double the number until it is enough, then bisect between the last two numbers.
     low, high = LEAST_GROUPS - 1, LEAST_GROUPS
     while least_detectable(std, high, family, alpha, wanted) > difference:
         low, high = high, 2 * high
         if high > MOST_PROMPTS:
             raise ValueError(
-                f"a difference of {difference} at a std of {std} needs more than {MOST_PROMPTS:,} prompts"
+                f"a difference of {difference} at a std of {std} needs more than "
+                f"{MOST_PROMPTS:,} prompts"
             )
     while high - low > 1:
         middle = (low + high) // 2
-        seen = least_detectable(std, middle, family, alpha, wanted) <= difference
-        low, high = (low, middle) if seen else (middle, high)
+        enough = least_detectable(std, middle, family, alpha, wanted) <= difference
+        low, high = (low, middle) if enough else (middle, high)
     return high
 
 
 def required_p(groups: int, family: int = 1, alpha: float = 0.05) -> float:
-    """The p, before it is made `cautious`, that so many prompts need in a family of tests;
-    0 where none can reach it.
+    """Return the p value, before `inflated_p`, that makes one of `family` tests significant.
+
+    0 where so few prompts cannot reach it: p is at least `least_p` of the prompts and at
+    least 2 / (draws + 1) of the bootstrap.
 
     >>> required_p(8, 12), round(required_p(20, 4), 5)
     (0.0, 0.00459)
@@ -101,5 +108,5 @@ def required_p(groups: int, family: int = 1, alpha: float = 0.05) -> float:
     if groups < LEAST_GROUPS:
         return 0.0
     level = p_before_inflation(alpha / family, groups)
-    drawn = max(DRAWS, 250 * family)  # as vidrl.bench.difference draws: no p is below 2 / draws
-    return level if max(least_p(groups), 2 / (drawn + 1)) < level else 0.0
+    draws = max(DRAWS, 250 * family)  # the number of draws in vidrl.bench.difference
+    return level if max(least_p(groups), 2 / (draws + 1)) < level else 0.0
