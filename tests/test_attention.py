@@ -60,7 +60,6 @@ def test_diffusers_backends_on_this_machine():
 
 
 # --- masks and mixed types
-# -------------------------------------------------------------------------------------------
 
 
 def test_a_kernel_that_drops_the_mask_is_refused_where_the_network_passes_one():
@@ -128,7 +127,6 @@ def test_the_types_are_those_of_the_present_context(monkeypatch):
 
 
 # --- in a model
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_networks_that_pass_a_mask_are_told_apart():

@@ -300,7 +300,6 @@ def test_every_shipped_recipe_loads(path, monkeypatch):
 
 
 # --- the parts of a reward
-# -------------------------------------------------------------------------------------------
 
 PARTS = """
 [reward.parts]

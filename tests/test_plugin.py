@@ -138,7 +138,6 @@ def test_a_missing_dependency_is_not_called_an_unknown_name(kind):
 
 
 # --- options
-# ---------------------------------------------------------------------------------------------------------
 
 
 def check(**options):

@@ -209,7 +209,6 @@ def spell(hint: Any) -> str:
 
 
 # --- finding
-# ---------------------------------------------------------------------------------------------------------
 
 
 def _known_kind(kind: str) -> None:
@@ -289,7 +288,6 @@ def _foreign(kind: str, name: str) -> type:
 
 
 # --- options
-# ---------------------------------------------------------------------------------------------------------
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -400,7 +398,6 @@ def _attributes(cls: type, root: type) -> dict[str, Any]:
 
 
 # --- types
-# -----------------------------------------------------------------------------------------------------------
 
 
 def _same(value: Any, fits: bool, hint: Any) -> Any:

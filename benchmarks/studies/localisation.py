@@ -66,7 +66,6 @@ LOCAL_ONLY = "default, local parts"
 
 
 # --- what is scored
-# --------------------------------------------------------------------------------------------------
 
 
 def chosen() -> dict[str, Reward]:
@@ -123,7 +122,6 @@ def entries(score: Score, local: bool = False) -> Tensor:
 
 
 # --- what is planted
-# -------------------------------------------------------------------------------------------------
 
 
 def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Tensor) -> Tensor:
@@ -314,7 +312,6 @@ class Drawn:
 
 
 # --- scoring, one clip after the other
-# -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -416,7 +413,6 @@ def kept(
 
 
 # --- statistics of one curve
-# -----------------------------------------------------------------------------------------
 
 
 def drop(clean: Sequence[float] | np.ndarray, faulty: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -581,7 +577,6 @@ def thresholds(cells: Sequence[Mapping[str, Any]], rewards: Iterable[str]) -> di
 
 
 # --- statistics of many
-# ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -720,7 +715,6 @@ class Findings:
 
 
 # --- the page
-# --------------------------------------------------------------------------------------------------------
 
 
 def share(value: float) -> str:
@@ -1008,7 +1002,6 @@ blur, plants little of them.
 
 
 # --- the picture
-# -----------------------------------------------------------------------------------------------------
 
 
 def shade(area: float) -> str:

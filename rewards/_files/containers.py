@@ -137,7 +137,6 @@ _OTHERS = {
 
 
 # --- where each container says that it ends
-# --------------------------------------------------------------------------
 
 
 def _mp4(file: BinaryIO, size: int) -> str | None:

@@ -154,7 +154,6 @@ def unmatched_paths(files: Iterable[Path], prompts: dict[Path, str] | list[str])
 
 
 # --- columns
-# ------------------------------------------------------------------------------------------
 
 
 def _plain(name: str) -> str:
@@ -202,7 +201,6 @@ def _check_once(path: Path, found: Sequence[Row]) -> None:
 
 
 # --- rows
-# ------------------------------------------------------------------------------------------
 
 
 def _row(path: Path, entry: TableRow, column: Mapping[str, str], note: Note) -> Row:

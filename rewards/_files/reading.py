@@ -331,7 +331,6 @@ def _seconds(times: list[float]) -> float:
 
 
 # --- upright
-# ------------------------------------------------------------------------------------------
 
 
 def turn_of_frame(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:

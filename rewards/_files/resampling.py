@@ -125,7 +125,6 @@ def at_rate(frames: Tensor, times: Sequence[float], rate: float) -> Tensor:
 
 
 # --- which times
-# ------------------------------------------------------------------------------------------
 
 
 def _on_a_line(places: np.ndarray, times: np.ndarray, tick: float) -> bool:
@@ -166,7 +165,6 @@ def _stride(places: Sequence[int], unit: float) -> tuple[int, int]:
 
 
 # --- one frame
-# ------------------------------------------------------------------------------------------
 
 
 def _frame(known: Tensor, times: Sequence[float], wanted: float) -> Tensor:

@@ -89,7 +89,6 @@ def read_text(path: Path) -> str:
 
 
 # --- separated values
-# ------------------------------------------------------------------------------------------
 
 
 def _separated(path: Path, is_header: IsHeader, note: Note) -> Iterator[TableRow]:
@@ -175,7 +174,6 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 
 
 # --- JSON
-# ------------------------------------------------------------------------------------------
 
 
 def _objects(path: Path, text: str) -> Iterator[TableRow]:
@@ -252,7 +250,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # --- Parquet
-# ------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> list[TableRow]:

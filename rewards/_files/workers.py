@@ -274,7 +274,6 @@ def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
 
 
 # --- in the worker
-# ------------------------------------------------------------------------------------------
 
 
 def _serve(pipe: Connection, parent: int) -> None:
@@ -336,6 +335,6 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001  errors may hold anything
         return TaskFailed(text)
     frames = traceback.extract_tb(error.__traceback__)
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]  # the folder of all rewards
     ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(package)
     return copy if ours or type(error).__module__.startswith("vidrl.") else TaskFailed(text)

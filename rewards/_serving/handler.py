@@ -208,8 +208,8 @@ class ConnectionHandler(BaseHTTPRequestHandler):
             self._linger()
 
     def _say(self, status: int, kind: str, body: bytes) -> None:
-        # socket.sendall counts this timeout over the whole body, not for each write.
         """Send an answer with its headers."""
+        # socket.sendall counts this timeout over the whole body, not for each write.
         self.connection.settimeout(PATIENCE + len(body) / SLOWEST)
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -257,8 +257,6 @@ def content_length(headers: Callable[[str], list[str] | None], needed: bool = Tr
         raise Refused(
             411, "expected a Content-Length, a natural number; bodies in chunks are not read"
         )
-    # Python refuses to convert thousands of digits. 18 digits hold any real length; a longer
-    # number, apart from leading zeros, is above every limit.
     # Python refuses to convert thousands of digits. 18 digits hold any real length; a longer
     # number, apart from leading zeros, is above every limit.
     return int(text[-18:]) if not text[:-18].strip("0") else sys.maxsize

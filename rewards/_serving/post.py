@@ -72,7 +72,6 @@ class RetryPolicy:
     def call(self, once: Callable[[float], T], pause: Callable[[float], None]) -> T:
         """Return `once(deadline)`, called again after Retryable; raise Retryable at the end."""
         # 2 ** 60 is beyond any `longest`; a larger power would overflow a float.
-        # 2 ** 60 is beyond any `longest`; a larger power would overflow a float.
         waits = [
             min(self.wait * 2.0 ** min(trial, 60), self.longest) for trial in range(self.retries)
         ]

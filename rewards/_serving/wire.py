@@ -65,7 +65,6 @@ def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
 
 
 # --- the format
-# ------------------------------------------------------------------------------------------
 
 
 class _Entry(NamedTuple):
@@ -193,7 +192,6 @@ def _all(values: Any, kind: type) -> bool:
 
 
 # --- samples
-# ------------------------------------------------------------------------------------------
 
 
 def pack_samples(samples: Samples) -> bytes:
@@ -231,7 +229,6 @@ def unpack_samples(body: bytes | bytearray) -> Samples:
 
 
 # --- scores
-# ------------------------------------------------------------------------------------------
 
 
 def pack_score(score: Score) -> bytes:

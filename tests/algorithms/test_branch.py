@@ -132,7 +132,6 @@ def test_an_unscored_leaf_is_left_out_of_its_nodes():
 
 
 # --- the tree
-# --------------------------------------------------------------------------------------------------------
 
 
 def rolled(algorithm, n, group):

@@ -60,7 +60,6 @@ def velocity(x0, eps, t):
 
 
 # --- the published losses
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("predicts", ["flow", "eps"])
@@ -185,7 +184,6 @@ def test_a_segment_that_ties_has_no_gradient():
 
 
 # --- the pairs of a round
-# --------------------------------------------------------------------------------------------
 
 
 def toy() -> Policy:
@@ -334,7 +332,6 @@ def test_the_reference_can_be_the_rounds_start():
 
 
 # --- pairs of files
-# --------------------------------------------------------------------------------------------------
 
 
 def of_files(algorithm, labels, n=4):
@@ -366,7 +363,6 @@ def test_labels_of_another_length_are_told():
 
 
 # --- bad options, and runs
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,6 @@ def plain(value):
 
 
 # --- the plan and the credit
-# -----------------------------------------------------------------------------------------
 
 
 def test_a_plan_changes_nothing_and_depends_on_round_and_draw_alone(case):
@@ -156,7 +155,6 @@ def test_pairs_of_files_need_no_group(tmp_path):
 
 
 # --- the batches and the loss
-# ----------------------------------------------------------------------------------------
 
 
 def test_minibatches_of_a_seed_are_the_same_and_their_rows_weigh_one_in_all(case):
@@ -268,7 +266,6 @@ def test_more_updates_than_a_round_has_rows_are_told_before_anything_is_sampled(
 
 
 # --- runs
-# ------------------------------------------------------------------------------------------------------------
 
 
 def comparable(value):
@@ -334,7 +331,6 @@ def test_one_seeded_step_is_the_stored_one(name, pairs, tmp_path):
 
 
 # --- learning
-# --------------------------------------------------------------------------------------------------------
 
 
 # Enough clips a round that the seeds agree, steps that a KL can hold, and a clip range that

@@ -22,7 +22,6 @@ def rows_of(algorithm, seen):
 
 
 # --- levels
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["uniform", "discrete", "logit_normal"])
@@ -78,7 +77,6 @@ def test_a_range_without_a_time_of_the_sampler_is_told_with_its_cure():
 
 
 # --- rows and noises
-# -------------------------------------------------------------------------------------------------
 
 
 @EVERY
@@ -127,7 +125,6 @@ def test_under_one_noise_what_equal_clips_have_in_common_cancels():
 
 
 # --- what they refuse
-# ------------------------------------------------------------------------------------------------
 
 
 @EVERY

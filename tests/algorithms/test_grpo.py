@@ -46,7 +46,6 @@ def moved(policy: Policy, size: float = 0.02) -> None:
 
 
 # --- the objective
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_clipped_objective_by_hand():
@@ -184,7 +183,6 @@ def test_kl_to_the_reference():
 
 
 # --- which steps
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_window_travels_over_all_steps_and_train_steps_are_drawn_of_it():
@@ -240,7 +238,6 @@ def test_processes_share_the_minibatches_of_one():
 
 
 # --- credit
-# ----------------------------------------------------------------------------------------------------------
 
 
 def plan_of(algorithm):
@@ -325,7 +322,6 @@ def test_advantages_are_bounded():
 
 
 # --- bad options
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -351,7 +347,6 @@ def test_a_plan_without_a_stochastic_step_is_an_error():
 
 
 # --- it learns
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("segments", [1, 3])

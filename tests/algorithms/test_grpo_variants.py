@@ -279,7 +279,6 @@ def test_dance_is_flow_with_a_constant_noise():
 
 
 # --- options that cannot be
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,6 @@ LABEL = torch.tensor([[1.0], [-1.0], [1.0], [-1.0], [-1.0]])
 
 
 # --- the published loss
-# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("predicts", ["flow", "eps"])
@@ -164,7 +163,6 @@ def test_a_step_down_its_gradient_moves_a_sample_to_its_side(label):
 
 
 # --- which samples
-# ---------------------------------------------------------------------------------------------------
 
 
 def toy() -> Policy:

@@ -107,7 +107,6 @@ def test_an_advantage_beyond_the_bound_counts_as_the_bound_because_credit_is_cla
 
 
 # --- the old weights
-# -------------------------------------------------------------------------------------------------
 
 
 def decay_of_the_public_code(step, kind):
@@ -156,7 +155,6 @@ def test_the_weights_that_sample_are_those_of_the_plan(who):
 
 
 # --- nothing is computed twice
-# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kl_beta, calls_of_each_update", [(0.0, [1, 2]), (0.1, [1, 3])])
@@ -184,7 +182,6 @@ def test_what_is_not_computed_twice_changes_no_digit(monkeypatch):
 
 
 # --- bad options
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,6 @@ def generated(policy: Policy, n: int = 20_000, steps: int = 100) -> torch.Tensor
 
 
 # --- policy gradients
-# ------------------------------------------------------------------------------------------------
 
 # The first step of ddim with η = 1 forgets the first noise, so that all of a clip is drawn
 # by steps.
@@ -213,7 +212,6 @@ def gradient(algorithm: Algorithm, policy: Policy, seen: Experience) -> dict[str
 
 
 # --- the forward process
-# ---------------------------------------------------------------------------------------------
 
 # One noise a sample, each its own; advantages in the reward's unit. The reward is a sum
 # over frames, and the frames are independent, so that a segment's own advantage has the
@@ -312,7 +310,6 @@ def test_supervised_matching_reaches_the_clips():
 
 
 # --- preferences
-# -----------------------------------------------------------------------------------------------------
 
 HALF = {"low": 0.499, "high": 0.501, "noises": 1, "updates": 1}  # at t = ½, and with s = 1, λ is 1
 
@@ -425,7 +422,6 @@ def test_d3po_ends_where_each_step_alone_explains_who_won_and_not_at_the_tilted_
 
 
 # --- through the reward
-# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

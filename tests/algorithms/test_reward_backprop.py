@@ -132,7 +132,6 @@ def reward_slope(x, d, frames) -> float:
 
 
 # --- formulas
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("last", "first"), [(1, 2), (2, 1), (3, 0), (0, 2)])
@@ -313,7 +312,6 @@ def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end
 
 
 # --- what is run
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_steps_run_again_in_the_backward_pass_and_nothing_is_decoded_under_autocast():
@@ -388,7 +386,6 @@ def test_too_many_clips_that_the_loss_cannot_score_end_the_run(tmp_path):
 
 
 # --- bad input
-# -------------------------------------------------------------------------------------------------------
 
 
 class Numpy(Square):

@@ -466,7 +466,6 @@ def test_rollout_of_the_embedded_model(guidance: float, text_length: int) -> Non
 
 
 # --- an offloaded text encoder
-# ---------------------------------------------------------------------------------------
 
 
 def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(

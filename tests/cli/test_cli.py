@@ -131,7 +131,6 @@ def test_unknown_arguments_are_refused(capsys):
 
 
 # --- list and show
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_list_names_each_with_what_it_is(capsys):
@@ -184,7 +183,6 @@ def test_show_tells_what_the_default_composite_is_made_of(capsys):
 
 
 # --- train
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -274,7 +272,6 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, recipe, monkeypatch):
 
 
 # --- score and sample
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -451,7 +448,6 @@ def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypat
 
 
 # --- serve
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
@@ -484,7 +480,6 @@ def test_serve_stays_on_this_machine(capsys):
 
 
 # --- before any work
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ def toy(tmp_path, **train):
 
 
 # --- tracing
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_flops_of_a_convolution_and_of_attention_by_hand():
@@ -101,7 +100,6 @@ def test_drop_numbers_keeps_shapes_and_what_is_trained():
 
 
 # --- architectures
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_known_transformer_is_the_released_size():
@@ -140,7 +138,6 @@ def test_a_skeleton_is_the_model(tmp_path):
 
 
 # --- counting
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +289,6 @@ def test_a_gate_and_an_ema_cost_what_they_cost(tmp_path):
 
 
 # --- the whole
-# -------------------------------------------------------------------------------------------------------
 
 
 def pace(**given):
@@ -428,7 +424,6 @@ def test_text_says_that_a_card_is_not_measured(capsys, tmp_path):
 
 
 # --- bad input
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -463,7 +458,6 @@ def test_bad_input_is_told_in_one_message(capsys, arguments, message):
 
 
 # --- against runs that happened
-# --------------------------------------------------------------------------------------
 
 
 RUN = """

@@ -25,7 +25,6 @@ def entries(samples=6, frames=17):
 
 
 # --- More segments than latent frames; segments that do not divide them
-# ----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,6 @@ def test_weighted_by_size_uneven_segments_are_the_clip(n):
 
 
 # --- Images
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_image_with_one_segment():
@@ -97,7 +95,6 @@ def test_latents_without_an_axis_of_time_are_not_cut_along_another(shape):
 
 
 # --- Curves
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_reward_without_a_curve_has_whole_clip_credit():
@@ -174,7 +171,6 @@ def test_a_curve_of_other_samples():
 
 
 # --- Influence and covariance
-# ----------------------------------------------------------------------------------------
 
 
 WEIGHTED = [estimators.influence_weighted, estimators.gls]
@@ -312,7 +308,6 @@ def test_one_segment_is_the_whole_clip_whatever_the_estimator(estimator):
 
 
 # --- Groups
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_group_of_one_has_no_credit():
@@ -366,7 +361,6 @@ def test_groups_of_other_samples(of):
 
 
 # --- Shapes that do not match
-# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

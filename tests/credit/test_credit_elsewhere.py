@@ -49,7 +49,6 @@ def shares(n, frames=L):
 
 
 # --- Flow-GRPO
-# -------------------------------------------------------------------------------------------------------
 
 
 class Pipeline:
@@ -457,7 +456,6 @@ def test_updates_raise_the_segments_that_were_good_and_lower_the_others():
 
 
 # --- Flow-Factory
-# ----------------------------------------------------------------------------------------------------
 
 
 def scheduler_step(
@@ -731,7 +729,6 @@ def test_the_ratio_where_there_is_no_guard_ratio_to_override():
 
 
 # --- Other shapes
-# ----------------------------------------------------------------------------------------------------
 
 
 def packed(latents, patch=1, patch_t=1):

@@ -50,7 +50,6 @@ def groups(n=N, size=8):
 
 
 # --- by hand
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_leave_one_out_is_the_mean_of_the_others():
@@ -162,7 +161,6 @@ def test_scaled_by_hand(scale, expected):
 
 
 # --- against a gradient that is known
-# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [2, 8])
@@ -222,7 +220,6 @@ def test_antithetic_noise_is_unbiased_and_quieter_on_even_rewards():
 
 
 # --- as a whole
-# ------------------------------------------------------------------------------------------------------
 
 
 SPANS = [(0, 2), (2, 3), (3, 5)]

@@ -39,7 +39,6 @@ def read(table) -> list[tuple]:
 
 
 # --- clips
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,6 @@ def test_a_folder_without_its_table_or_with_two_is_refused_with_the_cure(folder)
 
 
 # --- pairs
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_pairs_have_the_labels_of_their_segments(folder):

@@ -58,7 +58,6 @@ def trainer(made: dict) -> loop.Trainer:
 
 
 # --- what a round has
-# ------------------------------------------------------------------------------------------------
 
 
 def test_items_are_dealt_each_once_an_epoch_in_an_order_of_its_own():
@@ -138,7 +137,6 @@ def test_preferences_of_files_are_learned(name, tmp_path):
 
 
 # --- what is left out, and what is refused
-# ---------------------------------------------------------------------------
 
 
 def broken(folder: Path) -> dict:
@@ -305,7 +303,6 @@ def test_processes_gather_a_clip_each_at_a_time_in_the_order_of_the_table(tmp_pa
 
 
 # --- the loss on clips beside another
-# --------------------------------------------------------------------------------
 
 
 def gradient(made: loop.Trainer, parts) -> torch.Tensor:
@@ -373,7 +370,6 @@ def test_a_round_without_a_minibatch_still_learns_from_the_clips(tmp_path, monke
 
 
 # --- a whole run
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_on_clips_lowers_the_error_and_has_its_page_and_guards(tmp_path):

@@ -115,7 +115,6 @@ def test_files_and_texts_are_told_by_name(tmp_path):
 
 
 # --- images
-# ----------------------------------------------------------------------------------------------------------
 
 
 def saved(path, array, mode=None, **options):

@@ -46,7 +46,6 @@ def level(name: str) -> torch.Tensor:
 
 
 # --- tables
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -184,7 +183,6 @@ def test_a_video_where_an_image_belongs_is_refused_and_the_other_way_round(tmp_p
 
 
 # --- the images that rewards see
-# -------------------------------------------------------------------------------------
 
 
 def test_the_reference_is_the_image_of_each_prompt_stretched_to_the_clip(tmp_path):
@@ -240,7 +238,6 @@ def test_ddpo_remembers_the_rewards_of_each_image_apart(tmp_path):
 
 
 # --- the whole way
-# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +400,6 @@ def test_a_reward_with_gradient_gets_the_image(tmp_path):
 
 
 # --- sampling
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_sample_makes_each_clip_of_its_image_and_tells_what_it_left_out(tmp_path, capsys):

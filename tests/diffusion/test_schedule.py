@@ -155,7 +155,6 @@ def test_a_window_finds_steps_to_draw_in_whatever_their_lengths(how):
 
 
 # --- steps that may draw noise
-# ---------------------------------------------------------------------------------------
 
 
 def diffusers_grid(shift, steps):

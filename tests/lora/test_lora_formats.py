@@ -192,7 +192,6 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
 
 
 # --- names
-# -----------------------------------------------------------------------------------------------------------
 
 
 def every_module() -> dict[str, str]:
@@ -264,7 +263,6 @@ def test_other_words_for_the_same_tensors(words, tmp_path):
 
 
 # --- numbers
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_half_precision_files_are_read_without_more_rounding(tmp_path):

@@ -365,7 +365,6 @@ def test_the_forest_row_is_to_scale():
 
 
 # --- what the head says
-# ----------------------------------------------------------------------------------------------
 
 
 def put_back(folder, rounds, to):
@@ -456,7 +455,6 @@ def test_few_clips_carry_no_claim(n, change):
 
 
 # --- run folders of strangers
-# ----------------------------------------------------------------------------------------
 
 
 def test_a_run_folder_of_a_stranger_puts_no_file_of_the_reader_on_the_page(run, tmp_path):

@@ -68,7 +68,6 @@ def lane(text, name):
 
 
 # --- why, in words
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_reason_is_what_the_curves_say():
@@ -154,7 +153,6 @@ def test_a_segment_without_a_number_makes_no_whole_clip():
 
 
 # --- the drawings
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_all_of_a_clip_stands_on_one_axis(tmp_path):
@@ -285,7 +283,6 @@ def test_hostile_names_stay_text(tmp_path):
 
 
 # --- influence
-# -------------------------------------------------------------------------------------------------------
 
 
 def test_the_influence_is_drawn_row_by_row_with_its_blocks(tmp_path):

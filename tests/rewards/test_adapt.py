@@ -42,7 +42,6 @@ OF_BYTES = FrameQuality()(Samples(BYTES, PROMPTS, 16.0)).value
 
 
 # --- Flow-GRPO
-# -------------------------------------------------------------------------------------------------------
 
 
 def multi_score(score_functions, score_dict):
@@ -117,7 +116,6 @@ def test_what_is_not_scored_is_told_to_flow_grpo():
 
 
 # --- Flow-Factory
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -167,7 +165,6 @@ def test_a_host_that_is_not_installed_is_named(make, host):
 
 
 # --- VeRL-Omni
-# -------------------------------------------------------------------------------------------------------
 
 
 def run_single(compute_score, clip, extra_info):
@@ -277,7 +274,6 @@ def test_what_verl_omni_makes_of_a_clip_that_is_not_scored():
 
 
 # --- a list of clips
-# -------------------------------------------------------------------------------------------------
 
 
 def trl_rewards(reward_funcs, inputs, completions):
@@ -406,7 +402,6 @@ def test_clips_needs_a_rate_and_a_prompt_a_clip():
 
 
 # --- VideoX-Fun
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_videox_fun_goes_down_along_its_gradient():
@@ -454,7 +449,6 @@ def test_videox_fun_leaves_out_a_clip_only_when_told():
 
 
 # --- FastVideo
-# -------------------------------------------------------------------------------------------------------
 
 
 def multi_reward_scorer(scorers, media, prompts):
@@ -479,7 +473,6 @@ def test_fastvideo_calls_it():
 
 
 # --- UniRL
-# -----------------------------------------------------------------------------------------------------------
 
 
 def score_and_attach(backend, videos, prompts):
@@ -530,7 +523,6 @@ def test_unirl_stops_at_a_clip_that_is_not_scored(hosts):
 
 
 # --- DanceGRPO
-# -------------------------------------------------------------------------------------------------------
 
 
 def dance_grpo_rewards(inferencer, paths):
@@ -591,7 +583,6 @@ def test_dance_grpo_cannot_make_a_number_of_an_error(tmp_path):
 
 
 # --- all of them
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -661,7 +652,6 @@ def test_prompts_are_one_a_clip():
 
 
 # --- the other way
-# ---------------------------------------------------------------------------------------------------
 
 
 def light(images, prompts, metadata):

@@ -217,7 +217,6 @@ def test_maps_of_the_parts_are_handed_on():
 
 
 # --- parts without curve
-# ---------------------------------------------------------------------------------------------
 
 
 class Flat(Fixed):
@@ -401,7 +400,6 @@ def test_the_default_has_no_gradient_as_it_says():
 
 
 # --- a few clips at a time
-# -------------------------------------------------------------------------------------------
 
 
 class Watched(Reward):

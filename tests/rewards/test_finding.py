@@ -145,7 +145,6 @@ def test_a_name_that_is_not_utf_8_is_a_line_and_stops_nothing(tmp_path, capsys):
 
 
 # --- writing
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_link_beside_is_not_followed_and_the_mode_is_ordinary(tmp_path):

@@ -156,7 +156,6 @@ def test_all_tries_of_a_dripping_server_end_by_timeout_times_tries():
 
 
 # --- Retry-After
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_retry_after_is_a_whole_number_or_a_date():
@@ -218,7 +217,6 @@ def test_a_wait_that_the_server_asks_for_is_kept():
 
 
 # --- what is said
-# ----------------------------------------------------------------------------------------------------
 
 
 def facts(**more):
@@ -395,7 +393,6 @@ def test_a_compressed_answer_is_not_unpacked(client):
 
 
 # --- keys
-# ------------------------------------------------------------------------------------------------------------
 
 FAR = [
     "http://judge.example/v1",

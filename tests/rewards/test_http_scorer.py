@@ -153,7 +153,6 @@ def test_two_clients_at_once_are_served_one_at_a_time(monkeypatch):
 
 
 # --- what is refused
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -286,7 +285,6 @@ def test_tokens(monkeypatch):
 
 
 # --- what fails
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_down_is_nan_with_the_reason(flicker):

@@ -73,7 +73,6 @@ def networks(reward):
 
 
 # --- what all keep
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -185,7 +184,6 @@ def test_bad_options_are_named():
 
 
 # --- CLIP and its kin
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -459,7 +457,6 @@ def test_a_file_of_another_model_is_refused(tmp_path):
 
 
 # --- aesthetics
-# --------------------------------------------------------------------------------------------------
 
 
 def embeddings(model):
@@ -557,7 +554,6 @@ def test_a_file_of_other_weights_is_told_by_name(make, whose, state, tmp_path):
 
 
 # --- ImageReward
-# -------------------------------------------------------------------------------------------------
 
 
 def blip_state(width=64, words=96, side=32, patch=16):
@@ -683,7 +679,6 @@ def test_image_reward_refuses_other_names():
 
 
 # --- X-CLIP
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_video_alignment_is_x_clips(tmp_path):
@@ -720,7 +715,6 @@ def test_windows_are_judged_by_themselves():
 
 
 # --- features over time
-# ------------------------------------------------------------------------------------------
 
 
 def angles(images):
@@ -782,7 +776,6 @@ def test_stillness_wins_and_a_cut_loses():
 
 
 # --- judges of Qwen2-VL
-# ------------------------------------------------------------------------------------------
 
 
 def naive_patches(images):

@@ -84,7 +84,6 @@ def sound_only(folder: Path) -> bytes:
 
 
 # --- what is done to them; each (bytes, dice) to bytes
-# ---------------------------------------------------------------
 
 
 def cut(data, dice):
@@ -231,7 +230,6 @@ def mangled(folder: Path, count: int) -> list[Path]:
 
 
 # --- what comes of it
-# ------------------------------------------------------------------------------------------------
 
 
 def probed(path, rewards):

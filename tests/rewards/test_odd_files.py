@@ -203,7 +203,6 @@ def test_a_size_that_changes_is_told(sources, tmp_path):
 
 
 # --- cut off, and no video
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -347,7 +346,6 @@ def test_a_rate_that_a_container_rounds_is_the_stated_one(sources, tmp_path):
 
 
 # --- decord alone
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -106,7 +106,6 @@ def test_a_picture_between_two_is_where_things_then_are():
 
 
 # --- a frame rate that varies
-# ----------------------------------------------------------------------------------------
 
 
 def test_a_variable_frame_rate_is_measured_by_true_times(tmp_path):

@@ -107,7 +107,6 @@ def quiet(server, capfd):
 
 
 # --- memory
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
@@ -175,7 +174,6 @@ def test_a_header_is_bounded(served):
 
 
 # --- time
-# ------------------------------------------------------------------------------------------------------------
 
 
 def drip(sock, seconds):
@@ -214,7 +212,6 @@ def test_a_slow_line_that_keeps_the_pace_is_served(served, monkeypatch):
 
 
 # --- places
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_128_clients_at_once_lose_nothing(served):
@@ -258,7 +255,6 @@ def test_connections_without_the_token_give_way(served, monkeypatch):
 
 
 # --- words
-# -----------------------------------------------------------------------------------------------------------
 
 
 ODD = {
@@ -339,7 +335,6 @@ def test_a_tensor_of_another_name_is_refused(served):
 
 
 # --- clients that break off
-# ------------------------------------------------------------------------------------------
 
 
 def test_clients_that_break_off_leave_no_trace(served, capfd):

@@ -48,7 +48,6 @@ def value(reward, video, fps=8.0, prompt="", **more) -> float:
 
 
 # --- temporal flickering
-# ---------------------------------------------------------------------------------------------
 
 
 def published_flickering(video: torch.Tensor) -> float:
@@ -116,7 +115,6 @@ def test_flickering_ranks_a_clean_pan_below_flicker_as_the_card_says():
 
 
 # --- dynamic degree and static filter
-# --------------------------------------------------------------------------------
 
 
 def constant_flow(first, second):
@@ -258,7 +256,6 @@ def test_dynamic_degree_sees_motion_by_the_classical_flow():
 
 
 # --- consistencies
-# ---------------------------------------------------------------------------------------------------
 
 
 def resize(images, mode):
@@ -455,7 +452,6 @@ def test_motion_smoothness_cuts_to_whole_levels():
 
 
 # --- marks of single frames
-# ------------------------------------------------------------------------------------------
 
 
 def test_aesthetic_is_the_published_number():
@@ -512,7 +508,6 @@ def test_imaging_sees_at_most_512_pixels_and_is_a_hundredth(size, seen):
 
 
 # --- image to video
-# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -678,7 +673,6 @@ def test_camera_motion_by_a_tracker_and_by_the_flow():
 
 
 # --- totals
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_totals_by_hand():

@@ -51,7 +51,6 @@ def test_the_frames_chosen_are_the_published_ones():
 
 
 # --- appearance style
-# ------------------------------------------------------------------------------------------------
 
 
 def by_pillow(frame: torch.Tensor) -> torch.Tensor:
@@ -130,7 +129,6 @@ def test_appearance_style_in_pieces_is_that_of_the_whole():
 
 
 # --- overall consistency and temporal style
-# --------------------------------------------------------------------------
 
 
 def clip_transform(frames: torch.Tensor) -> torch.Tensor:
@@ -203,7 +201,6 @@ def test_only_the_eight_frames_count_and_a_clip_without_prompt_is_unscored():
 
 
 # --- human action
-# ----------------------------------------------------------------------------------------------------
 
 
 def random_umt(

@@ -118,7 +118,6 @@ def test_a_clip_without_scores_is_unscored_with_the_reason_and_the_others_are_no
 
 
 # --- at random weights, step by step
-# ------------------------------------------------------------------------------
 
 
 def by_hand(model, tokenizer, video, fps, prompt, side=56):

@@ -153,7 +153,6 @@ def test_weights_come_as_safetensors_from_a_folder(tmp_path):
 
 
 # --- the encoder of sets
-# ------------------------------------------------------------------------------------------
 
 
 def test_a_clips_feature_is_the_mean_of_its_tokens(tmp_path):

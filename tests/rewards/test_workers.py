@@ -20,6 +20,7 @@ from vidrl.rewards import score_files, video
 from vidrl.rewards._files import manifests
 from vidrl.rewards._files.workers import TaskFailed, map_in_processes
 from vidrl.rewards.flicker import Flicker
+from vidrl.rewards.flow import check_method
 from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.synthetic import world
 
@@ -74,6 +75,11 @@ def test_what_a_task_raises_is_raised_here():
     with pytest.raises(TaskFailed, match=r"(?s)Traceback.*in act.*KeyError: 'broken'"):
         list(map_in_processes(act, ["threads", "raise KeyError"], jobs=1))
     assert not children()
+
+
+def test_an_error_of_a_reward_keeps_its_class_and_message():
+    with pytest.raises(ValueError, match="^expected flow to be one of"):
+        list(map_in_processes(check_method, ["farnback"], jobs=1))
 
 
 @pytest.mark.slow
@@ -133,7 +139,6 @@ def test_a_crash_is_a_row(folder):
 
 
 # --- the command
-# -----------------------------------------------------------------------------------------------------
 
 
 def score(capsys, *words):
@@ -260,7 +265,6 @@ def timed(folder, jobs):
 
 
 # --- which prompt goes with which file
-# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,6 @@ def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
 
 
 # --- memory
-# ----------------------------------------------------------------------------------------------------------
 
 
 def takes(megabytes):

@@ -61,7 +61,6 @@ def test_examples(study):
 
 
 # --- one curve
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_roc_area_counts_pairs(study):
@@ -119,7 +118,6 @@ def test_what_rounding_makes_is_no_drop(study):
 
 
 # --- one clip
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_reward_that_falls_on_the_frame_alone(study):
@@ -185,7 +183,6 @@ def test_what_is_not_scored_is_left_out(study):
 
 
 # --- many clips
-# -------------------------------------------------------------------------------------------------------
 
 
 def test_an_interval_counts_clips_and_not_their_sizes(study):
@@ -245,7 +242,6 @@ def test_a_composites_entries_are_its_parts_by_their_slopes(study):
 
 
 # --- faults
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_fault_changes_its_frames_and_no_other(study, clip):
@@ -309,7 +305,6 @@ def test_scenes_of_fewer_clips_are_the_first_of_more(study):
 
 
 # --- the whole
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_clip_is_not_made_again(study, tmp_path):

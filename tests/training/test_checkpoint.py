@@ -116,7 +116,6 @@ def test_all_random_generators_continue(tmp_path):
 
 
 # --- crashes
-# ---------------------------------------------------------------------------------------------------------
 
 CALLS = ["open", "fsync", "rename", "replace", "mkdir"]
 
@@ -215,7 +214,6 @@ def test_an_interrupt_leaves_no_rubbish(tmp_path):
 
 
 # --- many checkpoints
-# ------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_and_the_protected_stay(tmp_path):
@@ -250,7 +248,6 @@ def test_no_checkpoint_is_none_and_a_damaged_one_an_error(tmp_path):
 
 
 # --- run folders
-# -----------------------------------------------------------------------------------------------------
 
 CONFIG = {"run": "runs/x", "seed": 0, "train": {"rounds": 30}}
 

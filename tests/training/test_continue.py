@@ -46,7 +46,6 @@ def ended_at_two(tmp_path):
 
 
 # --- after the end
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_run_goes_on_to_more_rounds_exactly(ended_at_two, whole):
@@ -101,7 +100,6 @@ def test_a_finished_run_that_is_asked_for_nothing_more_is_left_alone(ended_at_tw
 
 
 # --- time limits
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_time_limit_stops_and_each_start_has_its_own(tmp_path, whole):
@@ -126,7 +124,6 @@ def test_a_stop_of_an_earlier_version_goes_on(tmp_path):
 
 
 # --- what may change
-# -------------------------------------------------------------------------------------------------
 
 
 def other_value(value):
@@ -277,7 +274,6 @@ def test_a_guard_of_a_measure_that_an_earlier_version_did_not_have_is_measured_t
 
 
 # --- another evaluation
-# ----------------------------------------------------------------------------------------------
 
 
 def test_another_evaluation_measures_the_base_model_again(ended_at_two, tmp_path):
@@ -349,7 +345,6 @@ def test_where_no_weights_are_within_the_bands_any_more_the_base_models_come_bac
 
 
 # --- another run
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_edited_prompts_are_refused_with_the_difference(ended_at_two):
@@ -445,7 +440,6 @@ def test_a_run_of_a_version_that_knew_fewer_values_goes_on(ended_at_two):
 
 
 # --- damaged files
-# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["metrics", "events", "evals"])

@@ -25,7 +25,6 @@ def samples(prompts=("a cat", "a dog", "a cow"), frames=5) -> Samples:
 
 
 # --- scores
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_exception_leaves_its_own_clip_alone_unscored():
@@ -71,7 +70,6 @@ def test_a_reward_that_fails_on_every_clip_is_an_error_with_its_reason():
 
 
 # --- measures
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_exposure_by_hand():
@@ -130,7 +128,6 @@ def test_numbers_come_back_from_the_disk(tmp_path):
 
 
 # --- comparing
-# -------------------------------------------------------------------------------------------------------
 
 
 def test_the_paired_interval_is_scipys():
@@ -197,7 +194,6 @@ def test_coverage_is_about_95_percent(n):
 
 
 # --- guards
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_guard_speaks_outside_its_band_alone():
@@ -221,7 +217,6 @@ def test_a_guard_that_is_not_measured_is_an_error_that_names_what_is():
 
 
 # --- held-out prompts
-# ------------------------------------------------------------------------------------------------
 
 
 def test_held_out_numbers_depend_on_the_weights_alone():

@@ -39,7 +39,6 @@ def tight(monkeypatch, owner, name: str, most: int, error=full, when=lambda *_: 
 
 
 # --- pieces
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_each_piece_is_halved_until_it_fits_and_none_is_lost_or_made_twice():
@@ -102,7 +101,6 @@ def test_one_item_that_does_not_fit_is_told_with_what_to_do():
 
 
 # --- every stage of a run
-# --------------------------------------------------------------------------------------------
 
 
 def stages(monkeypatch, stage: str) -> list[int]:
@@ -196,7 +194,6 @@ def test_clips_begin_again_with_the_noise_that_they_began_with(monkeypatch):
 
 
 # --- a reward in pieces
-# ----------------------------------------------------------------------------------------------
 
 
 class Fussy(Brightness):
@@ -251,7 +248,6 @@ def test_scores_in_pieces_are_those_of_the_whole():
 
 
 # --- what host memory holds
-# ------------------------------------------------------------------------------------------
 
 
 class Counting(Brightness):
@@ -309,7 +305,6 @@ def test_shown_clips_are_the_very_clips(tmp_path):
 
 
 # --- precision
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -39,7 +39,6 @@ def shift(policy: Policy, by: float = 0.1) -> None:
 
 
 # --- LoRA
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_lora_trains_alone_and_changes_nothing_yet(wan):
@@ -217,7 +216,6 @@ def test_weights_of_another_network_are_refused(wan, tmp_path):
 
 
 # --- named sets
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_the_reference_is_what_it_was_and_live_returns_even_after_an_error():

@@ -77,7 +77,6 @@ def last_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 # --- as one
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,6 @@ def test_a_loss_may_report_no_ratio_and_processes_may_report_different_metrics(t
 
 
 # --- what a group of processes does
-# ----------------------------------------------------------------------------------
 
 
 def test_rows_of_both_are_gathered_in_order(tmp_path):
@@ -300,7 +298,6 @@ def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, cha
 
 
 # --- without a shared disk
-# -------------------------------------------------------------------------------------------
 
 
 def apart(folder: Path, made: dict, resume: bool = False) -> list[int]:
@@ -390,7 +387,6 @@ def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tm
 
 
 # --- by the launcher
-# -------------------------------------------------------------------------------------------------
 
 
 def launched(made: dict, *words: str) -> subprocess.Popen:

@@ -60,7 +60,6 @@ def test_the_undisturbed_run_put_weights_back_and_kept_the_best(undisturbed):
 
 
 # --- kills
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_killed_at_five_random_moments_it_ends_with_the_same_weights(tmp_path, undisturbed):
@@ -123,7 +122,6 @@ def test_killed_between_any_two_kinds_of_writes_it_ends_the_same(tmp_path, undis
 
 
 # --- signals
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -297,7 +295,6 @@ def test_a_run_that_a_guard_stopped_and_killed_at_its_end_does_not_go_on(tmp_pat
 
 
 # --- refusals
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -374,7 +371,6 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_ones(tmp_path, monkeypatc
 
 
 # --- the command line
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -412,7 +408,6 @@ def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
 
 
 # --- a real pipeline
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

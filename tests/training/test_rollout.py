@@ -25,7 +25,6 @@ def rolled(part=slice(None), plan=PLAN):
 
 
 # --- draws
-# -----------------------------------------------------------------------------------------------------------
 
 
 def first(generator):
@@ -50,7 +49,6 @@ def test_draws_do_not_follow_each_other():
 
 
 # --- sample
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_members_may_start_from_one_noise_and_differ_by_their_steps():
@@ -189,7 +187,6 @@ def test_clips_in_batches_are_those_of_one_batch():
 
 
 # --- plans
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_that_cannot_be_is_told():
@@ -208,7 +205,6 @@ def test_a_plan_that_cannot_be_is_told():
 
 
 # --- prompts
-# ---------------------------------------------------------------------------------------------------------
 
 
 class Counting(Toy):

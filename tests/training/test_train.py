@@ -35,7 +35,6 @@ def finished(tmp_path_factory):
 
 
 # --- what a run leaves
-# -----------------------------------------------------------------------------------------------
 
 
 def test_every_round_is_logged_whole(finished):
@@ -189,7 +188,6 @@ def test_a_backbone_without_an_adapter_format_says_so(tmp_path):
 
 
 # --- notes
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_values_of_the_policy_that_are_not_used_are_told(tmp_path, capsys):
@@ -245,7 +243,6 @@ def test_cut_prompts_and_a_shared_prompt_file_are_told_at_the_start(tmp_path, ca
 
 
 # --- guards
-# ----------------------------------------------------------------------------------------------------------
 
 
 def guarded(folder: Path, action: str, band, measure: str = "composite") -> Path:
@@ -329,7 +326,6 @@ def test_bands_that_cannot_be_held_are_told_before_the_first_round(tmp_path, ban
 
 
 # --- refusals
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_unscored_clips_are_counted_and_left_out(tmp_path):
@@ -452,7 +448,6 @@ def test_nothing_already_written_is_lost_when_a_round_fails(tmp_path, monkeypatc
 
 
 # --- trackers
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

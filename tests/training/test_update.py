@@ -161,7 +161,6 @@ def test_out_of_memory_halves_the_micro_batch_and_loses_nothing(monkeypatch):
 
 
 # --- fp16's loss scale
-# -----------------------------------------------------------------------------------------------
 
 
 def scaled(scale: float, **options) -> Updater:
