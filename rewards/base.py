@@ -70,8 +70,8 @@ class Reward(nn.Module):
       terms from the features of the whole clip.
     - `forward(samples)`, which returns a Score, for anything else.
 
-    From terms or features the base class makes `forward`, the curve, the reasons of clips
-    that cannot be scored, and `stream`, which scores a long clip in pieces.
+    From terms or features the base class derives `forward`, the curve, the reasons why
+    clips cannot be scored, and `stream`, which scores a long clip in pieces.
 
     Class attributes:
 
@@ -91,7 +91,7 @@ class Reward(nn.Module):
       can be scored. `least_frames` counts where it is more than lookahead + 1.
     - `rate`: frames per second at which the reward measures; see `stride`. With None, it
       measures at the rate of the clip.
-    - `lost`: the reason that a clip gets whose terms are NaN.
+    - `lost`: the reason that is given for a clip whose terms are NaN.
     - `shrinks`: the reward reads `samples.small(self.working_size)` only, so that a stream
       keeps only the shrunk frames.
     - `flow`: the method of optical flow, see `vidrl.rewards.flow.estimate`; `flow_size`:
@@ -171,9 +171,11 @@ class Reward(nn.Module):
         if not rows:
             return {}
         phases = samples.pick(rows).phases(self.stride(samples.fps, samples.video.shape[1]))
-        parts = [self.maps(part) for part in phases]
-        drawn = {name: interleave([part[name] for part in parts]) for name in parts[0]}
-        return {name: rows_of_batch(some, rows, len(samples)) for name, some in drawn.items()}
+        maps_of_phases = [self.maps(phase) for phase in phases]
+        return {
+            name: rows_of_batch(interleave([maps[name] for maps in maps_of_phases]), rows, len(why))
+            for name in maps_of_phases[0]
+        }
 
     @classmethod
     def tiny(cls) -> Reward:
@@ -224,9 +226,9 @@ class Reward(nn.Module):
     def stride(self, fps: float, frames: int) -> int:
         """Return how many frames apart the frames are that the reward compares.
 
-        A second difference over frames measures another thing at 30 frames a second than
-        at 8. So a clip of a higher rate is taken apart into `stride` interleaved clips of
-        about `rate` frames a second each. The stride is odd: with an even stride, a clip
+        A second difference over frames has another meaning at 30 frames a second than at 8.
+        So a clip of a higher rate is taken apart into `stride` interleaved clips of about
+        `rate` frames a second each. The stride is odd: with an even stride, a clip
         that alternates between bright and dark frames would be taken apart into a bright
         clip and a dark clip, and the alternation would be lost. Clips that are too short
         to be taken apart have stride 1.
@@ -250,7 +252,7 @@ class Reward(nn.Module):
 
     @property
     def needed(self) -> int:
-        """The number of frames of the shortest clip that can be scored; 1 includes images."""
+        """The number of frames of the shortest clip that can be scored; 1 for an image."""
         return max(self.lookahead + 1, self.least_frames)
 
     @property
@@ -261,15 +263,15 @@ class Reward(nn.Module):
 
     @property
     def context(self) -> int:
-        """How many frames of the piece before a stream keeps for the terms of the next piece."""
+        """How many last frames of a piece a stream keeps for the first terms of the next."""
         return self.lookahead
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
         """Return the features of a piece of a clip, and the state that the next piece needs.
 
-        The first `old` frames of `samples` are those that the stream kept of the piece
-        before; only features that end in a later frame are returned. `state` is what the
-        call for the piece before returned, None at first.
+        The first `old` frames of `samples` are those that the stream kept of the previous
+        piece; only features that end in a later frame are returned. `state` is the state
+        that the call for the previous piece returned, None for the first piece.
         """
         return self.features(samples)[:, max(0, old - self.lookahead) :], state
 

@@ -26,7 +26,9 @@ PIECE = 4_000_000
 
 
 class Composite(Reward):
-    """A weighted sum of rewards that gates lower: sum_p w_p (part_p - centre_p) / scale_p.
+    """A weighted sum of rewards that gates can lower.
+
+    The sum is sum_p w_p (part_p - centre_p) / scale_p over the parts p.
 
     - `parts`: rewards, or functions fn(samples), by name.
     - `weights` maps a part to its weight w_p, 1 where it is not named.
@@ -113,18 +115,20 @@ class Composite(Reward):
     def forward(self, samples: Samples) -> Score:
         """Return the score of whole clips, with those of the parts in `parts`.
 
-        Parts that can score a clip in pieces score a few clips at a time, and what they
-        share of those clips is freed before the next few. The numbers are those of all
-        clips at once, and neither the time per clip nor the memory grows with the batch.
-        Other parts may compare the clips with each other, so they score all clips at once.
+        Parts that can score a clip in pieces score a few clips at a time. The flow that
+        they share is freed before the next few clips, so that neither the time per clip nor
+        the memory grows with the batch; the numbers are those of all clips at once. Other
+        parts may compare the clips with each other, so they score all clips at once.
         """
         rewards = leaves("whole", self)
         by_piece = {path: leaf for path, leaf in rewards.items() if leaf.streams}
         scores = {path: leaf(samples) for path, leaf in rewards.items() if path not in by_piece}
         # All rewards score a piece before the next piece, so that they share its flow.
-        pieces = few_at_a_time(samples)
-        each = [{path: leaf(piece) for path, leaf in by_piece.items()} for piece in pieces]
-        scores |= {path: join([piece[path] for piece in each]) for path in by_piece}
+        scores_of_pieces = [
+            {path: leaf(piece) for path, leaf in by_piece.items()}
+            for piece in few_at_a_time(samples)
+        ]
+        scores |= {path: join([found[path] for found in scores_of_pieces]) for path in by_piece}
         return score_from_leaves("whole", self, scores)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
@@ -162,20 +166,20 @@ class Composite(Reward):
         absent = {name: still[name] | self._absent(name, score) for name, score in parts.items()}
         present = self._sum_of_weights(absent)
         # The factor that gives the weight of absent optional parts to the others; 1 without
-        # such parts. The weight of parts that an image lacks is in neither sum.
+        # such parts. The weight of parts that are left out of an image is in neither sum.
         regain = self._sum_of_weights(still) / present.clamp(min=1e-12)
         added = [self._contribution(name, score, absent[name]) for name, score in parts.items()]
         frames = length(parts)
         value = torch.stack([value for value, _ in added]).sum(0)
         curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in added]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
-        value, curve, open_ = self._gated(value, curve, parts)
+        value, curve, gate_product = self._gated(value, curve, parts)
         adds = {
             name: torch.stack([add, self._slope(name, score, absent[name])], 1)
             * regain[:, None].to(value)
             for (name, score), (add, _) in zip(parts.items(), added, strict=True)
         }
-        slopes = {name: add[:, 1] * open_ for name, add in adds.items()}
+        slopes = {name: add[:, 1] * gate_product for name, add in adds.items()}
         counted = {name: score for name, score in parts.items() if self.weights[name]}
         why = [reason_of_clip(parts, self.optional, i, counted) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (present == 0)
@@ -233,16 +237,19 @@ class Composite(Reward):
     def _gated(
         self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return value and curve after the gates, and the product of the gates, (B,)."""
-        open_ = torch.ones_like(value)
+        """Return value and curve after the gates, and the product of the gates, (B,).
+
+        The factor of a gate is part / threshold, cut to [0, 1].
+        """
+        gate_product = torch.ones_like(value)
         for name, gate in self.gates.items():
             passed = (parts[name].value / gate).clamp(0, 1)
-            # a part that is left out closes no gate
-            open_ = open_ * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
+            # a part that is left out of an image is NaN, and lowers nothing
+            gate_product = gate_product * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
         return (
-            self.floor + (value - self.floor) * open_,
-            self.floor + (curve - self.floor) * open_[:, None],
-            open_,
+            self.floor + (value - self.floor) * gate_product,
+            self.floor + (curve - self.floor) * gate_product[:, None],
+            gate_product,
         )
 
 
@@ -294,8 +301,8 @@ def leaves(name: str, reward: Reward) -> dict[str, Reward]:
     """
     if not _adds_up(reward):
         return {name: reward}
-    found = [leaves(f"{name}/{part}", one) for part, one in reward.parts.items()]
-    return {path: leaf for some in found for path, leaf in some.items()}
+    found = [leaves(f"{name}/{part}", inner) for part, inner in reward.parts.items()]
+    return {path: leaf for leaves_of_part in found for path, leaf in leaves_of_part.items()}
 
 
 def score_from_leaves(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
@@ -304,8 +311,8 @@ def score_from_leaves(name: str, reward: Reward, found: Mapping[str, Score]) -> 
         return found[name]
     return reward.combine(
         {
-            part: score_from_leaves(f"{name}/{part}", one, found)
-            for part, one in reward.parts.items()
+            part: score_from_leaves(f"{name}/{part}", inner, found)
+            for part, inner in reward.parts.items()
         }
     )
 

@@ -15,9 +15,8 @@ from .flow import Motion, blocks, outside, warp
 class _Track:
     """The state that follows the pixels of the first frame through the clip."""
 
-    path: (
-        Tensor  # (B, 2, H, W), pixels: where each pixel of the first frame is now, minus its place
-    )
+    # (B, 2, H, W), pixels: where each pixel of the first frame is now, minus its first place
+    path: Tensor
     seen: Tensor  # (B, H, W) bool: whether the pixel is still in sight
     first: Tensor  # (B, C, H, W): the first frame
     detail: Tensor  # (B,): the strength of edges of the first frame
@@ -125,8 +124,10 @@ def _begin(motion: Motion) -> _Track:
 
 
 def _follow(track: _Track, motion: Motion, t: int) -> _Track:
-    """Advance the track by one frame, with the flow at the present places."""
+    """Advance the track from frame t to t + 1 along the flow."""
     both = torch.cat([motion.forward[:, t], motion.seen_later[:, t, None].to(track.path)], 1)
-    there = warp(both, track.path, "bilinear")
-    path, visible = track.path + there[:, :2], there[:, 2] > 0.5
+    # The flow and the mask lie on the pixels of frame t: read them where the pixels are now.
+    here = warp(both, track.path, "bilinear")
+    # 0.5: the interpolated mask is above it where most of the neighbours are in sight
+    path, visible = track.path + here[:, :2], here[:, 2] > 0.5
     return _Track(path, track.seen & visible & ~outside(path), track.first, track.detail)

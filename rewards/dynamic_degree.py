@@ -27,8 +27,8 @@ class DynamicDegree(Reward):
 
     With u = speed / low, a term is min(1, 1.5 u^2 / (u^2 + 0.5)), times high / speed above
     `high`. It is multiplied by exp(-(a - 0.005) / 0.02) where the camera jumps by more than
-    0.005 diagonals, a, from one frame to the next. A term is three frames, credited to the
-    middle frame. The range is [0, 1]; a still gets 0.
+    0.005 diagonals, a, from one frame to the next. A term reads three frames and is
+    credited to the middle frame. The range is [0, 1]; a still gets 0.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
     >>> DynamicDegree()(Samples(still, [""], 8.0)).value

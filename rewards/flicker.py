@@ -19,7 +19,7 @@ class Flicker(Reward):
     many slow motions. The range is [-20, 0]; 0 is no flicker.
 
     Second differences let a steady fade pass, and logarithms ignore a constant gain. A term
-    is three frames, credited to the middle frame.
+    reads three frames and is credited to the middle frame.
 
     >>> import torch
     >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
@@ -58,8 +58,8 @@ class Flicker(Reward):
         after, before = motion.later[:, 1:], motion.earlier[:, :-1]
         seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
         side = max(2, round(min(middle.shape[-2:]) / 8))
-        pumping = motion.energy.log().diff(n=2, dim=1).abs()
-        return -jump(before, middle, after, seen, side, self.floor) - self.detail * pumping
+        sharpness_jump = motion.energy.log().diff(n=2, dim=1).abs()
+        return -jump(before, middle, after, seen, side, self.floor) - self.detail * sharpness_jump
 
 
 def jump(
@@ -72,6 +72,7 @@ def jump(
     places does not count.
     """
     weight = blocks(seen.to(middle), side)
+    # 1e-3, about a quarter of a grey level of 255: a black picture has a finite logarithm
     base = floor * (before + middle + after).mean((2, 3, 4), keepdim=True) / 3 + 1e-3
     means = (
         blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6)

@@ -43,7 +43,7 @@ class FrameQuality(Reward):
     Frames are measured at a shorter side of at most `size` pixels. With `log`, the value is
     the natural logarithm of the product plus 0.01, in [-4.6, 0.01]. Use `log` in sums in
     which no other reward may make up for a bad picture. `Score.parts` holds the eight
-    factors. A term is one frame.
+    factors. A term reads one frame.
 
     >>> FrameQuality()(Samples(torch.full((1, 1, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])

@@ -29,8 +29,8 @@ class Freeze(Reward):
     the prompt asks for rest, only repeats amid motion count: pairs with a change above
     twice `exact` on both sides within `window` seconds.
 
-    Frames are measured at a shorter side of at most 192. A term is a pair of frames,
-    credited to both frames.
+    Frames are measured at a shorter side of at most 192. A term compares two neighbouring
+    frames and is credited to both.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
     >>> Freeze()(Samples(still, ["a boat"], 8.0)).value
@@ -67,14 +67,16 @@ class Freeze(Reward):
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return minus the degree to which each pair repeats, (B, F - 1)."""
-        reach = max(1, round(self.window * about.fps))
-        bound = (self.near * usual(features, reach)).clamp(min=self.exact)
+        radius = max(1, round(self.window * about.fps))
+        bound = (self.near * usual(features, radius)).clamp(min=self.exact)
+        # 1 up to the bound, and 0 from twice the bound on
         same = (2 - features / bound).clamp(0, 1)
+        # Where the prompt asks for rest, a repeat is a fault only if the clip moves around it.
         rest = torch.tensor(
             [asks_for_rest(prompt) for prompt in about.prompts], device=features.device
         )[:, None]
         return -torch.where(
-            rest & ~amid(features > 2 * self.exact, reach), torch.zeros_like(same), same
+            rest & ~amid(features > 2 * self.exact, radius), torch.zeros_like(same), same
         )
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
@@ -88,15 +90,15 @@ class Freeze(Reward):
         return {"change": torch.cat([cells, torch.full_like(cells[:, :1], torch.nan)], 1)}
 
 
-def change(frames: Tensor, share: int = 64) -> Tensor:
+def change(frames: Tensor, cells_per_largest: int = 64) -> Tensor:
     """Return how much each frame of (B, F, C, H, W) differs from the next, (B, F - 1).
 
-    The mean |difference| over the 1 / `share` of the cells where it is largest is
-    multiplied by `above_grain`, so that grain does not count.
+    The mean |difference| over the cells where it is largest, one of `cells_per_largest`
+    cells, is multiplied by `above_grain`, so that grain does not count.
     """
     grid = _cells(frames)
     cells = grid.flatten(2)
-    largest = cells.topk(max(1, cells.shape[2] // share), dim=2).values.mean(2)
+    largest = cells.topk(max(1, cells.shape[2] // cells_per_largest), dim=2).values.mean(2)
     return largest * above_grain(
         largest, quantile(cells, 0.25), frames[0, 0, 0].numel() / grid[0, 0].numel()
     )
@@ -107,8 +109,8 @@ def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.
 
     `largest` is the mean of the largest cells and `plain` the lower quartile of the cells.
     Grain changes all cells alike: with cells of n `pixels`, the largest exceed the quartile
-    by about 1.5 / sqrt(n) of it for white grain, and by 3.7 / sqrt(n) for grain that is two
-    pixels wide. Motion changes some cells far more than others. `grain` is set just above
+    by about 1.5 / sqrt(n) of the quartile for white grain, and by 3.7 / sqrt(n) for grain
+    that is two pixels wide. Motion changes some cells far more than others. `grain` is set just above
     the 3.7.
 
     >>> above_grain(torch.tensor([1.1, 1.4, 9.0]), torch.ones(3), pixels=100.0)
@@ -117,29 +119,29 @@ def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.
     return (pixels**0.5 * (largest / plain.clamp(min=1e-9) - 1) - grain).clamp(0, 1)
 
 
-def usual(change: Tensor, reach: int) -> Tensor:
-    """Return the upper quartile of the changes (B, T) within `reach` entries of each.
+def usual(change: Tensor, radius: int) -> Tensor:
+    """Return the upper quartile of the changes (B, T) within `radius` entries of each.
 
     The entry itself is included. The upper quartile stays high where many of the entries
     are repeats.
 
-    >>> usual(torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0]]), reach=2)
+    >>> usual(torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0]]), radius=2)
     tensor([[1., 1., 1., 1., 1.]])
     """
-    padded = torch.nn.functional.pad(change, (reach, reach), value=torch.nan)
-    return padded.unfold(1, 2 * reach + 1, 1).nanquantile(0.75, dim=2)
+    padded = torch.nn.functional.pad(change, (radius, radius), value=torch.nan)
+    return padded.unfold(1, 2 * radius + 1, 1).nanquantile(0.75, dim=2)
 
 
-def amid(moves: Tensor, reach: int) -> Tensor:
+def amid(moves: Tensor, radius: int) -> Tensor:
     """Return whether something moves both before and after each entry, bool (B, T).
 
-    `moves` is bool (B, T); only entries within `reach` count.
+    `moves` is bool (B, T); only entries within `radius` count.
 
-    >>> amid(torch.tensor([[True, False, False, True, False]]), reach=2)
+    >>> amid(torch.tensor([[True, False, False, True, False]]), radius=2)
     tensor([[False,  True,  True, False, False]])
     """
-    padded = torch.nn.functional.pad(moves, (reach, reach)).unfold(1, 2 * reach + 1, 1)
-    return padded[..., :reach].any(2) & padded[..., reach + 1 :].any(2)
+    padded = torch.nn.functional.pad(moves, (radius, radius)).unfold(1, 2 * radius + 1, 1)
+    return padded[..., :radius].any(2) & padded[..., radius + 1 :].any(2)
 
 
 def _cells(frames: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class _Seen:
 
 
 class IdentityDrift(Reward):
-    """Minus the distance between a frame's features and the first frame's, which is drift.
+    """Minus the distance of each frame's features from those of the first frame.
 
     The term of frame t is -(1 - cos(z_t, z_0)), where z are the features that an image
     network gives. The range is [-2, 0]; a still gets 0. With `against="mean"`, z_0 is the
@@ -139,6 +139,7 @@ class IdentityDrift(Reward):
         """Return the features after the `old` frames already scored, and the new state."""
         frames = samples.frames[:, old:]
         start = state.frames if state else 0
+        # the frames of this piece that are measured, counted from its first new frame
         at = [t - start for t in sampled_frames(start, frames.shape[1], samples.fps, self.looks)]
         curve = frames.new_full(frames.shape[:2], torch.nan)
         total = state.sum if state else None

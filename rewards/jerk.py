@@ -20,15 +20,16 @@ class Jerk(Reward):
     acceleration gets 0. The range is (-infinity, 0].
 
     The points of a grid (`grid` x `grid`, evenly over the picture) are followed along the
-    flow through four frames x_0 ... x_3. They start in the second frame, and go back by one
-    and on by two. j is the mean length of the third difference x_3 - 3 x_2 + 3 x_1 - x_0,
-    times fps^3, in diagonals a second^3. Each point counts in proportion to the length of
+    flow through four frames; x_0 ... x_3 are the places of a point. The points start in the
+    second frame; they are followed one frame back and two frames on. j is the mean length
+    of the third difference x_3 - 3 x_2 + 3 x_1 - x_0, times fps^3, in diagonals per
+    second^3. Each point counts in proportion to the length of
     its path; a point that leaves the picture does not count.
 
     The error of the flow is a fraction of a pixel, but the factor fps^3 makes it large.
     Therefore `noise` pixels are subtracted from each difference, and clips of 16 frames a
-    second or more are measured in steps of about an eighth of a second. A term is four
-    frames, credited to the middle two.
+    second or more are measured in steps of about an eighth of a second. A term reads four
+    frames and is credited to the middle two.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 6, 3, 32, 32)
     >>> Jerk()(Samples(still, ["a boat"], 8.0)).value.abs()
@@ -97,62 +98,63 @@ def tracks(motion: Motion, coarse: Motion, grid: int) -> tuple[Tensor, Tensor, T
     """Return the third differences, path lengths and visibility of the points of a grid.
 
     The results are (B, F - 3, N, 2), (B, F - 3, N) and bool (B, F - 3, N), where N =
-    grid^2, in pixels of the frames on which the flow was measured. The flow is read from
-    the coarser grid, where it is averaged over cells. A point starts in the second of its
-    four frames.
+    grid^2, in pixels of the frames on which the flow was measured. `coarse` is the same
+    motion on a coarser grid; the flow is read from it, because an average over cells has
+    less noise. A point starts in the second of its four frames.
     """
     scale = motion.diagonal / coarse.diagonal
-    forward = held(coarse.forward, coarse.frames[:, :-1]) * scale
-    backward = held(coarse.backward, coarse.frames[:, 1:]) * scale
+    forward = edge_average(coarse.forward, coarse.frames[:, :-1]) * scale
+    backward = edge_average(coarse.backward, coarse.frames[:, 1:]) * scale
     start, size = points(grid, motion.frames), motion.frames.shape[-2:]
-    first = look(backward[:, :-2], start, size)
-    second = look(forward[:, 1:-1], start, size)
-    third = look(forward[:, 2:], start + second, size)
+    first = sample_field(backward[:, :-2], start, size)
+    second = sample_field(forward[:, 1:-1], start, size)
+    third = sample_field(forward[:, 2:], start + second, size)
     before, after = (
         seen[:, :, None].to(forward) for seen in (motion.seen_earlier, motion.seen_later)
     )
-    seen = [look(before[:, :-2], start, size), look(after[:, 1:-1], start, size)]
-    seen.append(look(after[:, 2:], start + second, size))
+    seen = [sample_field(before[:, :-2], start, size), sample_field(after[:, 1:-1], start, size)]
+    seen.append(sample_field(after[:, 2:], start + second, size))
     path = (first.norm(dim=-1) + second.norm(dim=-1) + third.norm(dim=-1)) / 3
     # `first` points backwards in time, so the step before the start is -first;
     # 0.99: masks are interpolated, and a point near a hidden pixel counts as hidden
     return third - 2 * second - first, path, torch.stack(seen).amin(0)[..., 0] > 0.99
 
 
-def held(flow: Tensor, frames: Tensor, window: float = 0.03) -> Tensor:
+def edge_average(flow: Tensor, frames: Tensor, window: float = 0.03) -> Tensor:
     """Average the flow (B, T, 2, H, W) nearby, so that no single pixel decides.
 
     Strong edges, where the flow is reliable, count most.
     """
-    ink = frames.detach().mean(2, keepdim=True)
+    grey = frames.detach().mean(2, keepdim=True)
     ink = (
-        ink.diff(dim=-1, append=ink[..., -1:]).square()
-        + ink.diff(dim=-2, append=ink[..., -1:, :]).square()
-    ) + 1e-4
+        grey.diff(dim=-1, append=grey[..., -1:]).square()
+        + grey.diff(dim=-2, append=grey[..., -1:, :]).square()
+    ) + 1e-4  # plain ground averages all its pixels alike
     return around(flow * ink, window) / around(ink, window)
 
 
 def points(grid: int, frames: Tensor) -> Tensor:
     """Return the centres of grid x grid cells, in pixels (x, y), (1, 1, N, 2)."""
     height, width = frames.shape[-2:]
-    share = (torch.arange(grid).to(frames.detach()) + 0.5) / grid
-    y, x = torch.meshgrid(share * height - 0.5, share * width - 0.5, indexing="ij")
+    centre = (torch.arange(grid).to(frames.detach()) + 0.5) / grid  # fractions of a side
+    y, x = torch.meshgrid(centre * height - 0.5, centre * width - 0.5, indexing="ij")
     return torch.stack([x, y], -1).view(1, 1, -1, 2)
 
 
-def look(field: Tensor, at: Tensor, size: Sequence[int]) -> Tensor:
+def sample_field(field: Tensor, at: Tensor, size: Sequence[int]) -> Tensor:
     """Sample a field (B, T, K, h, w) at points, bilinearly, (B, T, N, K).
 
     The field covers a picture of `size` (H, W). The points (x, y) are in pixels of that
     picture, (B or 1, T or 1, N, 2).
 
     >>> field = torch.arange(4.0).expand(1, 1, 1, 4, 4)
-    >>> look(field, torch.tensor([[1.5, 2.0]]).view(1, 1, 1, 2), (4, 4)).item()
+    >>> sample_field(field, torch.tensor([[1.5, 2.0]]).view(1, 1, 1, 2), (4, 4)).item()
     1.5
     """
     batch, time = field.shape[:2]
-    share = (2 * at.to(field) + 1) / torch.tensor([size[1], size[0]]).to(field) - 1
-    where = share.expand(batch, time, -1, 2).flatten(0, 1)[:, None]
+    # grid_sample takes places from -1 to 1, the ends being the outer edges of the picture
+    place = (2 * at.to(field) + 1) / torch.tensor([size[1], size[0]]).to(field) - 1
+    where = place.expand(batch, time, -1, 2).flatten(0, 1)[:, None]
     found = grid_sample(
         field.flatten(0, 1), where, mode="bilinear", padding_mode="border", align_corners=False
     )

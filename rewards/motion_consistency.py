@@ -14,7 +14,7 @@ from .flow import Motion, length, warp
 
 
 class MotionConsistency(Reward):
-    """How steadily things move: near 1 if smoothly, near 0 if they are still or shake.
+    """How steadily things move: near 1 for smooth motion, near 0 for stillness or shaking.
 
     The range is [-1, 1]; noise and repeated frames also get about 0. The camera's motion is
     subtracted first, unless the prompt asks for camera motion: a pan over a still counts as
@@ -34,8 +34,8 @@ class MotionConsistency(Reward):
       agreement = 1 - sum g |f + w| / sum g (|f| + |w| + still).
 
     The term is steady (1 + agreement) / 2. Where the prompt asks for rest, the term is
-    instead sum g 8 still / sum g (|f| + |b| + 8 still), which is 1 for stillness. A term is
-    four frames, credited to the middle two.
+    instead sum g 8 still / sum g (|f| + |b| + 8 still), which is 1 for stillness. A term
+    reads four frames and is credited to the middle two.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
     >>> MotionConsistency()(Samples(still, [""], 8.0)).value
@@ -77,6 +77,7 @@ class MotionConsistency(Reward):
         )
         if not rest.any():
             return going
+        # 8: a clip that should rest may move several times faster than `still` at little loss
         return torch.where(rest[:, None], stillness(motion, 8 * still), going)
 
 

@@ -120,6 +120,7 @@ class MotionTarget(Reward):
         fits = torch.stack([fit for fit, _ in items]).clamp(0, 1)
         value = fits.prod() ** (1 / len(fits))
         agree = torch.stack([local for _, local in items]).mean(0)
+        # the deviations have mean 0, so that the mean of the curve is the value
         return value * (1 + agree - agree.mean())
 
     def _of_thing(self, seen: _Measured, ask: WantedMotion) -> list[tuple[Tensor, Tensor]]:
@@ -159,7 +160,7 @@ class MotionTarget(Reward):
         [-1, 1].
         """
         along, speed = rate @ goal, rate.norm(dim=-1)
-        # full marks from 0.9 on: measured directions are never exact
+        # 1 from a fraction of 0.9 on: measured directions are never exact
         direction = ((along.sum() / speed.sum().clamp(min=1e-9) - 0.5) / 0.4).clamp(0, 1)
         return direction * self._band(along.mean(), pace), along / speed.clamp(min=1e-9)
 
@@ -222,6 +223,8 @@ def bouncing(velocity: Tensor) -> Tensor:
     total = velocity.abs().sum(0)
     vertical = total[1] / total.sum().clamp(min=1e-9)
     undone = 1 - velocity[:, 1].sum().abs() / total[1].clamp(min=1e-9)
+    # 1 if 70 % of the motion is vertical and two thirds of it are undone: a real bounce is
+    # neither exactly vertical nor complete within a clip
     return ((vertical - 0.5) / 0.2).clamp(0, 1) * (1.5 * undone).clamp(max=1)
 
 
@@ -238,4 +241,5 @@ def circling(velocity: Tensor) -> Tensor:
     turn = (heading[1:] * heading[:-1].conj()).angle()
     # 2.2 radians, 126 degrees, between two frames is a reversal
     turned = (turn * (turn.abs() < 2.2)).sum().abs()
+    # the fraction of the turning that is in one direction, times the part of half a turn done
     return turned / turn.abs().sum().clamp(min=1e-9) * (turned / math.pi).clamp(max=1)

@@ -43,8 +43,8 @@ class TemporalFlicker(Reward):
 
     All three are relative to the light, and `floor` is a part of the mean light of the four
     frames. f is an amplitude and not a rate: the same jump scores alike at any frame rate.
-    `kind` is "all" or one of the three; `Score.parts` always holds all three. A term is
-    four frames, credited to the middle two. Raises ValueError for another kind.
+    `kind` is "all" or one of the three; `Score.parts` always holds all three. A term reads
+    four frames and is credited to the middle two. Raises ValueError for another kind.
 
     >>> blink = torch.tensor([0.4, 0.6]).repeat(3)[:5].view(1, 5, 1, 1, 1).expand(1, 5, 3, 32, 32)
     >>> score = TemporalFlicker(floor=0.0)(Samples(blink, [""], 8.0))

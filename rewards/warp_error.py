@@ -15,8 +15,8 @@ class WarpError(Reward):
 
     The term is -E, where E is the mean over unmasked pixels and channels of (I_{t+1}(x + f)
     - I_t(x))^2 with the flow f. Pixels are masked where Lai et al. find occlusion or a
-    moving edge. Both directions of time are averaged. A term is a pair of frames. The range
-    is [-1, 0], and [-1, 1] with `relative`. A frozen clip is perfect.
+    moving edge. Both directions of time are averaged. A term compares two neighbouring
+    frames. The range is [-1, 0], and [-1, 1] with `relative`. A frozen clip gets 0.
 
     With `relative`, the term is the share of the change between frames that motion
     explains, at least -1: 1 - (E_mc + f) / (E_ref + f).
@@ -123,7 +123,7 @@ class WarpError(Reward):
 def lai(motion: Motion) -> Tensor:
     """Return Lai's warping error of frame t+1 warped onto frame t, (B, F - 1)."""
     clear = motion.seen_later & ~moving_edge(motion.forward)
-    # a pair without a trusted pixel counts with all its pixels
+    # a pair without an unmasked pixel counts with all its pixels
     clear = clear | ~clear.any(-1, keepdim=True).any(-2, keepdim=True)
     squares = (motion.later - motion.frames[:, :-1]).square().mean(2)
     return (squares * clear).sum((2, 3)) / clear.sum((2, 3))
