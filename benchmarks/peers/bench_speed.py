@@ -55,7 +55,7 @@ NAMES = {
 }
 
 
-# --- clips ----------------------------------------------------------------------------
+# Clips
 
 
 def footage() -> Path | None:
@@ -103,7 +103,7 @@ def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
     return paths
 
 
-# --- seconds a clip -------------------------------------------------------------------
+# Seconds a clip
 
 
 def published(path: Path) -> float:
@@ -187,7 +187,7 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
     )
 
 
-# --- the whole command ----------------------------------------------------------------
+# The whole command
 
 
 def command(folder: Path, out: Path, jobs: int) -> float:
@@ -216,6 +216,7 @@ def peak(folder: Path, out: Path) -> float:
 
 
 def _run(words: Sequence[str]) -> str:
+    """Run a command and return its output; raise RuntimeError if the command fails."""
     done = subprocess.run(
         words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -276,6 +277,7 @@ def page(asked: argparse.Namespace) -> str:
 
 
 def _given(asked: argparse.Namespace) -> list[str]:
+    """Return the options that differ from their defaults."""
     numbers = [
         f"--{name} {getattr(asked, name)}"
         for name in NAMES
@@ -285,6 +287,7 @@ def _given(asked: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
     parser.add_argument(

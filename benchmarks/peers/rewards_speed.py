@@ -62,7 +62,7 @@ NAMES = {
 }
 
 
-# --- clips ----------------------------------------------------------------------------
+# Clips
 
 
 def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
@@ -74,12 +74,12 @@ def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
         else None
     )
     if path is None or not path.is_file():
-        return made(frames, height)
+        return texture(frames, height)
     clip = next(iter(video.Video(path).pieces(frames)))
     return clip if height == clip.shape[2] else cv2_resized(clip, height)
 
 
-def made(frames: int, height: int) -> Tensor:
+def texture(frames: int, height: int) -> Tensor:
     """Return a texture that moves by 3 pixels a frame."""
     width = height * 16 // 9
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -97,7 +97,7 @@ def cv2_resized(clip: Tensor, height: int) -> Tensor:
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
-# --- what is timed --------------------------------------------------------------------
+# What is timed
 
 
 def decode(path: Path) -> int:
@@ -165,14 +165,15 @@ def weight_free() -> dict[str, Reward]:
 
 
 def _required(cls: type) -> list[str]:
+    """Return the names of the parameters of a class that have no default."""
     return [
         p.name
         for p in inspect.signature(cls).parameters.values()
-        if p.default is p.empty and p.kind < 2
+        if p.default is p.empty and p.kind < 2  # no *args, **kwargs or keyword-only parameter
     ]
 
 
-# --- timing ---------------------------------------------------------------------------
+# Timing
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -195,6 +196,7 @@ class Clock:
         self.last = time.process_time()
 
     def _turn(self) -> None:
+        """Add the time since the last change to the function that has been running."""
         now = time.process_time()
         if self.running:
             self.seconds[self.running[-1]] += now - self.last  # type: ignore[assignment]
@@ -215,11 +217,11 @@ class Clock:
 
         return run
 
-    def pieces(self, made: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Tensor]]:
+    def pieces(self, pieces: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Tensor]]:
         """Return a generator function with the time of its steps added to "decode"."""
 
         def run(*args: Any, **kwargs: Any) -> Iterator[Tensor]:
-            step = self.timed("decode", partial(next, made(*args, **kwargs), None))
+            step = self.timed("decode", partial(next, pieces(*args, **kwargs), None))
             while (piece := step()) is not None:
                 yield piece
 
@@ -246,9 +248,9 @@ def breakdown(
 def _accounted(path: Path, rewards: Mapping[str, Reward]) -> Counter[str]:
     """Score the file with all timed functions patched, and return their seconds."""
     clock, undo = Clock(), []
-    for owner, name, made in _patches(clock, rewards):
+    for owner, name, replacement in _patches(clock, rewards):
         undo.append((owner, name, vars(owner).get(name)))
-        setattr(owner, name, made)
+        setattr(owner, name, replacement)
     try:
         clock.timed("rest", scored)(path, rewards)
     finally:
@@ -262,8 +264,8 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     found: list[tuple[Any, str, Any]] = [(video.Video, "pieces", clock.pieces(video.Video.pieces))]
     for name, reward in rewards.items():
         found += [
-            (reward, way, clock.timed(name, getattr(reward, way)))
-            for way in ("resume", "terms_of_clip")
+            (reward, method, clock.timed(name, getattr(reward, method)))
+            for method in ("resume", "terms_of_clip")
         ]
     for key, label in SHARED.items():
         module, _, name = key.partition(".")
@@ -276,7 +278,7 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     return found
 
 
-# --- memory and throughput ------------------------------------------------------------
+# Memory and throughput
 
 
 def peak(path: Path, frames: int) -> float:
@@ -322,7 +324,7 @@ def throughput(path: Path, jobs: int, copies: int) -> float:
     return copies / (time.perf_counter() - start)
 
 
-# --- an accelerator -------------------------------------------------------------------
+# An accelerator
 
 
 def on_device(device: str, clip: Tensor, raft: str, repeats: int) -> str:
@@ -341,6 +343,10 @@ def on_device(device: str, clip: Tensor, raft: str, repeats: int) -> str:
 
 
 def _clocked(device: str, job: Callable[[], object], repeats: int) -> tuple[float, str]:
+    """Return the median seconds of a job by the clock, and the peak memory of the device.
+
+    The first run is not counted: it compiles kernels.
+    """
     cuda = device.startswith("cuda")
     times = []
     for _ in range(repeats + 1):
@@ -354,6 +360,7 @@ def _clocked(device: str, job: Callable[[], object], repeats: int) -> tuple[floa
 
 
 def _agreement(device: str, clip: Tensor) -> list[str]:
+    """Return a table row for each reward: its value on the CPU and on the device."""
     lines = []
     for name, reward in {**weight_free(), **dict(default().parts.items())}.items():
         setattr(reward, "flow", "torch")  # noqa: B010  a part of a ModuleDict
@@ -364,7 +371,7 @@ def _agreement(device: str, clip: Tensor) -> list[str]:
     return lines
 
 
-# --- the page -------------------------------------------------------------------------
+# The page
 
 
 def costs(
@@ -439,6 +446,7 @@ def sorted_table(title: str, numbers: Mapping[str, float]) -> list[str]:
 
 
 def memory_table(path: Path, lengths: Sequence[int]) -> list[str]:
+    """Return the table of peak memory by the number of frames."""
     lines = [
         "| frames streamed, default composite | most memory of the process, MiB |",
         "|---|---|",
@@ -468,6 +476,7 @@ def jobs_table(path: Path, copies: int, repeats: int) -> list[str]:
 
 
 def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]]) -> str:
+    """Return the page as Markdown."""
     versions = f"torch {torch.__version__}, OpenCV {cv2.__version__}, numpy {np.__version__}"
     head = [
         "# What the weight-free rewards cost",
@@ -500,6 +509,7 @@ def _given(asked: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
     parser.add_argument(

@@ -147,7 +147,7 @@ def page(found: Tensor, times: int, command: str) -> str:
     mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
     ratio = worth(noise_of(found, mixes), times)
     rows = [
-        [snr._told(snr.interval(ratio[:, w, t])) for t in range(len(mixes))]
+        [snr._shown(snr.interval(ratio[:, w, t])) for t in range(len(mixes))]
         for w in range(len(WAYS))
     ]
     return "\n".join(

@@ -1,37 +1,45 @@
-"""How good is the policy gradient that each way of giving credit yields, at the base model:
-signal, noise and bias.
+"""How good is the policy gradient that each way of giving credit yields, at the base model?
 
     python benchmarks/studies/gradient_snr.py
 
-An estimator of credit differs from another only by the weights A[n, k, j] of the scores
+The study measures the gradient's signal, noise and bias for each estimator of credit.
+
+An estimator of credit differs from another one only by the weights A[n, k, j] of the scores
 G[n, k, j] = ∇ log p_j of sample n, step k, latent frame j (a mean over the frame's
-elements); one optimiser step follows g = mean_nj A G. So G is collected once, sketched, and
-everything else is linear algebra. At a fresh LoRA only the B factors have a gradient: of
-one layer and sample it is Σ_tokens δ ⊗ a, with a = A x and δ the gradient at B's output; δ
-is sketched by random signs.
+elements); one optimiser step follows g = mean_nj A G. So G is collected once and sketched,
+and everything else is linear algebra. At a fresh LoRA only the B factors have a gradient.
+For one layer and sample this gradient is Σ_tokens δ ⊗ a, with a = A x and δ the gradient at
+B's output; δ is sketched by random signs.
 
-Two collections. *Groups*, as in training: a prompt, a first noise, 32 members as four
-groups of 8; they give the noise V, the variance of a group of 8's gradient. *Branches*: a
-trajectory, and for each kept step 8 clips that differ in that step's noise alone, all later
-noise being the trajectory's. Their expected gradients m are a trajectory's own share of the
-policy gradient, at a small part of a group's noise. Products of them are taken between two
-members, so that no noise enters them; before step 0 the members of a group are one too, and
-their pairs count as well. (What all trajectories have in common is too small a part to be
-told from noise by these samples; the page says how small.) An arm that is not linear in the
-entries counts in branches by its closest linear weights.
+There are two collections.
 
-cos∞ = <m, m_ref>/(|m| |m_ref|), over trajectories, with whole-clip credit's m_ref; bias = 1
-− cos∞. For n samples, noise prevailing, cos² = n <m, m_ref>²/(8 V |m_ref|²); so one sample
-is worth (<m, m_ref>/|m_ref|²)² V_ref/V samples of whole-clip credit: its
-sample-equivalents. Intervals: bootstrap over prompts, and over trajectories and groups
-within. `permuted` is the control, credit whose segments are in an order of chance;
-`hindsight` looks for the ceiling: for each half of the trajectories the weights of the
-segments' frames that are best on the other half.
+*Groups*, as in training: a prompt, a first noise, and 32 members in four groups of 8.
+Groups give the noise V, the variance of the gradient of a group of 8.
 
-What is collected stays in --run, a file each; a run that was stopped goes on, and --analyse
-takes what is there. Legend: B groups or trajectories, M members, K steps, L latent frames
-(segments), F frames, P parts, D of a sketch, A arms, T targets (steps, and their sums), R
-resamples.
+*Branches*: a trajectory, and for each kept step 8 clips that differ in the noise of this
+step alone; all later noise is the trajectory's. The expected gradient m of the clips of a
+branch is the trajectory's own part of the policy gradient, with far less noise than a
+group's. A product of two expected gradients is computed from pairs of different members, so
+that no noise enters the product. Before step 0 the members of a group are identical, so
+that their pairs count as well. The part that is common to all trajectories is too small to
+be separated from noise with these samples; the page says how small. An arm that is not
+linear in the entries of the curves is represented in branches by its closest linear
+weights.
+
+Definitions: cos∞ = <m, m_ref>/(|m| |m_ref|), over trajectories, with m_ref of whole-clip
+credit; bias = 1 − cos∞. For n samples whose noise prevails, cos² = n <m, m_ref>²/(8 V
+|m_ref|²). So one sample is worth (<m, m_ref>/|m_ref|²)² V_ref/V samples of whole-clip credit:
+these are its sample-equivalents. Intervals are a bootstrap over prompts, and over
+trajectories and groups within prompts. There are two controls. `permuted` is credit whose
+segments are in random order. `hindsight` estimates the ceiling: for each half of the
+trajectories it uses the weights of the segments' frames that are best on the other half.
+
+Output: benchmarks/results/credit/gradient_snr.md, .svg and .json. The folder --run keeps
+one file for each group and branch: a run that was stopped continues, and --analyse uses the
+files that exist.
+
+Legend: B groups or trajectories, M members, K steps, L latent frames (segments), F frames,
+P parts, D numbers of a sketch, A arms, T targets (steps, and their sums), R resamples.
 """
 
 from __future__ import annotations
@@ -67,20 +75,21 @@ from vidrl.rewards._files import atomic_file
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, decoded, draws
 
-RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/study.toml", 0, 24, 32, 8
-STEPS = (0, 4, 7)  # of the ten, whose gradients are kept; 7 is the last that draws noise
-GAINS = (0, 4, 7)  # of these, the steps with credit by the clip completed without noise
-QUIET = 3  # every third branch is completed without noise too
-SIGNS = 8  # rows that a layer's output gradient is sketched to
+RECIPE, SEED = "scripts/recipes/study.toml", 0
+PROMPTS = 24
+MEMBERS, GROUP = 32, 8  # clips of one prompt and first noise; clips of a group as in training
+STEPS = (0, 4, 7)  # the steps, of ten, whose gradients are kept; 7 is the last that draws noise
+GAINS = (0, 4, 7)  # the steps, of these, for which denoising-step credit is measured
+QUIET = 3  # every third branch is also completed without noise
+SIGNS = 8  # numbers to which the gradient at a layer's output is sketched
 
 
-# ---- What is collected
-# ----------------------------------------------------------------------------------------------
+# Collection
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The demo's base model, plan, reward and some of its prompts."""
+    """The demo's base model, plan and reward, with some of its prompts."""
 
     policy: Policy
     plan: Plan
@@ -89,6 +98,7 @@ class Bench:
 
     @classmethod
     def demo(cls) -> Bench:
+        """Load the demo's model, plan, reward and prompts."""
         recipe = config.load(RECIPE)
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
         policy = Policy(
@@ -101,8 +111,10 @@ class Bench:
         return cls(policy, plan, rewards.default(), prompts[:: len(prompts) // PROMPTS][:PROMPTS])
 
     def noise(self, name: str, number: int, members: int) -> Tensor:
-        """Noise (members, 1 + steps, ...) of a group: one first noise for all, then each
-        member's own."""
+        """Return noise (members, 1 + steps, ...) of a group.
+
+        The first noise is the same for all members; the noise of the steps differs.
+        """
         backbone, steps = self.policy.backbone, len(self.plan.times) - 1
         start = backbone.noise(draws(SEED, [(name, number, "start")]))
         each = draws(SEED, [(name, number, member) for member in range(members)])
@@ -110,7 +122,7 @@ class Bench:
         return torch.cat([start[None].expand(members, -1, *start.shape[1:]), own], 1)
 
     def rollout(self, noise: Tensor, cond: Cond) -> list[Tensor]:
-        """The states (members, ...) before each step and at the end."""
+        """Return the states (members, ...) before each step and at the end."""
         states = [noise[:, 0]]
         for k in range(len(self.plan.times) - 1):
             states.append(self._next(states[-1], k, noise, cond))
@@ -121,21 +133,20 @@ class Bench:
         return step.sample(noise[:, k + 1]) if k in self.plan.stochastic else step.mean
 
     def finished(self, x: Tensor, k: int, noise: Tensor, cond: Cond) -> Tensor:
-        """States from before step k brought to the end with the noise of their
-        trajectory."""
+        """Denoise states from before step k to the end, with their trajectory's noise."""
         for i in range(k, len(self.plan.times) - 1):
             x = self._next(x, i, noise, cond)
         return x
 
     def completed(self, x: Tensor, k: int, cond: Cond) -> Tensor:
-        """States from before step k brought to the end without noise."""
+        """Denoise states from before step k to the end without noise."""
         quiet = replace(self.plan, stochastic=(), keep=())
         for i in range(k, len(self.plan.times) - 1):
             x = quiet.step(self.policy, x, i, cond).mean
         return x
 
     def curves(self, latents: Tensor, prompt: str) -> Tensor:
-        """Curves (N, P + 1, F) of the clips: each part's, then the composite's."""
+        """Return the curves (N, P + 1, F) of the clips: each part's, then the composite's."""
         score = self.reward(decoded(self.policy.backbone, latents, [prompt] * len(latents)))
         return torch.stack(
             [s.frames for s in (*score.parts.values(), score) if s.frames is not None], 1
@@ -143,8 +154,12 @@ class Bench:
 
 
 class Sketcher:
-    """Gradients of each sample's log-density of each latent frame, by the LoRA's B factors,
-    sketched or whole."""
+    """Computes gradients of the log-density of each latent frame by the LoRA's B factors.
+
+    Forward hooks keep the inputs and outputs of the B layers of the latest forward pass.
+    With `signs` > 0 the gradient at a layer's output is sketched to so many numbers by
+    random signs, which keep dot products on average; with 0 the gradients are not sketched.
+    """
 
     def __init__(self, policy: Policy, signs: int = SIGNS):
         network = policy.backbone.network
@@ -170,19 +185,21 @@ class Sketcher:
     def __call__(
         self, policy: Policy, plan: Plan, x: Tensor, after: Tensor, k: int, cond: Cond
     ) -> Tensor:
-        """(N, L, D): ∇ of the mean log-density of each latent frame of the step k from x to
-        `after`."""
+        """Return ∇ of the mean log-density of each latent frame of step k, (N, L, D).
+
+        The step leads from `x` to `after`.
+        """
         with torch.enable_grad():
             step = plan.step(policy, x, k, cond)
             log_density = pool(transition.log_density(step, after), x.shape[2])
             names = list(self.layers)
             outputs = [self.outputs[name] for name in names]
-            made = []
+            frames = []
             for j in range(x.shape[2]):
                 deltas = torch.autograd.grad(log_density[:, j].sum(), outputs, retain_graph=True)
-                made.append(torch.cat([self._layer(*pair) for pair in zip(names, deltas)], 1))
-        self.inputs, self.outputs = {}, {}
-        return torch.stack(made, 1)
+                frames.append(torch.cat([self._layer(*pair) for pair in zip(names, deltas)], 1))
+        self.inputs, self.outputs = {}, {}  # free the graph
+        return torch.stack(frames, 1)
 
     def _layer(self, name: str, delta: Tensor) -> Tensor:
         if self.signs is not None:
@@ -192,8 +209,10 @@ class Sketcher:
 
 @torch.no_grad()
 def group(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
-    """One group: curves (M, P + 1, F), sketches (M, K, L, D) as float16 in units of `scale`
-    (K,)."""
+    """Collect one group: curves (M, P + 1, F), sketches (M, K, L, D) and their scale (K,).
+
+    Sketches are float16 in units of `scale`.
+    """
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * MEMBERS)
     states = bench.rollout(bench.noise("group", number, MEMBERS), cond)
@@ -208,8 +227,10 @@ def group(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray
 
 @torch.no_grad()
 def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
-    """Of a group: curves (M, len(GAINS), 2, P + 1, F) of the clips completed without noise
-    from around a step."""
+    """Collect curves (M, len(GAINS), 2, P + 1, F) of a group, for credit by denoising step.
+
+    The clips are completed without noise from before and from after each step of `GAINS`.
+    """
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * MEMBERS)
     states, made = bench.rollout(bench.noise("group", number, MEMBERS), cond), {}
@@ -225,18 +246,18 @@ def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def branch(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
-    """Of one trajectory and each kept step, GROUP clips that differ in that step's noise
-    alone.
+    """Collect one trajectory: for each kept step, GROUP clips that differ in its noise alone.
 
-    curves (GROUP, K, P + 1, F), `quiet` the same of clips completed without noise, sketches
-    (GROUP, K, L, D).
+    The result has `curves` (GROUP, K, P + 1, F), `quiet`, which are the curves of clips
+    that are completed without noise, sketches (GROUP, K, L, D) and their scale (K,).
     """
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * GROUP)
     noise = bench.noise("branch", number, 1).expand(GROUP, *[-1] * 5)
     fresh = bench.noise("branches", number, GROUP)
     states = bench.rollout(noise[:1], {name: value[:1] for name, value in cond.items()})
-    ends, quiet, found = [], [], []
+    ends, quiet = [], []
+    found = []
     for k in STEPS:
         x = states[k].expand(GROUP, *[-1] * 4)
         after = bench.plan.step(bench.policy, x, k, cond).sample(fresh[:, k + 1])
@@ -258,15 +279,16 @@ def branch(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarra
 
 
 def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: float) -> None:
-    """Collect what is not there yet."""
+    """Collect the groups, gains and branches that are not in the folder `run` yet."""
     bench = Bench.demo()
     sketcher, start = Sketcher(bench.policy), time.monotonic()
+    # half of the branches come before the gains, so that a run that is stopped has some of each
     tasks = [("group", n) for n in range(groups)] + [("branch", n) for n in range(branches // 2)]
     tasks += [("gains", n) for n in range(gain_groups)] + [
         ("branch", n) for n in range(branches // 2, branches)
     ]
     run.mkdir(parents=True, exist_ok=True)
-    ways = {
+    collectors = {
         "group": lambda n: group(bench, sketcher, n),
         "branch": lambda n: branch(bench, sketcher, n),
         "gains": lambda n: gains(bench, n),
@@ -275,54 +297,59 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
         file = run / f"{kind}_{number:04d}.npz"
         if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
             continue
-        made = ways[kind](number)
+        arrays = collectors[kind](number)
         with atomic_file.new_file(file) as out:
-            np.savez(out, **made)  # type: ignore[arg-type]
+            np.savez(out, **arrays)  # type: ignore[arg-type]
         print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-# ---- Arms: every way of giving credit, as weights (K, N, L)
-# ---------------------------------------------------------
+# Arms: every estimator of credit, as weights (K, N, L)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What was collected: curves (N, P, F) of parts, the influence's moments (K, L, F, F)
-    by part, groups, blocks."""
+    """Everything that was collected, except the sketches.
+
+    `curves` (N, P, F) are the parts' curves of the samples in groups; `moments` (K, L, F,
+    F) are the moments of the influence, by part; `spans` are the frames of each segment;
+    `names` and `supports` belong to the parts.
+    """
 
     curves: Tensor
     moments: dict[str, Tensor]
     spans: list[tuple[int, int]]
     names: list[str]
     supports: list[str]
-    plain: Tensor | None = (
-        None  # weights of the parts in the composite, whose own influence is known
-    )
+    # weights of the parts in the composite; the composite's own influence is measured
+    plain: Tensor | None = None
     gain: Tensor | None = None  # (N', len(GAINS), 2, P, F) of the first N' samples
     branch: Tensor | None = None  # (B, GROUP, K, P, F)
-    quiet: Tensor | None = (
-        None  # (B', GROUP, len(GAINS), P, F) of every third, completed without noise
-    )
+    # (B', GROUP, len(GAINS), P, F) of every third branch, completed without noise
+    quiet: Tensor | None = None
 
     @property
     def small(self) -> Tensor:
+        """Return the group of 8 of each sample."""
         return torch.arange(len(self.curves)) // GROUP
 
     @property
     def block(self) -> Tensor:
+        """Return the block of 32 members of each sample."""
         return torch.arange(len(self.curves)) // MEMBERS
 
 
 def halves(blocks: int) -> Tensor:
-    """0 or 1 for each block, so that each prompt is in both."""
+    """Return 0 or 1 for each block, so that each prompt is in both halves."""
     return torch.arange(blocks) // PROMPTS % 2
 
 
 def local(
     curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tuple[int, int]]
 ) -> Tensor:
-    """Segment scores (N, S) of Σ_p w_p part_p by each part's own support; "mean" or "sum"
-    of a segment's frames."""
+    """Return segment scores (N, S) of Σ_p w_p part_p, each part by its own time support.
+
+    `by` says whether a segment's score is the "mean" or the "sum" over its frames.
+    """
     made = []
     for p, support in enumerate(data.supports):
         value = curves[:, p].mean(1)
@@ -334,9 +361,11 @@ def local(
     return torch.stack(made).sum(0)
 
 
-def spread(advantage: Tensor, segments: int, frames: int) -> Tensor:
-    """Advantages (N, S) as weights of latent frames (N, L), in a loss that counts segments
-    alike."""
+def per_latent_frame(advantage: Tensor, segments: int, frames: int) -> Tensor:
+    """Return advantages (N, S) of segments as weights of latent frames (N, L).
+
+    The weights are those of a loss in which all segments count alike.
+    """
     spans = borders(frames, segments)
     return torch.stack(
         [
@@ -349,15 +378,16 @@ def spread(advantage: Tensor, segments: int, frames: int) -> Tensor:
 
 
 def pooled(values: Tensor, group: Tensor) -> Tensor:
-    """Leave-one-out deviations, divided by one root mean square over samples and
-    segments."""
+    """Return leave-one-out deviations, divided by one root mean square for all."""
     away = estimators.leave_one_out(values, group)
     return away / away.square().mean().sqrt().clamp(min=1e-12)
 
 
 def arms(data: Data, weights: Tensor) -> dict[str, Tensor]:
-    """Weights (K, N, L) of every arm for the reward Σ_p w_p part_p; the first is the
-    reference."""
+    """Return the weights (K, N, L) of every arm for the reward Σ_p w_p part_p.
+
+    The first arm, whole-clip credit, is the reference.
+    """
     K, L = len(STEPS), len(data.spans)
     small, total = data.small, torch.einsum("p,npf->nf", weights, data.curves)
     value = total.mean(1)
@@ -376,7 +406,7 @@ def arms(data: Data, weights: Tensor) -> dict[str, Tensor]:
             (1 - alpha) * value[:, None] + alpha * sums, small
         )
     two = [(data.spans[a][0], data.spans[b - 1][1]) for a, b in borders(L, 2)]
-    made["two segments, averaged evenly"] = spread(whole[:, :2], 2, L)
+    made["two segments, averaged evenly"] = per_latent_frame(whole[:, :2], 2, L)
     pairs = local(data.curves, weights, data, "sum", two)
     halved = estimators.leave_one_out((value[:, None] + pairs) / 2, small)
     made["two segments, sum, α 0.5"] = torch.cat(
@@ -399,13 +429,16 @@ def arms(data: Data, weights: Tensor) -> dict[str, Tensor]:
 
 
 def credit_blend(value: Tensor, scores: Tensor, group: Tensor, alpha: float) -> Tensor:
-    """(1 − α) A + α a_j, each of root mean square 1."""
+    """Return (1 − α) A + α a_j, where A and a_j have a root mean square of 1."""
     return estimators.blend(pooled(value, group), pooled(scores, group), alpha)
 
 
 def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
-    """Each part's deviations by the std of each group and segment, blended with the whole
-    clip's, then weighted."""
+    """Return credit as `vidrl train` computes it by default.
+
+    Each part's deviations are divided by the std of each group and segment, blended with
+    the whole clip's, and then weighted.
+    """
     made = torch.zeros(len(data.curves), len(data.spans))
     scale = torch.stack(
         [
@@ -422,25 +455,27 @@ def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
 
 
 def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
-    """Arms that read the influence, each step its own: of the composite's curve, or of each
-    part's and their sum.
+    """Return the arms that use the influence, with other weights at each step.
 
-    Each step is scaled alike, as in training; "by steps" are also weighted by the share of
-    the reward's variance that the step makes, which is how posterior credit comes by
-    itself.
+    An arm's credit is computed from the composite's curve, or from each part's curve and
+    then summed. Each step is scaled to the same size, as in training. The arms named "by
+    steps" also weight a step by the fraction of the reward's variance that the step causes;
+    posterior credit has this weight by itself.
     """
     if not data.moments:
         return {}
-    plain, small, made = weights is data.plain, data.small, {}
+    plain, small = weights is data.plain, data.small
+    made: dict[str, Tensor] = {}
     total = torch.einsum("p,npf->nf", weights, data.curves)
     alone = [p for p, w in enumerate(weights.tolist()) if w and float(data.curves[:, p].std())]
-    ways: dict[str, Any] = {"influence": estimators.influence_weighted}
-    ways |= {f"GLS, ridge {r:g}": partial(_gls, r) for r in (0.01, 0.1, 1.0)}
-    ways |= {f"posterior, ridge {r:g}": partial(_posterior, r) for r in (0.1, 1.0)}
-    for name, way in ways.items():
+    methods: dict[str, Any] = {"influence": estimators.influence_weighted}
+    methods |= {f"GLS, ridge {r:g}": partial(_gls, r) for r in (0.01, 0.1, 1.0)}
+    methods |= {f"posterior, ridge {r:g}": partial(_posterior, r) for r in (0.1, 1.0)}
+    for name, method in methods.items():
         step = [
             [
-                weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small)
+                weights[p]
+                * _credit_at(method, data.curves[:, p], data.moments[data.names[p]], k, small)
                 for p in alone
             ]
             for k in range(len(STEPS))
@@ -448,7 +483,9 @@ def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
         own = torch.stack([torch.stack(one).sum(0) for one in step])
         made[name if len(alone) == 1 or not plain else f"{name}, each part's"] = _alike(own)
         if plain:
-            each = [_way(way, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))]
+            each = [
+                _credit_at(method, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))
+            ]
             made[name] = _alike(torch.stack(each))
     whole = (
         pooled(total.mean(1), small)[:, None].expand(-1, len(data.spans)).expand(len(STEPS), -1, -1)
@@ -463,32 +500,41 @@ def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
 
 
 def _alike(credit: Tensor) -> Tensor:
-    """Credit (K, N, L) with a root mean square of 1 at each step."""
+    """Scale credit (K, N, L) to a root mean square of 1 at each step."""
     return credit / credit.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-30)
 
 
-def _way(way: Any, entries: Tensor, moment: Tensor, k: int, small: Tensor) -> Tensor:
-    """Credit (N, L) by the moments of step k."""
-    one = moment[k] + 1e-9 * moment.diagonal(dim1=-2, dim2=-1).max() * torch.eye(moment.shape[-1])
-    whole = getattr(way, "func", None) is _posterior
-    return way(entries, one if whole else one.diagonal(dim1=-2, dim2=-1).sqrt(), small)
+def _credit_at(method: Any, entries: Tensor, moment: Tensor, k: int, small: Tensor) -> Tensor:
+    """Return the credit (N, L) of one estimator, by the moments of step k."""
+    # the tiny ridge keeps moments of frames that no noise moves invertible
+    ridge = 1e-9 * moment.diagonal(dim1=-2, dim2=-1).max() * torch.eye(moment.shape[-1])
+    at_step = moment[k] + ridge
+    # posterior credit uses the full moments, the other estimators the size of the influence
+    if getattr(method, "func", None) is _posterior:
+        return method(entries, at_step, small)
+    return method(entries, at_step.diagonal(dim1=-2, dim2=-1).sqrt(), small)
 
 
 def _gls(ridge: float, entries: Tensor, influence: Tensor, small: Tensor) -> Tensor:
+    """Return GLS credit, with the ridge as the first argument."""
     return estimators.gls(entries, influence, small, ridge)
 
 
 def _posterior(ridge: float, entries: Tensor, moment: Tensor, small: Tensor) -> Tensor:
+    """Return posterior credit, with the ridge as the first argument."""
     return estimators.posterior(entries, moment, small, ridge)
 
 
 def gain_arms(data: Data, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Denoising-step credit, of clips completed without noise around a step: in groups
-    (len(GAINS), N', L), and in branches (B, GROUP, len(GAINS), L), where the value before
-    the step is the same for all."""
+    """Return denoising-step credit, from clips completed without noise around a step.
+
+    Each arm has weights in groups (len(GAINS), N', L) and in branches (B, GROUP,
+    len(GAINS), L). In a branch, the value before the step is the same for all clips.
+    """
     if data.gain is None or data.quiet is None or data.branch is None:
         return {}
-    N, L, F = len(data.gain), len(data.spans), data.curves.shape[2]
+    N, L = len(data.gain), len(data.spans)
+    F = data.curves.shape[2]
     small, value = data.small[:N], torch.einsum("p,npf->n", weights, data.curves[:N]) / F
     own: dict[str, list[Tensor]] = {}
     for at in range(len(GAINS)):
@@ -526,13 +572,16 @@ def gain_arms(data: Data, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def entries(curves: Tensor, group: Tensor) -> Tensor:
-    """Leave-one-out deviations of all parts' frames, (N, P F)."""
+    """Return the leave-one-out deviations of all parts' frames, (N, P F)."""
     return estimators.leave_one_out(curves.flatten(1), group)
 
 
 def linear(advantage: Tensor, away: Tensor) -> Tensor:
-    """The weights (K, L, P F) of deviations (N, P F) that come nearest to advantages (K, N,
-    L)."""
+    """Return the weights (K, L, P F) of deviations that come nearest to given advantages.
+
+    `advantage` is (K, N, L) and `away` holds the deviations (N, P F). The fit is least
+    squares on columns scaled to one size.
+    """
     size = away.square().mean(0).sqrt()
     scaled = torch.where(size > 0, away / size.clamp(min=1e-30), 0.0).double()
     wanted = advantage.movedim(1, 0).flatten(1).double()
@@ -542,8 +591,10 @@ def linear(advantage: Tensor, away: Tensor) -> Tensor:
 
 
 def in_branches(data: Data, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights (B, GROUP, K, L) of the same arms in branches, by the linear weights that
-    they have in groups."""
+    """Return the weights (B, GROUP, K, L) of the arms in branches.
+
+    Each arm is represented by the linear weights that fit it best in groups.
+    """
     assert data.branch is not None
     away, found = entries(data.curves, data.small), {}
     rows = data.branch.movedim(2, 0).flatten(1, 2)  # (K, B GROUP, P, F)
@@ -559,22 +610,22 @@ def in_branches(data: Data, made: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-# ---- Gradients: sums over groups of 8, and what they say
-# ------------------------------------------------------------
+# Gradients: sums over groups of 8, and their statistics
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Mean gradients (A, T, B, D) of blocks, and the mean squared length of groups of 8's
-    gradients (A, T, B)."""
+    """Mean gradients (A, T, B, D) of blocks; their groups' mean squared lengths (A, T, B)."""
 
     vectors: Tensor
     squares: Tensor
 
 
 def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
-    """Gradients of arms with weights (A, B, M, K, L), from sketch(b) (M, K, L, D), mixed
-    over steps by (T, K)."""
+    """Compute the gradients of arms in groups of 8, mixed over steps.
+
+    `weights` is (A, B, M, K, L), `sketch(b)` returns (M, K, L, D), and `mixes` is (T, K).
+    """
     vectors, squares = [], []
     for b in range(blocks):
         found, w = sketch(b), weights[:, b]
@@ -597,8 +648,11 @@ def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Of trajectories: |m|² (A, T, B), <m, m_ref> (A, T, B), and the reference's own mean
-    (T, B, D)."""
+    """Products of the expected gradients of trajectories.
+
+    `square` is |m|² (A, T, B), `product` is <m, m_ref> (A, T, B), and `reference` is the
+    reference's own mean gradient (T, B, D).
+    """
 
     square: Tensor
     product: Tensor
@@ -606,18 +660,21 @@ class Pairs:
 
 
 def pairs(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Pairs:
-    """Products of expectations within each trajectory, as means over pairs of two of its
-    members; see `sums`.
+    """Compute the products of expectations within each trajectory.
 
-    Leaving one out ties a pair's advantages by a part in (members − 1)², the same for every
-    arm.
+    The arguments are those of `sums`. Products are means over pairs of two different
+    members, so that noise does not bias them. The leave-one-out baseline makes the
+    advantages of a pair depend on each other by a part in (members − 1)², the same for
+    every arm.
     """
-    squares, products, means = [], [], []
+    squares, products = [], []
+    means = []
     for b in range(blocks):
         found = sketch(b)
         M, K, L, D = found.shape
         each = torch.einsum("amkl,mkld->kamd", weights[:, b], found) / L
         mixed = torch.einsum("tk,kamd->atmd", mixes, each)
+        # the sum over pairs of different members is the square of the sum less the squares
         total, count = mixed.sum(2), M * (M - 1)
         squares.append((total.square().sum(-1) - mixed.square().sum((-1, -2))) / count)
         products.append(((total * total[:1]).sum(-1) - (mixed * mixed[:1]).sum((-1, -2))) / count)
@@ -626,17 +683,20 @@ def pairs(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Pairs:
 
 
 def across(vectors: Tensor, weights: Tensor) -> Tensor:
-    """|m|² (R,) of what is common to blocks (B, D), a mean over pairs of them, with
-    multiplicities (R, B)."""
-    apart = 1 - torch.eye(len(vectors))
-    return ((weights @ ((vectors @ vectors.T) * apart)) * weights).sum(1) / (
-        (weights @ apart) * weights
+    """Return |m|² (R,) of the part that is common to blocks, by pairs of blocks.
+
+    `vectors` is (B, D), and `weights` are the multiplicities (R, B) of the blocks in
+    resamples.
+    """
+    different = 1 - torch.eye(len(vectors))  # a block is not paired with itself
+    return ((weights @ ((vectors @ vectors.T) * different)) * weights).sum(1) / (
+        (weights @ different) * weights
     ).sum(1)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Of one arm and target, over resamples (R,), the first being the sample itself."""
+    """The numbers of one arm and target over resamples (R,), the sample itself first."""
 
     product: Tensor  # <m, m_ref>
     square: Tensor  # |m|²
@@ -645,19 +705,24 @@ class Judged:
     reference_noise: Tensor
 
     def cosine(self) -> Tensor:
-        """Of at most 1: an estimate beyond it is noise; NaN where noise leaves no
-        length."""
+        """Return cos∞, clamped to [−1, 1]; NaN where noise leaves no length.
+
+        An estimate beyond 1 is noise.
+        """
         size = (self.square * self.reference).where(
             (self.square > 0) & (self.reference > 0), torch.nan
         )
         return (self.product / size.sqrt()).clamp(-1, 1)
 
     def kept(self) -> Tensor:
-        """<m, m_ref>/|m_ref|²: of whole-clip credit's signal, what is left."""
+        """Return <m, m_ref>/|m_ref|²: how much of whole-clip credit's signal is kept."""
         return self.product / self.reference
 
     def equivalents(self) -> Tensor:
-        """How many whole-clip samples one sample is worth: kept², signed, times V_ref/V."""
+        """Return how many whole-clip samples one sample is worth.
+
+        The formula is kept |kept| V_ref/V: an arm against the gradient has a negative worth.
+        """
         return self.kept() * self.kept().abs() * self.reference_noise / self.noise
 
 
@@ -670,11 +735,12 @@ def judge(
     target: int,
     more: Pairs | None = None,
 ) -> Judged:
-    """An arm against the first: expectations of trajectories, noise of groups, by
-    multiplicities (R, B) and (R, B').
+    """Compare an arm with the first one, over resamples.
 
-    `more` are the groups' own pairs, for a step before which all their members are one,
-    weighed by their number.
+    Expectations come from trajectories with multiplicities `drawn` (R, B), noise comes from
+    groups with multiplicities `picked` (R, B'). `more` are the pairs of the groups
+    themselves, for a step before which all members of a group are identical; they are
+    weighted by their number.
     """
     share = (MEMBERS * (MEMBERS - 1)) / (GROUP * (GROUP - 1)) if more else 0.0
     count = drawn.sum(1) + share * picked.sum(1)
@@ -695,14 +761,16 @@ def judge(
 
 
 def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
-    """Multiplicities (1 + times, B): the sample itself, then prompts drawn anew, and blocks
-    within them."""
+    """Return multiplicities (1 + times, B): the sample itself, then bootstrap resamples.
+
+    Prompts are drawn with replacement, then blocks within each prompt.
+    """
     draw = np.random.default_rng(seed)
     made = [np.ones(blocks)]
     of = [np.arange(p, blocks, prompts) for p in range(min(prompts, blocks))]
-    for chosen in draw.integers(
-        len(of), size=(times, len(of))
-    ):  # first of all, so that all blocks share them
+    # all prompts are drawn before any block, so that groups and branches, which have different
+    # numbers of blocks, get the same prompts
+    for chosen in draw.integers(len(of), size=(times, len(of))):
         weight = np.zeros(blocks)
         for p in chosen:
             np.add.at(weight, draw.choice(of[p], len(of[p])), 1)
@@ -713,13 +781,14 @@ def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
 def hindsight(
     away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: float = 0.03
 ) -> tuple[Tensor, Tensor]:
-    """The ceiling: weights of frames (2, K, L, F), and deviations by those of the other
-    half (B, M, K, L).
+    """Estimate the ceiling: the best weights of frames, each half's found on the other half.
 
-    `away` (B, M, K, F) are deviations in branches, `sigma` (F, F) the covariance in groups.
-    The gradient of segment j from frame e is B_je = E (r_e − b) G_j; c_j = (Σ + λ)⁻¹ v_j /
-    E|G_j|² with v_je = <B_je, m_ref> has the most signal along m_ref for its noise, since
-    scores of different segments are all but uncorrelated.
+    `away` (B, M, K, F) are deviations in branches, `sigma` (F, F) is the covariance in
+    groups. The result is weights (2, K, L, F), and the deviations (B, M, K, L) by the other
+    half's weights. The gradient of segment j from frame e is B_je = E (r_e − b) G_j. The
+    weights c_j = (Σ + λ)⁻¹ v_j / E|G_j|² with v_je = <B_je, m_ref> have the most signal
+    along m_ref for their noise, because scores of different segments are almost
+    uncorrelated.
     """
     sigma = sigma + ridge * sigma.diagonal().mean() * torch.eye(len(sigma))
     signals: list[Any] = [0.0, 0.0]
@@ -745,15 +814,14 @@ def hindsight(
     return chosen, torch.einsum("bmke,bkle->bmkl", away, chosen[half])
 
 
-# ---- The report
-# -----------------------------------------------------------------------------------------------------
+# The report
 
 Found = dict[str, dict[str, dict[str, dict[str, Any]]]]  # reward → arm → target → numbers
 TARGETS = (*(f"step {k}" for k in STEPS), "all steps", "equalised")
 
 
 def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
-    """What is there: the data, and the sketches (M, K, L, D) of each group and branch."""
+    """Load what was collected: data, and sketches (M, K, L, D) of groups and branches."""
     kept = {kind: _read(run, kind) for kind in ("group", "branch", "gains")}
     names = list(bench.reward.parts)
     supports = [str(bench.reward.parts[name].time_support) for name in names]
@@ -762,7 +830,8 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
     curves, branches, gain = (
         [one["curves"] for one in kept[kind]] for kind in ("group", "branch", "gains")
     )
-    last = STEPS.index(GAINS[-1])  # whose clips have no noise after it
+    # no noise follows the last step, so that its clips are completed without noise anyway
+    last = STEPS.index(GAINS[-1])
     quiet = [
         torch.cat([one["quiet"], one["curves"][:, [last]]], 1) for one in kept["branch"][::QUIET]
     ]
@@ -781,7 +850,7 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
 
 
 def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
-    """The files of one kind, 0 and on, their sketches unpacked."""
+    """Read the files of one kind, from 0 to the first gap, with their sketches unpacked."""
     files, found = sorted(run.glob(f"{kind}_*.npz")), []
     whole = next((n for n, file in enumerate(files) if int(file.stem[-4:]) != n), len(files))
     for file in files[:whole]:
@@ -794,7 +863,7 @@ def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
 
 
 def moments(bench: Bench) -> dict[str, Tensor]:
-    """The shipped influence at the kept steps, (K, L, F, F) by part."""
+    """Return the shipped influence at the kept steps, (K, L, F, F) by part."""
     backbone, plan = bench.policy.backbone, bench.plan
     influence = Influence.find("", backbone, plan)
     assert influence is not None  # or find has raised
@@ -805,18 +874,21 @@ def moments(bench: Bench) -> dict[str, Tensor]:
 
 
 def objectives(bench: Bench, data: Data) -> dict[str, Tensor]:
-    """Weights of the parts in each reward: the composite, the parts by their own spread,
-    and each part alone."""
+    """Return the weights of the parts in each reward.
+
+    The rewards are the composite, the parts in units of their own std ("per part"), and
+    each part alone.
+    """
     assert data.plain is not None
     away = estimators.leave_one_out(data.curves.mean(2), data.block)
-    spread = away.square().mean(0).sqrt()
-    even = torch.tensor([bench.reward.weights[n] for n in data.names]) / spread
+    std = away.square().mean(0).sqrt()
+    even = torch.tensor([bench.reward.weights[n] for n in data.names]) / std
     alone = {
         name: torch.eye(len(data.names))[p]
         for p, name in enumerate(data.names)
-        if float(spread[p]) > 0
+        if float(std[p]) > 0
     }
-    return {"composite": data.plain, "per part": even.masked_fill(spread == 0, 0), **alone}
+    return {"composite": data.plain, "per part": even.masked_fill(std == 0, 0), **alone}
 
 
 def study(
@@ -827,7 +899,7 @@ def study(
     mixes: Tensor,
     times: int,
 ) -> Found:
-    """All arms for all rewards, with 95 % intervals."""
+    """Compute the numbers of all arms for all rewards, with 95 % intervals."""
     found, half = Found(), halves(len(branches))
     drawn, picked = resampled(len(branches), PROMPTS, times), resampled(len(groups), PROMPTS, times)
     for reward, parts in wanted.items():
@@ -862,7 +934,7 @@ def study(
 
 
 def _blocks(made: dict[str, Tensor], blocks: int) -> Tensor:
-    """Arms (K, N, L) as one (A, B, M, K, L)."""
+    """Arrange arms (K, N, L) as one tensor (A, B, M, K, L)."""
     return torch.stack(
         [one.unflatten(1, (blocks, -1)).permute(1, 2, 0, 3) for one in made.values()]
     )
@@ -871,8 +943,10 @@ def _blocks(made: dict[str, Tensor], blocks: int) -> Tensor:
 def _ceiling(
     data: Data, parts: Tensor, half: Tensor, branches: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Hindsight of each segment's frames: in groups (K, N, L), the mean of the halves', and
-    in branches, as `pairs`."""
+    """Return the arm `hindsight`, in groups (K, N, L) and in branches as `pairs` needs it.
+
+    In groups the weights are the mean of both halves' weights.
+    """
     assert data.branch is not None
     total, curve = (
         torch.einsum("p,bmkpf->bmkf", parts, data.branch),
@@ -898,7 +972,7 @@ def _gains(
     drawn: Tensor,
     picked: Tensor,
 ) -> dict[str, dict[str, Any]]:
-    """Denoising-step credit against whole-clip credit of the same groups, at its steps."""
+    """Compare denoising-step credit with whole-clip credit of the same groups."""
     at, some = [STEPS.index(k) for k in GAINS], len(next(iter(gain.values()))[0][0]) // MEMBERS
     whole = estimators.whole_clip(
         torch.einsum("p,npf->n", parts, data.curves) / data.curves.shape[2],
@@ -925,8 +999,8 @@ def _gains(
 
 
 def numbers(judged: Judged) -> dict[str, Any]:
-    """What is told of an arm: [value, low, high] each."""
-    told = {
+    """Return [value, low, high] of each number of an arm."""
+    reported = {
         "equivalents": judged.equivalents(),
         "cosine": judged.cosine(),
         "kept": judged.kept(),
@@ -934,11 +1008,11 @@ def numbers(judged: Judged) -> dict[str, Any]:
         "signal": judged.reference / judged.reference_noise,
         "resolved": judged.reference,
     }
-    return {name: interval(values) for name, values in told.items()}
+    return {name: interval(values) for name, values in reported.items()}
 
 
 def interval(values: Tensor) -> list[float]:
-    """The value, and 95 % of its resamples."""
+    """Return the value and the 95 % interval of its resamples."""
     return [
         float(values[0]),
         *(float(q) for q in np.nanquantile(values[1:].numpy(), [0.025, 0.975])),
@@ -946,14 +1020,14 @@ def interval(values: Tensor) -> list[float]:
 
 
 def cell(one: dict[str, Any] | None, what: str = "equivalents") -> str:
-    """A number with its interval; a dash where the reference itself is not told from
-    noise."""
+    """Format a number with its interval; a dash where the reference is not significant."""
     if one is None or not one["resolved"][1] > 0:
         return "–"
-    return _told(one[what]).replace("nan", "–")
+    return _shown(one[what]).replace("nan", "–")
 
 
 def table(rows: dict[str, dict[str, Any]], targets: Sequence[str], what: str) -> list[str]:
+    """Return a Markdown table of one number, arms by targets."""
     lines = [f"| arm | {' | '.join(targets)} |", "|---" * (len(targets) + 1) + "|"]
     return lines + [
         f"| {name} | {' | '.join(cell(row.get(t), what) for t in targets)} |"
@@ -978,20 +1052,27 @@ FEW = (
     "permuted: GLS, ridge 0.1",
     "hindsight",
 )
-EARLY = ("step 0", "step 4")  # where the reference is told from noise
+EARLY = ("step 0", "step 4")  # the steps at which the reference is significant
 
 
-ABOUT = """Sample-equivalents: how many samples of whole-clip credit one sample is worth, by signal kept and noise; the
-study's opening lines define them. Signal is that of trajectories, each by itself; of the part that all trajectories
-share, which is what training climbs, these samples tell little (its share is below), so that a bias of that part alone
-would not be seen. Intervals are wide, since few trajectories carry much of the signal: that an arm is above or below 1
-is told where its interval says so, the order among the best is not. "By steps" weighs steps by the share of the
+ABOUT = """Sample-equivalents: how many samples of whole-clip credit one sample is worth, \
+by signal kept and noise; the
+study's opening lines define them. Signal is that of trajectories, each by itself; \
+of the part that all trajectories
+share, which is what training climbs, these samples tell little (its share is below), \
+so that a bias of that part alone
+would not be seen. Intervals are wide, since few trajectories carry much of the signal: \
+that an arm is above or below 1
+is told where its interval says so, the order among the best is not. \
+"By steps" weighs steps by the share of the
 reward's variance that they make."""
 
 
 def verdict(found: Found) -> str:
-    """The arms of most sample-equivalents at the early steps, by the mean logarithm over
-    both rewards; the controls."""
+    """List the arms with the most sample-equivalents at the early steps, and the controls.
+
+    Arms are ranked by the mean logarithm over both rewards.
+    """
     rewards = [name for name in ("composite", "per part") if name in found]
     cells = [(reward, step) for reward in rewards for step in EARLY]
     gains = (
@@ -1014,8 +1095,11 @@ def verdict(found: Found) -> str:
         for name in shared
         if name not in gains
     }
-    size = lambda name: float(np.mean([np.log(max(one[0], 1e-3)) for one in worth[name]]))  # noqa: E731
-    best = sorted(plain, key=size, reverse=True)[:6]
+
+    def mean_log(name: str) -> float:
+        return float(np.mean([np.log(max(one[0], 1e-3)) for one in worth[name]]))
+
+    best = sorted(plain, key=mean_log, reverse=True)[:6]
     where = ", ".join(f"{r} {t}" for r, t in cells)
     lines = [f"Sample-equivalents at {where}; the best six arms, then the controls:"]
     return "\n".join(
@@ -1023,20 +1107,24 @@ def verdict(found: Found) -> str:
             *lines,
             "",
             *(
-                f"- {name}: {', '.join(_told(one) for one in worth[name])}"
+                f"- {name}: {', '.join(_shown(one) for one in worth[name])}"
                 for name in [*best, *(n for n in worth if n.startswith("permuted"))]
             ),
         ]
     )
 
 
-def _told(one: Sequence[float]) -> str:
+def _shown(one: Sequence[float]) -> str:
+    """Format a value with its interval, with a true minus sign."""
     return f"{one[0]:.2f} [{one[1]:.2f}, {one[2]:.2f}]".replace("-", "−")
 
 
 def page(found: Found, command: str, counts: str, equalised: str) -> str:
-    """The Markdown page."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU, one thread"
+    """Return the page as Markdown."""
+    versions = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, CPU, one thread"
+    )
     lines = [
         "# The gradient that each way of giving credit yields",
         "",
@@ -1055,9 +1143,9 @@ def page(found: Found, command: str, counts: str, equalised: str) -> str:
     for reward in [name for name in ("composite", "per part") if name in found]:
         rows, first = found[reward], found[reward]["whole clip"]
         signal = ", ".join(
-            f"{t} {_told([1000 * v for v in row['signal']])}" for t, row in first.items()
+            f"{t} {_shown([1000 * v for v in row['signal']])}" for t, row in first.items()
         )
-        common = ", ".join(f"{t} {_told(row['common'])}" for t, row in first.items())
+        common = ", ".join(f"{t} {_shown(row['common'])}" for t, row in first.items())
         lines += [
             f"## {reward}",
             "",
@@ -1109,20 +1197,25 @@ COLOURS = {
 
 
 def picture(found: Found) -> str:
-    """Sample-equivalents by arm and step, on a logarithmic axis, for the composite."""
+    """Draw sample-equivalents by arm and step on a logarithmic axis, for the composite."""
     rows = found.get("composite") or next(iter(found.values()))
-    left, right, high, top = 300, 860, 22, 66
+    left, right = 300, 860
+    high, top = 22, 66
     low, most = 0.125, 128.0
-    x = lambda v: left + (right - left) * np.log(min(max(v, low), most) / low) / np.log(most / low)  # noqa: E731
+
+    def x(value: float) -> float:
+        place = np.log(min(max(value, low), most) / low) / np.log(most / low)
+        return float(left + (right - left) * place)
+
     bottom = top + high * len(rows)
     drawn = [
-        '<text x="16" y="26" font-size="14" fill="#1b1c1e">Whole-clip samples that one sample is worth, composite'
-        "</text>"
+        '<text x="16" y="26" font-size="14" fill="#1b1c1e">'
+        "Whole-clip samples that one sample is worth, composite</text>"
     ]
     for i, (name, colour) in enumerate(COLOURS.items()):
         drawn.append(
-            f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/><text x="{34 + 110 * i}" y="48" '
-            f'font-size="11.5" fill="#62656b">{name}</text>'
+            f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/>'
+            f'<text x="{34 + 110 * i}" y="48" font-size="11.5" fill="#62656b">{name}</text>'
         )
     for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128):
         ink = "#1b1c1e" if tick == 1 else "#dfe1e5"
@@ -1140,8 +1233,8 @@ def picture(found: Found) -> str:
             else "#1b1c1e"
         )
         drawn.append(
-            f'<text x="{left - 12}" y="{y + 4:.1f}" font-size="11.5" text-anchor="end" fill="{tone}">'
-            f"{escape(name)}</text>"
+            f'<text x="{left - 12}" y="{y + 4:.1f}" font-size="11.5" text-anchor="end" '
+            f'fill="{tone}">{escape(name)}</text>'
         )
         for j, (target, colour) in enumerate(COLOURS.items()):
             one = row.get(target)
@@ -1150,19 +1243,20 @@ def picture(found: Found) -> str:
             value, least, best = one["equivalents"]
             at = y + 3.2 * (j - 2)
             drawn.append(
-                f'<path d="M{x(least):.1f},{at:.1f}H{x(best):.1f}" stroke="{colour}" opacity=".55"/>'
-                f'<circle cx="{x(value):.1f}" cy="{at:.1f}" r="3" fill="{colour}"/>'
+                f'<path d="M{x(least):.1f},{at:.1f}H{x(best):.1f}" stroke="{colour}" '
+                f'opacity=".55"/><circle cx="{x(value):.1f}" cy="{at:.1f}" r="3" fill="{colour}"/>'
             )
     tall = bottom + 30
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {tall}" width="900" height="{tall}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {tall}" width="900" '
+        f'height="{tall}" '
         'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="900" '
         f'height="{tall}" rx="10" fill="#ffffff"/>{"".join(drawn)}</svg>\n'
     )
 
 
 def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
-    """Analyse what is there, and write the page, the picture and the numbers."""
+    """Analyse what is collected, and write the page, the picture and the numbers."""
     bench = Bench.demo()
     data, groups, branches = load(run, bench)
     plan, count = bench.plan, len(STEPS)
@@ -1181,17 +1275,18 @@ def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
     )
     gained = 0 if data.gain is None else len(data.gain)
     counts = (
-        f"{len(groups) * MEMBERS} samples in groups, {len(branches)} trajectories with {GROUP} clips at each of "
-        f'the steps {", ".join(map(str, STEPS))} of ten ("all steps" is these), {gained} samples with the '
-        f"values around each step; {PROMPTS} prompts; {groups[0].shape[-1]} numbers a sketch; intervals of 95 %."
+        f"{len(groups) * MEMBERS} samples in groups, {len(branches)} trajectories with {GROUP} "
+        f'clips at each of the steps {", ".join(map(str, STEPS))} of ten ("all steps" is these), '
+        f"{gained} samples with the values around each step; {PROMPTS} prompts; "
+        f"{groups[0].shape[-1]} numbers a sketch; intervals of 95 %."
     )
     command = "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
     weights = ", ".join(f"{w:.2f}" for w in level.tolist())
-    told = (
-        f"Weights {weights} of the steps (the inverse of |∂mean/∂v|/std). The reference of these columns is "
-        "whole-clip credit with the same weights."
+    equalised = (
+        f"Weights {weights} of the steps (the inverse of |∂mean/∂v|/std). "
+        "The reference of these columns is whole-clip credit with the same weights."
     )
-    out.write_text(page(found, command, counts, told), encoding="utf-8")
+    out.write_text(page(found, command, counts, equalised), encoding="utf-8")
     out.with_suffix(".svg").write_text(picture(found), encoding="utf-8")
     out.with_suffix(".json").write_text(
         json.dumps(rounded(found), ensure_ascii=False) + "\n", encoding="utf-8"
@@ -1200,7 +1295,7 @@ def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers of four digits; null where there is none."""
+    """Round all numbers to four digits; null for a number that is not finite."""
     if isinstance(value, dict):
         return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -1209,13 +1304,13 @@ def rounded(value: Any) -> Any:
 
 
 def main() -> None:
-    """Collect, analyse, write."""
+    """Collect, analyse and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--groups", type=int, default=36, help="of 32 samples")
+    parser.add_argument("--groups", type=int, default=36, help="groups of 32 samples")
     parser.add_argument(
-        "--gain-groups", type=int, default=6, help="of these, with the values around each step"
+        "--gain-groups", type=int, default=6, help="groups with the values around each step"
     )
     parser.add_argument(
         "--branches", type=int, default=240, help="trajectories with 8 clips a step"
@@ -1224,10 +1319,10 @@ def main() -> None:
         "--minutes",
         type=float,
         default=0,
-        help="collect no longer than this; 0 is until all is there",
+        help="time limit of the collection (0: until all groups and branches are collected)",
     )
-    parser.add_argument("--analyse", action="store_true", help="take what is there")
-    parser.add_argument("--only", default="", help="these rewards, as composite,flicker")
+    parser.add_argument("--analyse", action="store_true", help="collect nothing")
+    parser.add_argument("--only", default="", help="rewards to analyse, as composite,flicker")
     parser.add_argument("--resamples", type=int, default=400)
     parser.add_argument("--run", type=Path, default=Path("runs/gradient_snr"))
     parser.add_argument(

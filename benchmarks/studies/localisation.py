@@ -1,17 +1,19 @@
-"""Does a reward's curve over time fall where the fault is? Faults planted in known frames,
-the truth of segment credit.
+"""Does a reward's curve over time fall where a fault is?
 
     python benchmarks/studies/localisation.py --out benchmarks/results/credit/localisation.md
 
-Plants six faults in 1, 3 or 5 frames of clips of vidrl.synthetic.world and of
-assets/tiny-wan-32, and in one latent frame before tiny-wan-32 decodes it, and asks how much
-of what each reward takes off lies on those frames. Two harder cases beside: a fault of
-frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run
-goes on; the page, and a picture (.svg) beside it, are made from all of them. About eight
-minutes on one core; `--quick` takes half a one.
+Segment credit needs curves that fall on the faulty frames and nowhere else. Design: six
+kinds of faults are planted in 1, 3 or 5 known frames of clips of vidrl.synthetic.world and
+of assets/tiny-wan-32, and in one latent frame before tiny-wan-32 decodes it. The study
+measures how much of each reward's drop lies on those frames. Two harder cases are a fault
+of frame 0, and a change that lasts to the end of the clip.
 
-Legend: F frames, L latent frames, M the faulty frames, c and f the curves of the clean and
-of the faulty clip, (F,); drop d = c − f. Higher curves are better.
+Output: the page --out, and a picture (.svg) of the same name. Finished clips are kept in
+--work, so that a run that was stopped continues; page and picture are written from all of
+them. The study takes about eight minutes on one core, half a minute with `--quick`.
+
+Legend: B clips, F frames, L latent frames, M the faulty frames, c and f the curves of the
+clean and of the faulty clip, (F,); drop d = c − f. Higher curves are better.
 """
 
 from __future__ import annotations
@@ -47,30 +49,34 @@ from vidrl.synthetic import world
 from vidrl.synthetic.corruptions import corrupt
 from vidrl.training import rollout
 
-LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
+LOCAL = ("frame", "pair")  # time supports whose entries depend on their own frame or pair alone
 FAULTS = ("flicker", "jump", "blur", "freeze", "identity", "noise")
-LASTING = ("light", "jump", "identity")  # changes from a frame on, to the end
+LASTING = ("light", "jump", "identity")  # changes that last from one frame to the end of the clip
 HARD = ("world 32", "tiny-wan-32")  # sources whose clips get a fault in frame 0, and a lasting one
-# (strength, seed) of the mild re-encodings that say how much nothing changes a value
+# (strength, seed) of mild re-encodings; how much they change a value is the threshold for faults
 NULLS = ((0.25, 0), (0.5, 1))
-# mean difference on the faulty frames below which nothing was planted: freezing what stands
-# still
+# mean difference on the faulty frames below which nothing was planted, as when a frame is frozen
+# in which nothing moves
 UNTOUCHED = 2e-4
-# share of faulty clips whose value falls by more than a re-encoding does, from which a
-# reward sees a fault
+# a reward sees a fault if the value of at least this fraction of the faulty clips falls by more
+# than under a re-encoding
 SEES = 0.5
-ANCHORED = "but from frame 0"  # the verdict on what is local until the first frame is faulty
-# drop within one frame of the fault, ROC area of it but for those frames: both say local
+# the verdict on a reward that is local, except where the first frame is faulty
+ANCHORED = "but from frame 0"
+# a local reward has at least this fraction of its drop within one frame of the fault, and at
+# least this ROC area of the drop, where the frames next to the fault are left out
 NEAR, AREA = 0.6, 0.75
 LOCAL_ONLY = "default, local parts"
 
 
-# --- what is scored
+# Rewards and their curves
 
 
 def chosen() -> dict[str, Reward]:
-    """The composite and every other reward that sees time and needs no weights;
-    view_consistency judges orbits."""
+    """Return the default composite and every other temporal reward that needs no weights.
+
+    `view_consistency` is left out because it judges orbits; `segment_seam` needs an option.
+    """
     parts, skip = default().parts, ("view_consistency", "segment_seam")
     found: dict[str, Any] = {name: plugin.find("rewards", name) for name in plugin.names("rewards")}
     others = {
@@ -82,8 +88,10 @@ def chosen() -> dict[str, Reward]:
 
 
 def curves(reward_scores: Mapping[str, Score], row: int) -> dict[str, list[float]]:
-    """Each reward's curve of one clip, the composite's and its parts' among them; a reward
-    without one is constant."""
+    """Return each reward's curve of one clip, with the composite's and its parts'.
+
+    A reward without a curve has a constant one.
+    """
     made: dict[str, Tensor] = {}
     for name, score in reward_scores.items():
         if name == "default":
@@ -95,22 +103,21 @@ def curves(reward_scores: Mapping[str, Score], row: int) -> dict[str, list[float
 
 
 def supports() -> dict[str, str]:
-    """What each curve says its entries look at."""
-    whole = default()
-    own = {name: part.time_support for name, part in {**whole.parts, **chosen()}.items()}
+    """Return the time support that each curve declares."""
+    own = {name: part.time_support for name, part in {**default().parts, **chosen()}.items()}
     return {name: str(support) for name, support in own.items()} | {LOCAL_ONLY: "pair"}
 
 
 def flat(score: Score) -> Tensor:
-    """The curve (B, F), or the value as one entry (B, 1) that stands for every frame."""
+    """Return the curve (B, F), or the value as (B, 1), which broadcasts to all frames."""
     return score.value[:, None] if score.frames is None else score.frames
 
 
 def entries(score: Score, local: bool = False) -> Tensor:
-    """A composite's linearised entries r_i = R + Σ_p ∂R/∂m_p (m_{p,i} − m_p), (B, F).
+    """Return a composite's linearised entries r_i = R + Σ_p ∂R/∂m_p (m_{p,i} − m_p), (B, F).
 
     With `local`, parts whose support is "prefix" or "clip" are the same in all frames, as
-    segment credit takes them.
+    in segment credit.
     """
     made = torch.zeros_like(flat(score)) + score.value[:, None]
     for name, part in score.parts.items():
@@ -121,18 +128,23 @@ def entries(score: Score, local: bool = False) -> Tensor:
     return made
 
 
-# --- what is planted
+# Faults
 
 
 def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Tensor) -> Tensor:
-    """A clip (F, 3, H, W) with one fault in the frames [start, end) of `span`; all others
-    are untouched.
+    """Return a copy of a clip (F, 3, H, W) with one fault in the frames of `span`.
 
-    flicker: frames in turn 30 % brighter and darker; light: all of them either; jump: the
-    picture lies 12 % of its width aside, in one of eight directions; blur: sigma 5 % of the
-    width; freeze: the frame before stands still; identity: the same frames of `other`, the
-    clip with another object on the same path; noise: grain of 6 %. Raises ValueError for
-    another name.
+    `span` is [start, end). The faults are:
+
+    - flicker: frames are by turns 30 % brighter and darker
+    - light: all frames are 30 % brighter, or all are darker
+    - jump: the picture is shifted by 12 % of its width in one of eight directions
+    - blur: sigma is 5 % of the width
+    - freeze: the frame before `span` is repeated
+    - identity: the same frames of `other`, the clip with another object on the same path
+    - noise: grain of 6 %
+
+    Raises ValueError for another name, and for freeze at frame 0.
     """
     a, b = span
     piece, seed = video[a:b], draw.randrange(2**31)
@@ -150,41 +162,45 @@ def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Ten
     elif fault == "identity":
         new = other[a:b]
     else:
+        named = ", ".join(FAULTS)
         raise ValueError(
-            f"expected a fault out of {', '.join(FAULTS)}, freeze from frame 1 on, got {fault!r} at {a}"
+            f"expected a fault out of {named}, freeze from frame 1 on, got {fault!r} at {a}"
         )
     return torch.cat([video[:a], new, video[b:]])
 
 
-def shifted(piece: Tensor, way: tuple[int, int]) -> Tensor:
-    """Each picture 12 % of its width aside in whole pixels, edges mirrored."""
+def shifted(piece: Tensor, direction: tuple[int, int]) -> Tensor:
+    """Shift each picture by 12 % of its width in whole pixels, with mirrored edges."""
     far = max(1, round(0.12 * piece.shape[-1]))
-    x, y = far - far * way[0], far - far * way[1]
+    x, y = far - far * direction[0], far - far * direction[1]
     wide = torch.nn.functional.pad(piece, (far, far, far, far), mode="reflect")
     return wide[..., y : y + piece.shape[-2], x : x + piece.shape[-1]]
 
 
 def recoloured(video: Tensor) -> Tensor:
-    """The object in another colour, red to green to blue: all else in these clips is
-    grey."""
+    """Return the clip with its object in another colour.
+
+    Red becomes green, green becomes blue, blue becomes red; all else in these clips is
+    grey.
+    """
     return video.roll(1, dims=1)
 
 
 def scenes(count: int, seed: int) -> list[world.Scene]:
-    """Scenes in which something moves, every second one under a moving camera."""
+    """Return scenes in which something moves, every second one under a moving camera."""
     draw, found = random.Random(seed), []
     moving = [scene for scene in world.scenes("train") if scene.motion != "rest"]
     draw.shuffle(moving)
     for i, scene in enumerate(moving[:count]):
         camera = (
-            draw.choice([way for way in world.CAMERAS if way != "static"]) if i % 2 else "static"
+            draw.choice([move for move in world.CAMERAS if move != "static"]) if i % 2 else "static"
         )
         found.append(replace(scene, camera=camera))
     return found
 
 
 def impostor(scene: world.Scene, draw: random.Random) -> world.Scene:
-    """The same motion by a thing of another shape and colour."""
+    """Return the scene with an object of another shape and colour, on the same path."""
     shape = draw.choice([s for s in world.SHAPES if s != scene.shape])
     return replace(
         scene, shape=shape, colour=draw.choice([c for c in world.COLOURS if c != scene.colour])
@@ -193,8 +209,10 @@ def impostor(scene: world.Scene, draw: random.Random) -> world.Scene:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clean clip, the same with another object, and the pixel frames of each of its
-    latent frames."""
+    """A clean clip, the same clip with another object, and the frame map.
+
+    `frame_map` has the pixel frames of each latent frame.
+    """
 
     video: Tensor
     other: Tensor
@@ -205,8 +223,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Planted:
-    """A faulty clip: where it comes from, its fault, and the frames [start, end) that have
-    it."""
+    """A faulty clip with its source, its fault, and the faulty frames [start, end)."""
 
     source: str
     fault: str
@@ -215,8 +232,10 @@ class Planted:
 
 
 def world_clip(scene: world.Scene, size: int, seed: int) -> Clip:
-    """A scene drawn at `size` pixels, 17 frames at 8 a second, with the frame map that
-    Wan's autoencoder would have."""
+    """Render a scene at `size` pixels: 17 frames at 8 a second.
+
+    The frame map is the one that Wan's autoencoder would have.
+    """
     one, two = (
         world.render(s, size, seed=seed) for s in (scene, impostor(scene, random.Random(seed)))
     )
@@ -227,7 +246,7 @@ def world_clip(scene: world.Scene, size: int, seed: int) -> Clip:
 def in_pixels(
     clip: Clip, source: str, index: int, lengths: Sequence[int], seed: int
 ) -> list[Planted]:
-    """Each fault at each length, its place drawn for each anew."""
+    """Plant each fault at each length, at a random place that differs between faults."""
     made = []
     for fault in FAULTS:
         for n in lengths:
@@ -241,8 +260,10 @@ def in_pixels(
 
 
 def hard(clip: Clip, source: str, index: int, seed: int) -> list[Planted]:
-    """Each fault in frame 0, and changes that last from a frame in the middle half on,
-    whose truth is that frame."""
+    """Plant each fault in frame 0, and changes that last from a frame of the middle half on.
+
+    The truth of a lasting change is the frame where the change begins.
+    """
     made = []
     for fault in (fault for fault in FAULTS if fault != "freeze"):
         video = plant(
@@ -264,7 +285,7 @@ def hard(clip: Clip, source: str, index: int, seed: int) -> list[Planted]:
 
 
 class Drawn:
-    """Clips that a Wan model draws, and faults in one of their latent frames."""
+    """Clips that a Wan model generates, and faults in one of their latent frames."""
 
     def __init__(self, model: str, count: int, steps: int, seed: int) -> None:
         from vidrl.backbones.wan import Wan
@@ -278,15 +299,18 @@ class Drawn:
         self.latents = rollout.sample(self.wan, cond, draws, plan).latents
 
     def clip(self, index: int) -> Clip:
-        """What it drew for the prompt of that number."""
+        """Decode the clip of the prompt with this index."""
         video = self._decoded(self.latents[index : index + 1], index)
         return Clip(
             video, recoloured(video), self.prompts[index], self.wan.fps, tuple(self.wan.frame_map)
         )
 
     def in_latent(self, clip: Clip, index: int) -> list[Planted]:
-        """Each fault in one latent frame j, z_j + E(faulty)_j − E(clean)_j with E the
-        encoder, decoded."""
+        """Plant each fault in one latent frame j and decode the result.
+
+        The faulty latent is z_j + E(faulty)_j − E(clean)_j, with E the encoder. The
+        difference keeps the encoder's own error out of the faulty clip.
+        """
         made = []
         for fault in FAULTS:
             draw = random.Random(f"{self.seed} latent {index} {fault}")
@@ -311,14 +335,14 @@ class Drawn:
         return (vae.encode((2 * video - 1).transpose(0, 1)[None]).latent_dist.mode() - mean) / std
 
 
-# --- scoring, one clip after the other
+# Scoring, one clip after the other
 
 
 @torch.no_grad()
 def measured(
     rewards: Mapping[str, Reward], clip: Clip, planted: Sequence[Planted], source: str, unit: str
 ) -> dict[str, Any]:
-    """The curves of the clean clip, of its re-encodings and of all its faulty versions."""
+    """Return the curves of a clean clip, its re-encodings and its faulty versions."""
     nulls = [corrupt(clip.video, "reencode", *how) for how in NULLS]
     video = torch.stack([clip.video, *nulls, *(one.video for one in planted)])
     samples = Samples(video, [clip.prompt] * len(video), clip.fps)
@@ -357,8 +381,11 @@ def run(
     seed: int,
     work: Path,
 ) -> list[dict[str, Any]]:
-    """The cells of all clips; those that `work` has, made with the same settings, are read
-    and not made again."""
+    """Return the cells of all clips; a cell is the result of `measured` for one clip.
+
+    Cells that the folder `work` has, computed with the same settings, are read instead of
+    being computed again.
+    """
     rewards, cast = chosen(), scenes(count, seed)
     settings = {"lengths": list(lengths), "seed": seed, "rewards": sorted(rewards), "steps": steps}
     settings |= {"model": fingerprint(Path(model))} if "tiny-wan-32" in sources else {}
@@ -378,7 +405,7 @@ def run(
 
     plan = [(source, i) for i in range(count) for source in sources]
     return [
-        kept(
+        cached(
             work / f"{source.replace(' ', '')}-{i:03d}.json",
             settings | {"source": source},
             make,
@@ -390,33 +417,35 @@ def run(
 
 
 def fingerprint(folder: Path) -> str:
-    """A name for what a model's folder holds."""
+    """Return a hash of the files of a model's folder."""
     digest = sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def kept(
+def cached(
     file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, Any]], *args: Any
 ) -> dict[str, Any]:
-    """The cell in the file where it was made with the same settings, else a new one,
-    written whole or not at all."""
+    """Return the cell in a file if it has the same settings; else compute and write the cell.
+
+    The file is written atomically.
+    """
     if file.exists():
-        known = json.loads(file.read_text())
-        if known.pop("settings") == settings:
-            return dict(known)
+        stored = json.loads(file.read_text())
+        if stored.pop("settings") == settings:
+            return dict(stored)
     cell = make(*args)
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_bytes(file, json.dumps({"settings": settings, **cell}).encode())
-    return dict(json.loads(json.dumps(cell)))
+    return dict(json.loads(json.dumps(cell)))  # as it would be read: tuples become lists
 
 
-# --- statistics of one curve
+# Statistics of one curve
 
 
 def drop(clean: Sequence[float] | np.ndarray, faulty: Sequence[float] | np.ndarray) -> np.ndarray:
-    """c − f, (F,), what rounding alone makes (a millionth of the curves) taken as 0.
+    """Return c − f, (F,), with differences below a millionth of the curves rounded to 0.
 
     >>> drop([1.0, 1.0, 1.0], [1.0, 0.25, 1.0 + 1e-9]).round(5).tolist()
     [0.0, 0.75, 0.0]
@@ -427,8 +456,9 @@ def drop(clean: Sequence[float] | np.ndarray, faulty: Sequence[float] | np.ndarr
 
 
 def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
-    """P(score of a positive > that of another) + ½ P(equal), the area under the ROC curve;
-    NaN without both kinds.
+    """Return the area under the ROC curve, or NaN without both positives and negatives.
+
+    The area is P(score of a positive > score of a negative) + ½ P(both are equal).
 
     >>> roc_area(np.array([3.0, 2.0, 2.0, 0.0]), np.array([True, True, False, False]))
     0.875
@@ -437,15 +467,16 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
     """
     if not np.isfinite(score).all() or positive.all() or not positive.any():
         return math.nan
-    apart = score[positive][:, None] - score[~positive]
-    return float(((apart > 0) + 0.5 * (apart == 0)).mean())
+    difference = score[positive][:, None] - score[~positive]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def shares(fall: np.ndarray, span: Span) -> dict[str, float]:
-    """Where Σ d⁺ lies: earlier, on the frame before M, on M, on the frame after, later; NaN
-    where nothing falls.
+def mass_fractions(fall: np.ndarray, span: Span) -> dict[str, float]:
+    """Return where Σ d⁺ lies: earlier, just before M, on M, just after, later.
 
-    >>> shares(np.array([1.0, 0, 2.0, 0, 1.0, -9.0]), (2, 4))
+    The fractions are NaN where nothing falls.
+
+    >>> mass_fractions(np.array([1.0, 0, 2.0, 0, 1.0, -9.0]), (2, 4))
     {'earlier': 0.25, 'before': 0.0, 'on': 0.5, 'after': 0.25, 'later': 0.0}
     """
     lost, (a, b) = np.clip(fall, 0, None), span
@@ -465,8 +496,9 @@ def shares(fall: np.ndarray, span: Span) -> dict[str, float]:
 
 
 def lag(fall: np.ndarray, span: Span) -> float:
-    """How many frames the deepest drop lies after M (above 0) or before it (below 0); 0 on
-    it, NaN where nothing falls.
+    """Return how many frames the deepest drop lies after M (above 0) or before M (below 0).
+
+    The lag is 0 on M, and NaN where nothing falls.
 
     >>> lag(np.array([0.0, 0.1, 0.0, 0.0, 0.9]), (1, 3)), lag(np.array([0.0, 1.0, 0.0]), (2, 3))
     (2, -1)
@@ -484,7 +516,7 @@ def lag(fall: np.ndarray, span: Span) -> float:
 
 
 def by_latent(curve: np.ndarray, frame_map: Sequence[Span]) -> np.ndarray:
-    """Means over each latent frame's pixel frames, (L,).
+    """Return the means over each latent frame's pixel frames, (L,).
 
     >>> by_latent(np.array([1.0, 2.0, 4.0]), [(0, 1), (1, 3)]).tolist()
     [1.0, 3.0]
@@ -494,34 +526,39 @@ def by_latent(curve: np.ndarray, frame_map: Sequence[Span]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """What one reward says of one faulty clip; `falls` and `rises` are changes of its value
-    beyond a re-encoding's."""
+    """The statistics of one reward on one faulty clip.
+
+    `falls` and `rises` say whether the value changes by more than it does under a
+    re-encoding.
+    """
 
     reward: str
     source: str
     fault: str
     length: int
     unit: str
-    chance: float  # M's share of the frames
-    chance_near: float  # with the frames next to it
-    area: float  # of −f for "the frame is faulty"
-    area_drop: float  # of d
-    area_latent: float  # of −f in means over latent frames, for "it holds a faulty frame"
-    area_drop_latent: float
+    chance: float  # the fraction of the frames that belong to M
+    chance_near: float  # the fraction of the frames that belong to M or are next to M
+    area: float  # ROC area of −f for "the frame is faulty"
+    area_drop: float  # ROC area of d
+    area_latent: float  # of −f in means over latent frames, for "it contains a faulty frame"
+    area_drop_latent: float  # the same of d
     area_near: float  # of d, the frames next to M left out
     area_null: float  # of −c: the same frames of the clip without a fault
-    mass: float
-    near: float  # on M and one frame either side
-    earlier: float  # more than one frame before M
-    later: float  # more than one frame after M
-    lag: float
-    hit: float  # whether the deepest drop lies within one frame of M
-    falls: float
-    rises: float
+    mass: float  # the fraction of Σ d⁺ on M
+    near: float  # the fraction on M and one frame either side
+    earlier: float  # the fraction more than one frame before M
+    later: float  # the fraction more than one frame after M
+    lag: float  # frames from M to the deepest drop
+    hit: float  # 1 if the deepest drop lies within one frame of M, else 0
+    falls: float  # 1 if the value falls by more than the threshold, else 0
+    rises: float  # 1 if the value rises by more than the threshold, else 0
 
 
-def told(cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshold: float) -> Row:
-    """The statistics of one reward on one faulty clip."""
+def statistics(
+    cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshold: float
+) -> Row:
+    """Compute the statistics of one reward on one faulty clip."""
     frames, (a, b) = cell["frames"], case["span"]
     clean, faulty = (
         np.broadcast_to(np.array(x[reward], float), frames) for x in (cell["clean"], case["curves"])
@@ -530,12 +567,13 @@ def told(cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshol
     faulted[a:b] = True
     fall, latent = drop(clean, faulty), cell["frame_map"]
     wide = slice(max(a - 1, 0), b + 1)
-    far = np.ones(frames, bool)
-    far[wide] = faulted[wide]
-    held, level = by_latent(faulted, latent) > 0, drop(np.zeros(frames), faulty)
-    where, late = shares(fall, (a, b)), lag(fall, (a, b))
+    counted = np.ones(frames, bool)  # all frames but those next to M
+    counted[wide] = faulted[wide]
+    # `drop` from 0 gives −f, rounded like d
+    latent_faulted, level = by_latent(faulted, latent) > 0, drop(np.zeros(frames), faulty)
+    where, frames_late = mass_fractions(fall, (a, b)), lag(fall, (a, b))
     change = float(faulty.mean() - clean.mean())
-    known = math.isfinite(change)
+    finite = math.isfinite(change)
     return Row(
         reward,
         case["source"],
@@ -546,24 +584,26 @@ def told(cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshol
         len(range(frames)[wide]) / frames,
         area=roc_area(level, faulted),
         area_drop=roc_area(fall, faulted),
-        area_latent=roc_area(by_latent(level, latent), held),
-        area_drop_latent=roc_area(by_latent(fall, latent), held),
-        area_near=roc_area(fall[far], faulted[far]),
+        area_latent=roc_area(by_latent(level, latent), latent_faulted),
+        area_drop_latent=roc_area(by_latent(fall, latent), latent_faulted),
+        area_near=roc_area(fall[counted], faulted[counted]),
         area_null=roc_area(drop(np.zeros(frames), clean), faulted),
         mass=where["on"],
         near=where["before"] + where["on"] + where["after"],
         earlier=where["earlier"],
         later=where["later"],
-        lag=late,
-        hit=float(abs(late) <= 1) if math.isfinite(late) else math.nan,
-        falls=float(change < -threshold) if known else math.nan,
-        rises=float(change > threshold) if known else math.nan,
+        lag=frames_late,
+        hit=float(abs(frames_late) <= 1) if math.isfinite(frames_late) else math.nan,
+        falls=float(change < -threshold) if finite else math.nan,
+        rises=float(change > threshold) if finite else math.nan,
     )
 
 
 def thresholds(cells: Sequence[Mapping[str, Any]], rewards: Iterable[str]) -> dict[str, float]:
-    """For each reward the 95th percentile of |change of its value| under a mild
-    re-encoding."""
+    """Return, by reward, how much its value changes under mild re-encodings.
+
+    The threshold is the 95th percentile of |change|.
+    """
     found = {}
     for name in rewards:
         changes = [
@@ -576,12 +616,12 @@ def thresholds(cells: Sequence[Mapping[str, Any]], rewards: Iterable[str]) -> di
     return found
 
 
-# --- statistics of many
+# Statistics of many curves
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over clips with the 95 % interval of a bootstrap over clips."""
+    """A mean over clips, with the 95 % interval of a bootstrap over clips."""
 
     mean: float
     low: float
@@ -592,10 +632,10 @@ class Estimate:
 def estimate(
     values: Sequence[float], units: Sequence[str], draws: int = 2000, seed: int = 0
 ) -> Estimate:
-    """The mean over units of each unit's own mean, and the percentiles 2.5 and 97.5 of it
-    when units are drawn anew.
+    """Return the mean over units of each unit's own mean, with a bootstrap interval.
 
-    One scene drawn at several sizes is one unit. NaN is left out.
+    The interval consists of the percentiles 2.5 and 97.5 under resampling of units. One
+    scene rendered at several sizes is one unit. NaN values are left out.
 
     >>> estimate([0.0, 1.0, 0.5, float("nan")], ["a", "a", "b", "c"])
     Estimate(mean=0.5, low=0.5, high=0.5, units=2)
@@ -613,7 +653,7 @@ def estimate(
 
 
 def kind_of(source: str) -> str:
-    """How a source's faults are planted: "pixels", "latent", "frame 0" or "lasting".
+    """Return how a source's faults are planted: "pixels", "latent", "frame 0" or "lasting".
 
     >>> kind_of("world 32"), kind_of("tiny-wan-32, latent"), kind_of("lasting")
     ('pixels', 'latent', 'lasting')
@@ -629,10 +669,10 @@ def kind_of(source: str) -> str:
 
 @dataclass
 class Findings:
-    """All rows, and what they say together.
+    """All rows of the study, with means over them.
 
     `untouched` counts the faults that changed nothing; `size` is the mean |change| of the
-    faulty frames of those that did, by kind and fault.
+    faulty frames of the others, by kind and fault.
     """
 
     rows: list[Row]
@@ -642,8 +682,9 @@ class Findings:
 
     @classmethod
     def of(cls, cells: Sequence[Mapping[str, Any]]) -> Findings:
-        """The rows of all cells, thresholds by source."""
-        rewards, rows, untouched = list(cells[0]["clean"]), [], 0
+        """Compute the rows of all cells, with thresholds for each source."""
+        rewards, untouched = list(cells[0]["clean"]), 0
+        rows: list[Row] = []
         sizes: dict[tuple[str, str], list[float]] = {}
         homes = dict.fromkeys(cell["source"] for cell in cells)
         for home in homes:
@@ -653,7 +694,9 @@ class Findings:
                 seen = [case for case in cell["cases"] if case["changed"] > UNTOUCHED]
                 untouched += len(cell["cases"]) - len(seen)
                 rows += [
-                    told(cell, case, reward, null[reward]) for case in seen for reward in rewards
+                    statistics(cell, case, reward, null[reward])
+                    for case in seen
+                    for reward in rewards
                 ]
                 for case in seen:
                     sizes.setdefault((kind_of(case["source"]), case["fault"]), []).append(
@@ -670,8 +713,11 @@ class Findings:
     def get(
         self, reward: str, field: str, fault: str = "", kind: str = "pixels", **only: Any
     ) -> Estimate:
-        """The mean of a field over the rows of a reward, of one fault or all, by how it is
-        planted, see `kind_of`."""
+        """Return the mean of a field over the rows of a reward.
+
+        The rows are those of one fault or of all, of one kind (see `kind_of`), and with the
+        given values of other fields.
+        """
         rows = [
             row
             for row in self._index[reward]
@@ -682,16 +728,19 @@ class Findings:
         return estimate([getattr(row, field) for row in rows], [row.unit for row in rows])
 
     def sees(self, reward: str) -> list[str]:
-        """The faults in pixels that lower the value of half of the clips or more by more
-        than a re-encoding does."""
+        """Return the faults in pixels that a reward sees.
+
+        A reward sees a fault that lowers the value of at least half of the clips by more
+        than a re-encoding does.
+        """
         return [fault for fault in FAULTS if self.get(reward, "falls", fault).mean >= SEES]
 
     def paid(self, reward: str) -> list[str]:
-        """The faults that raise the value of half of the clips or more."""
+        """Return the faults that raise the value of at least half of the clips."""
         return [fault for fault in FAULTS if self.get(reward, "rises", fault).mean >= SEES]
 
     def over(self, reward: str, field: str, faults: Sequence[str]) -> float:
-        """The mean over faults."""
+        """Return the mean of a field over faults."""
         return (
             float(np.mean([self.get(reward, field, fault).mean for fault in faults]))
             if faults
@@ -699,13 +748,15 @@ class Findings:
         )
 
     def hit(self, reward: str, field: str, kind: str) -> Estimate:
-        """The mean of a field over the clips of one kind whose value falls by more than a
-        re-encoding's does."""
+        """Return the mean of a field over the clips of one kind whose value falls."""
         return self.get(reward, field, kind=kind, falls=1.0)
 
     def verdict(self, reward: str) -> str:
-        """local; "but from frame 0" where the first frame's faults are charged to later
-        ones; spread; blind."""
+        """Return "local", "but from frame 0", "spread" or "blind".
+
+        "but from frame 0" is a local reward that charges faults of the first frame to later
+        frames.
+        """
         seen = self.sees(reward)
         if not seen:
             return "blind"
@@ -714,11 +765,11 @@ class Findings:
         return ANCHORED if self.hit(reward, "near", "frame 0").mean < 0.5 * NEAR else "local"
 
 
-# --- the page
+# The page
 
 
 def share(value: float) -> str:
-    """Two decimals, or a dash.
+    """Format a number with two decimals, or as a dash.
 
     >>> share(0.126), share(float("nan"))
     ('0.13', '–')
@@ -727,18 +778,18 @@ def share(value: float) -> str:
 
 
 def span(found: Estimate) -> str:
-    """A mean with its interval."""
+    """Format a mean with its interval."""
     return f"{share(found.mean)} [{share(found.low)}, {share(found.high)}]" if found.units else "–"
 
 
 def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, marks, *rows])
 
 
 def summary(found: Findings) -> str:
-    """One line a reward, over the faults that it sees."""
+    """Return the table with one line for each reward, over the faults it sees."""
     head = [
         "reward",
         "support",
@@ -776,8 +827,10 @@ def summary(found: Findings) -> str:
 
 
 def ranked(found: Findings) -> list[str]:
-    """The rewards: local ones first, in each kind by the ROC area of the drop, the next
-    frames left out."""
+    """Return the rewards: local ones first, and by the ROC area of the drop within a verdict.
+
+    The frames next to the fault are left out of the area.
+    """
     kinds = ("local", ANCHORED, "spread", "blind")
     return sorted(
         found.rewards,
@@ -789,7 +842,7 @@ def ranked(found: Findings) -> list[str]:
 
 
 def of_fault(found: Findings, fault: str) -> str:
-    """Rewards × metrics of one fault, sorted by the ROC area of −curve."""
+    """Return the table of all rewards for one fault, sorted by the area of −curve."""
     head = [
         "reward",
         "falls",
@@ -850,7 +903,7 @@ def of_fault(found: Findings, fault: str) -> str:
 
 
 def sizes(found: Findings) -> str:
-    """How much each fault changes its frames, of the range of a pixel."""
+    """Return the table of how much each fault changes its frames, of the range of a pixel."""
     rows = [
         [kind, *(f"{found.size.get((kind, fault), math.nan):.1%}" for fault in FAULTS)]
         for kind in dict.fromkeys(key[0] for key in found.size)
@@ -860,7 +913,7 @@ def sizes(found: Findings) -> str:
 
 
 def splits(found: Findings) -> str:
-    """The ROC area of the drop by source and by length, over all faults."""
+    """Return the table of the ROC area of the drop by source and by length."""
     sources = [
         source
         for source in dict.fromkeys(row.source for row in found.rows)
@@ -880,8 +933,7 @@ def splits(found: Findings) -> str:
 
 
 def harder(found: Findings) -> str:
-    """Where the drop lies when frame 0 is faulty, and when a change lasts, whose truth is
-    the frame it begins at."""
+    """Return the table of where the drop lies for faults of frame 0 and lasting changes."""
     head = [
         "reward",
         *(
@@ -903,9 +955,9 @@ def harder(found: Findings) -> str:
 
 
 def conclusion(found: Findings) -> str:
-    """What it says for credit, a sentence a verdict."""
+    """Return what the verdicts mean for segment credit, one sentence for each verdict."""
 
-    def told(kind: str) -> str:
+    def listed(kind: str) -> str:
         names = [name for name in ranked(found) if found.verdict(name) == kind]
         return (
             ", ".join(
@@ -926,17 +978,19 @@ def conclusion(found: Findings) -> str:
         return f"{value:.0%}".replace("%", " %") if math.isfinite(value) else "–"
 
     return (
-        "In brackets the share of the drop within one frame of the fault: over the faults seen, and where frame 0 "
-        f"is faulty.\n\n- **May be credited where they are**, for the faults they see: {told('local')}.\n"
-        f"- **Not locally**: {told(ANCHORED)}, where a fault of the first frame, with which all are compared, is "
-        f"charged to the later ones; {told('spread')}, whose drop lies too far from the fault or off it.\n"
+        "In brackets the share of the drop within one frame of the fault: over the faults seen, "
+        "and where frame 0 is faulty.\n\n"
+        f"- **May be credited where they are**, for the faults they see: {listed('local')}.\n"
+        f"- **Not locally**: {listed(ANCHORED)}, where a fault of the first frame, with which all "
+        f"are compared, is charged to the later ones; {listed('spread')}, whose drop lies too far "
+        "from the fault or off it.\n"
         "- **Cannot localise**, because no planted fault lowers the value of half of the clips: "
-        f"{told('blind')}.\n"
+        f"{listed('blind')}.\n"
     )
 
 
 def page(found: Findings, command: str, picture: str, clips: Mapping[str, int]) -> str:
-    """The Markdown page."""
+    """Return the page as Markdown."""
     versions = f"torch {torch.__version__}, OpenCV {cv2.__version__}, numpy {np.__version__}"
     about = ", ".join(f"{count} of {source}" for source, count in clips.items())
     tables = "\n\n".join(f"### {fault}\n\n{of_fault(found, fault)}" for fault in FAULTS)
@@ -946,23 +1000,38 @@ def page(found: Findings, command: str, picture: str, clips: Mapping[str, int]) 
 
 {platform.machine()} CPU, one thread. Python {platform.python_version()}, {versions}.
 
-A fault is planted in known frames M of a clean clip, and each reward's curve over time is asked where it is. Clips of
-17 frames at 8 a second: {about}; each fault and length draws its own place, frame 0 excepted. Flicker ±30 %, jump of
-the picture by 12 % of its width, blur of 5 % of the width, the frame before frozen, another object on the same path (of
-tiny-wan-32: in another colour), grain of 6 %. "Latent" plants the fault in one latent frame of tiny-wan-32,
-z_j + E(faulty)_j − E(clean)_j with E the encoder, and decodes: M is that latent frame's pixel frames.
+A fault is planted in known frames M of a clean clip, and each reward's curve over time \
+is asked where it is. Clips of
+17 frames at 8 a second: {about}; each fault and length draws its own place, frame 0 \
+excepted. Flicker ±30 %, jump of
+the picture by 12 % of its width, blur of 5 % of the width, the frame before frozen, \
+another object on the same path (of
+tiny-wan-32: in another colour), grain of 6 %. "Latent" plants the fault in one latent \
+frame of tiny-wan-32,
+z_j + E(faulty)_j − E(clean)_j with E the encoder, and decodes: M is that latent frame's \
+pixel frames.
 {found.untouched} faults changed nothing and are left out.
 
-d = clean curve − faulty curve. *Area*: under the ROC curve of −curve, or of d, for "the frame is faulty", within a
-clip; "but for ±1": of d with the frames next to M left out, which pairs of frames cannot spare; "latent": of means over
-latent frames, for "it holds a faulty frame". *Mass*: the share of Σ d⁺ on M, beside it within one frame of M, and more
-than one frame earlier or later. *Lag*: frames from M to the deepest drop. *Falls, rises*: share of faulty clips whose
-value changes by more than the 95th percentile of what a mild re-encoding does; a reward *sees* a fault from
-{SEES:.0%} on, and is *paid by* what raises it as often. Brackets: 95 % of 2000 bootstraps over clips, one scene at
-three sizes being one clip. A constant curve, credit of the whole clip, has area 0.5; "−clean curve" is the area of the
-clean clip's own curve for the same frames, the null of "area of −curve". *Local*: over the faults seen, {NEAR:.0%} of
-the drop within ±1, and an area but for ±1 of {AREA}; *{ANCHORED}*: local, but less than {NEAR / 2:.0%} within ±1 where
-frame 0 is faulty. The shares were set before any clip was scored, "but for ±1" and frame 0 came into the rule after a
+d = clean curve − faulty curve. *Area*: under the ROC curve of −curve, or of d, for "the \
+frame is faulty", within a
+clip; "but for ±1": of d with the frames next to M left out, which pairs of frames cannot \
+spare; "latent": of means over
+latent frames, for "it holds a faulty frame". *Mass*: the share of Σ d⁺ on M, beside it \
+within one frame of M, and more
+than one frame earlier or later. *Lag*: frames from M to the deepest drop. *Falls, \
+rises*: share of faulty clips whose
+value changes by more than the 95th percentile of what a mild re-encoding does; a reward \
+*sees* a fault from
+{SEES:.0%} on, and is *paid by* what raises it as often. Brackets: 95 % of 2000 \
+bootstraps over clips, one scene at
+three sizes being one clip. A constant curve, credit of the whole clip, has area 0.5; \
+"−clean curve" is the area of the
+clean clip's own curve for the same frames, the null of "area of −curve". *Local*: over \
+the faults seen, {NEAR:.0%} of
+the drop within ±1, and an area but for ±1 of {AREA}; *{ANCHORED}*: local, but less than \
+{NEAR / 2:.0%} within ±1 where
+frame 0 is faulty. The shares were set before any clip was scored, "but for ±1" and frame \
+0 came into the rule after a
 trial of four clips; jerk was "spread" with fewer clips.
 
 ![the picture]({picture})
@@ -971,22 +1040,26 @@ trial of four clips; jerk was "spread" with fewer clips.
 
 ## By reward, over the faults that it sees
 
-`{LOCAL_ONLY}`: the composite's linearised entries with drift the same in all frames, as segment credit takes them;
+`{LOCAL_ONLY}`: the composite's linearised entries with drift the same in all frames, as \
+segment credit takes them;
 `default`: all parts in their own places. segment_seam is told that each latent frame is a segment.
 
 {summary(found)}
 
 ## Faults of frame 0, and changes that last
 
-Frame 0 has any of the faults but freeze; or light (±30 %), place or object change at a frame of the middle half and
-stay so, and M is the frame where they change. Clips of {" and ".join(HARD)}; where the drop lies is told of those whose
+Frame 0 has any of the faults but freeze; or light (±30 %), place or object change at a \
+frame of the middle half and
+stay so, and M is the frame where they change. Clips of {" and ".join(HARD)}; where the \
+drop lies is told of those whose
 value falls. What compares with the first frame charges all that come later.
 
 {harder(found)}
 
 ## How large the faults are
 
-Mean absolute change of the faulty frames, of the range of a pixel. An autoencoder that knows no grain, and little of
+Mean absolute change of the faulty frames, of the range of a pixel. An autoencoder that \
+knows no grain, and little of
 blur, plants little of them.
 
 {sizes(found)}
@@ -1001,11 +1074,11 @@ blur, plants little of them.
 """
 
 
-# --- the picture
+# The picture
 
 
 def shade(area: float) -> str:
-    """Pale at 0.5, teal towards 1, orange towards 0.
+    """Return the colour of an area: pale at 0.5, teal towards 1, orange towards 0.
 
     >>> shade(0.5), shade(1.0), shade(0.0)
     ('#f5f5f2', '#0b7a75', '#c2571a')
@@ -1018,8 +1091,11 @@ def shade(area: float) -> str:
 
 
 def picture(found: Findings) -> str:
-    """Rewards × faults: ROC areas of the curve and of the drop, and of the drop when a
-    latent frame is faulty."""
+    """Draw rewards by faults as SVG, with a panel for each kind of area.
+
+    The panels show the ROC areas of the curve, of the drop, and of the drop for latent
+    faults.
+    """
     panels = [
         ("−curve, planted in pixels", "area", "pixels"),
         ("drop against the clean clip", "area_drop", "pixels"),
@@ -1028,7 +1104,10 @@ def picture(found: Findings) -> str:
     panels = [
         panel for panel in panels if any(kind_of(row.source) == panel[2] for row in found.rows)
     ]
-    names, cell, high, left, top, gap = ranked(found), 38, 22, 208, 92, 26
+    names = ranked(found)
+    cell, high = 38, 22
+    left, top = 208, 92
+    gap = 26
     wide = cell * len(FAULTS) + gap
     width, height = left + wide * len(panels), top + high * len(names) + 58
     parts = [_word(left - 8, top + high * r + 15, name, 12, "end") for r, name in enumerate(names)]
@@ -1045,15 +1124,19 @@ def picture(found: Findings) -> str:
                 area, falls = (found.get(name, key, fault, kind).mean for key in (field, "falls"))
                 parts.append(_cell(area, falls, x + cell * k, top + high * r, cell, high))
     words = (
-        "area under the ROC curve for “this frame is faulty”: 1 the fault alone, 0.5 chance, below it elsewhere",
-        "faint: the value of fewer than half of the clips falls by more than under a mild re-encoding",
+        "area under the ROC curve for “this frame is faulty”: 1 the fault alone, 0.5 chance, "
+        "below it elsewhere",
+        "faint: the value of fewer than half of the clips falls by more than under a mild "
+        "re-encoding",
     )
     parts += [
         _word(12, height - 34 + 18 * i, line, 11, colour="#62656b") for i, line in enumerate(words)
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif">'
+        f'<rect width="{width}" height="{height}" '
         f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -1067,13 +1150,15 @@ def _word(
     colour: str = "#1b1c1e",
     weight: str = "400",
 ) -> str:
+    """Return one text element of the picture."""
     return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{colour}">{escape(text)}</text>'
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
+        f'font-weight="{weight}" fill="{colour}">{escape(text)}</text>'
     )
 
 
 def _cell(area: float, falls: float, x: float, y: float, width: int, high: int) -> str:
+    """Return one cell of the picture; it is faint where the reward does not see the fault."""
     if not math.isfinite(area):
         return ""
     seen = falls >= SEES
@@ -1087,17 +1172,17 @@ def _cell(area: float, falls: float, x: float, y: float, width: int, high: int) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Plant, score, write."""
+    """Plant the faults, score the clips and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clips", type=int, default=8, help="clips of each source")
     parser.add_argument("--sources", default="world 32,world 64,world 128,tiny-wan-32")
-    parser.add_argument("--lengths", default="1,3,5", help="of a fault, frames")
+    parser.add_argument("--lengths", default="1,3,5", help="lengths of a fault in frames")
     parser.add_argument(
-        "--model", default="assets/tiny-wan-32", help="what draws the clips of tiny-wan-32"
+        "--model", default="assets/tiny-wan-32", help="model that generates clips of tiny-wan-32"
     )
-    parser.add_argument("--steps", type=int, default=20, help="of its deterministic sampler")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps of the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--work", type=Path, default=Path("runs/localisation"), help="where finished clips are kept"
@@ -1109,11 +1194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     sources, lengths = args.sources.split(","), [int(n) for n in args.lengths.split(",")]
     if args.quick:
-        args.clips, lengths, sources = (
-            2,
-            [3],
-            [s for s in sources if s in ("world 32", "tiny-wan-32")],
-        )
+        args.clips, lengths = 2, [3]
+        sources = [s for s in sources if s in ("world 32", "tiny-wan-32")]
     torch.set_num_threads(1)
     cells = run(sources, args.clips, lengths, args.model, args.steps, args.seed, args.work)
     found = Findings.of(cells)

@@ -1,17 +1,22 @@
-"""Does segment credit learn from fewer samples? Arms × seeds × kinds of clips, trained by
-`vidrl train`.
+"""Does segment credit learn from fewer samples than whole-clip credit?
 
-    python scripts/local_faults.py train          # once: make the model with local faults
+    python scripts/local_faults.py train          # once: train the model with local faults
     python benchmarks/studies/segments.py sweep   # train each arm at three learning rates
     python benchmarks/studies/segments.py run     # train the chosen rates over paired seeds
     python benchmarks/studies/segments.py report  # write the table and the plots, at any time
     python benchmarks/studies/segments.py final   # evaluate finished runs on 256 prompts
 
-Each stage may be killed and called again: finished runs are skipped, unfinished ones
-resumed. An arm is what stands in ARMS; a run's folder is named by everything that it
-overrides, so that an edited arm never meets an old one's runs. A pair is one seed: the same
-prompts, the same first noise of every group. Held-out prompts and their noise are the same
-for all. Runs of `sweep` have seeds of their own.
+Design: arms (see `ARMS`) × seeds × kinds of clips, trained by `vidrl train`. A pair is one
+seed: both runs of the pair have the same prompts and the same first noise of every group.
+Held-out prompts and their noise are the same for all runs. Runs of `sweep` have other seeds
+than those of `run`.
+
+Each stage may be killed and called again: finished runs are skipped, unfinished runs are
+resumed. The name of a run's folder contains a hash of everything that the run overrides, so
+that an edited arm never reads the runs of the old arm.
+
+Output: benchmarks/results/credit/segments.md and .svg, or the file --results; runs and the
+manifest are in runs/segments, or the folder --out.
 """
 
 from __future__ import annotations
@@ -47,21 +52,16 @@ from vidrl.training.launch import PARENT
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "scripts/recipes/study.toml"
 
-# What is compared. The first arm is the one that the others are held against.
+# The arms that are compared. The first one is compared with each of the others.
 
 OPTION = "algorithm.options."
-SHARED = (
-    f"{OPTION}equalise=true",
-    f'{OPTION}scale="batch"',
-)  # but for `plain`, which shows what these two do
+# options of all arms but `plain`, which shows their effect
+SHARED = (f"{OPTION}equalise=true", f'{OPTION}scale="batch"')
 ARMS: dict[str, tuple[str, ...]] = {
     "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', *SHARED),
     "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
-    "split": (
-        f"{OPTION}segments=5",
-        f'{OPTION}credit="whole"',
-        *SHARED,
-    ),  # five ratios a clip, one credit
+    # the control: five ratios for each clip, but one credit
+    "split": (f"{OPTION}segments=5", f'{OPTION}credit="whole"', *SHARED),
     "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0", *SHARED),
     "plain": (
         f"{OPTION}segments=1",
@@ -70,7 +70,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         f'{OPTION}scale="group"',
     ),
 }
-LEVERS: dict[str, tuple[str, ...]] = {  # one thing about `segment` changed
+LEVERS: dict[str, tuple[str, ...]] = {  # `segment` with one option changed
     "unequal": (f"{OPTION}equalise=false",),
     "unparted": (f"{OPTION}per_part=false",),
     "by-group": (f'{OPTION}scale="group"',),
@@ -100,16 +100,13 @@ TITLES = {
     "local": "Faults local in time",
     "larger": "Faults everywhere, 64 x 64 pixels, textures and a moving camera",
 }
-MEASURED = {
-    "local": KINDS["everywhere"]
-}  # whose influence a kind reads, where its own model has none
+# the model whose influence a kind reads, where the kind's own model has no influence file
+MEASURED = {"local": KINDS["everywhere"]}
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
-SWEEP_SEEDS = (100, 101)  # two runs a setting, on the kinds in turn
-SWEEP_ROUNDS, ROUNDS, SEEDS = (
-    8,
-    16,
-    5,
-)  # a run is about 12 CPU seconds, 12 more an evaluation and 11 a round
+SWEEP_SEEDS = (100, 101)  # two runs for each setting; each seed has another kind of clips
+# a run takes about 12 CPU seconds, and 12 more for each evaluation and 11 for each round
+SWEEP_ROUNDS, ROUNDS = 8, 16
+SEEDS = 5
 COMMON = (
     "train.eval_every=4",
     "train.eval_steps=10",
@@ -120,11 +117,9 @@ COMMON = (
     "train.show=2",
 )
 FINAL_N, FINAL_STEPS = 256, 20  # held-out prompts and denoising steps of `final`
-TARGET = 0.8  # share of the first arm's mean final gain
-GUARDS = {
-    "dynamic_degree": 0.95,
-    "verifier": 0.965,
-}  # least share of the base model's value, as the demo's guard
+TARGET = 0.8  # the target, as a fraction of the first arm's mean final gain
+# each measure must stay at or above this fraction of the base model's value, as in the demo
+GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965}
 BESIDE = ("dynamic_degree", "verifier", "identity")
 AXES = {"clips": "clips", "calls": "denoiser calls", "cpu": "CPU seconds"}
 
@@ -134,7 +129,7 @@ AXES = {"clips": "clips", "calls": "denoiser calls", "cpu": "CPU seconds"}
 
 @dataclass(frozen=True)
 class Job:
-    """One run: where it stands and what it overrides."""
+    """One run: its place in the study, and what it overrides in the recipe."""
 
     stage: str
     kind: str
@@ -143,23 +138,25 @@ class Job:
     overrides: tuple[str, ...]
     out: Path
     value: float | None = None
-    final: bool = False  # not to be trained, but measured on more held-out prompts
+    final: bool = False  # a run that is not trained, but evaluated on more held-out prompts
 
     @property
     def folder(self) -> Path:
+        """Return the run folder, whose name has a hash of the overrides."""
         key = hashlib.sha256("\n".join(self.overrides).encode()).hexdigest()[:6]
         return self.out / self.stage / self.kind / f"{self.arm}-{key}" / f"seed-{self.seed}"
 
     @property
     def ended(self) -> Path:
-        """Where the numbers of the last evaluation are."""
+        """Return the file with the numbers of the last evaluation."""
         return self.folder.with_name(f"{self.folder.name}.final") / "000000.npz"
 
     def all_overrides(self) -> list[str]:
+        """Return the overrides with the run folder and the seed."""
         return [f'run="{self.folder.as_posix()}"', f"seed={self.seed}", *self.overrides]
 
     def command(self) -> list[str] | None:
-        """What is to be done next; None where nothing is."""
+        """Return the command that the job needs next, or None where the job is done."""
         if self.final:
             words = [
                 sys.executable,
@@ -173,7 +170,7 @@ class Job:
         return [sys.executable, "-m", "vidrl", "train", RECIPE, *self.all_overrides(), "--resume"]
 
     def row(self) -> dict[str, Any]:
-        """A line of the manifest."""
+        """Return the job's line of the manifest."""
         return {
             "stage": self.stage,
             "kind": self.kind,
@@ -187,7 +184,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may change."""
+    """The settings that the command line may change."""
 
     out: Path
     arms: tuple[str, ...] = ("whole", "segment", "gls", "plain")
@@ -200,19 +197,22 @@ class Options:
 
 
 def overrides(o: Options, arm: str, kind: str, value: float, rounds: int) -> tuple[str, ...]:
-    """Everything that a run overrides; what is named later wins."""
+    """Return everything that a run overrides; a later entry wins over an earlier one."""
     setting = (
         f"{SWEPT}={value:g}",
         f"train.rounds={rounds}",
         f'backbone.options.model="{KINDS[kind]}"',
     )
-    known = f'{OPTION}influence="{MEASURED.get(kind, KINDS[kind])}/influence.safetensors"'
-    return (*COMMON, *setting, *ARMS[arm], *((known,) if arm == "gls" else ()), *o.extra)
+    influence = f'{OPTION}influence="{MEASURED.get(kind, KINDS[kind])}/influence.safetensors"'
+    return (*COMMON, *setting, *ARMS[arm], *((influence,) if arm == "gls" else ()), *o.extra)
 
 
 def sweep_jobs(o: Options) -> list[Job]:
-    """Every arm at every value, once a seed; all arms side by side, so that a sweep cut
-    short is even."""
+    """Return the sweep's jobs: every arm at every learning rate, for each seed.
+
+    The arms take turns, so that a sweep which is stopped early has equally many runs of
+    each arm.
+    """
     places = [(seed, o.kinds[i % len(o.kinds)]) for i, seed in enumerate(SWEEP_SEEDS)]
     return [
         Job("sweep", kind, arm, seed, overrides(o, arm, kind, value, o.sweep_rounds), o.out, value)
@@ -223,7 +223,10 @@ def sweep_jobs(o: Options) -> list[Job]:
 
 
 def run_jobs(o: Options, chosen: Mapping[str, float]) -> list[Job]:
-    """Seed by seed every arm on each kind, so that a study cut short is even."""
+    """Return the final jobs, seed by seed every arm on each kind of clips.
+
+    A study that is stopped early has equally many runs of each arm.
+    """
     return [
         Job(
             "run",
@@ -241,8 +244,7 @@ def run_jobs(o: Options, chosen: Mapping[str, float]) -> list[Job]:
 
 
 def final_jobs(o: Options) -> list[Job]:
-    """The base models and every finished run of the manifest, to be measured on more
-    prompts."""
+    """Return the jobs that evaluate the base models and all finished runs on more prompts."""
     base = [
         Job(
             "base",
@@ -274,25 +276,25 @@ def final_jobs(o: Options) -> list[Job]:
 
 
 def check(jobs: Sequence[Job]) -> None:
-    """Raise what a run would raise for its recipe, its options or its model, before any
-    run."""
+    """Raise early what a run would raise for its recipe, its options or its model."""
     for job in {(j.kind, j.overrides): j for j in jobs}.values():
         recipe = config.load(ROOT / RECIPE, job.all_overrides())
         config.check_plugins(recipe)
         plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
         model = ROOT / str(recipe.backbone.options["model"])
         if not (model / "model_index.json").exists():
-            raise SystemExit(
-                f"segments: expected a model in {model}, found none: python scripts/local_faults.py train"
-            )
+            cure = "python scripts/local_faults.py train"
+            raise SystemExit(f"segments: expected a model in {model}, found none: {cure}")
 
 
 def note(out: Path, jobs: Sequence[Job]) -> None:
-    """Add jobs to the manifest; one of the same stage, kind, arm, value and seed takes the
-    earlier one's place."""
+    """Add jobs to the manifest.
+
+    A job replaces an entry with the same stage, kind, arm, learning rate and seed.
+    """
     path = out / "manifest.json"
-    known = json.loads(path.read_text()) if path.exists() else []
-    keyed = {_key(row): row for row in known} | {
+    listed = json.loads(path.read_text()) if path.exists() else []
+    keyed = {_key(row): row for row in listed} | {
         _key(row): row for row in (job.row() for job in jobs)
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -300,6 +302,7 @@ def note(out: Path, jobs: Sequence[Job]) -> None:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what identifies an entry of the manifest."""
     swept = row["value"] if row["stage"] == "sweep" else None
     return row["stage"], row["kind"], row["arm"], row["seed"], swept
 
@@ -312,14 +315,15 @@ Failed = dict[tuple[str, str], tuple[Job, str]]  # (kind, arm) → the job and t
 
 
 def work(jobs: Sequence[Job], slots: int) -> list[str]:
-    """Run all jobs, `slots` at a time, and return what failed; Ctrl-C and SIGTERM let the
-    running ones save and leave.
+    """Run all jobs, `slots` at a time, and return a line for each failure.
 
-    An arm that failed on a kind is not tried again there in this call.
+    On Ctrl-C and SIGTERM the running jobs save their state and stop. After a failure, an
+    arm is not tried again on the same kind of clips in this call.
     """
     waiting = deque(jobs)
     active: Active = {}
     failed: Failed = {}
+    # SIGTERM raises KeyboardInterrupt, like Ctrl-C, so that both stop the children cleanly
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     bar = tqdm(total=len(jobs), unit="run", smoothing=0.1, file=sys.stderr)
     try:
@@ -328,12 +332,12 @@ def work(jobs: Sequence[Job], slots: int) -> list[str]:
                 _start(waiting.popleft(), active, failed, bar)
             time.sleep(0.2)
             bar.set_postfix_str(
-                ", ".join(_stands(job) for _, job, _ in active.values()), refresh=False
+                ", ".join(_progress(job) for _, job, _ in active.values()), refresh=False
             )
             for pid in list(active):
-                _look(pid, active, failed, waiting)
+                _collect(pid, active, failed, waiting)
     except KeyboardInterrupt:
-        _leave(active)
+        _stop(active)
         raise SystemExit("segments: interrupted; the same command goes on") from None
     finally:
         bar.close()
@@ -342,7 +346,7 @@ def work(jobs: Sequence[Job], slots: int) -> list[str]:
 
 
 def _start(job: Job, active: Active, failed: Failed, bar: Any) -> None:
-    """Start what a job has to do next, if anything."""
+    """Start the next command of a job, if there is one."""
     command = job.command()
     if command is None or (job.kind, job.arm) in failed:
         bar.update()
@@ -360,9 +364,8 @@ def _start(job: Job, active: Active, failed: Failed, bar: Any) -> None:
     active[child.pid] = (child, job, time.monotonic())
 
 
-def _look(pid: int, active: Active, failed: Failed, waiting: deque[Job]) -> None:
-    """If a child has ended: note what it cost, and put its job back for what is left of
-    it."""
+def _collect(pid: int, active: Active, failed: Failed, waiting: deque[Job]) -> None:
+    """If a child process has ended, record its cost and put its job back into the queue."""
     got, status, usage = os.wait4(pid, os.WNOHANG)
     if got == 0:
         return
@@ -372,10 +375,11 @@ def _look(pid: int, active: Active, failed: Failed, waiting: deque[Job]) -> None
         _add_cost(job, usage.ru_utime + usage.ru_stime, time.monotonic() - start)
     if child.returncode or job.command() is not None:
         failed[job.kind, job.arm] = job, f"exit {child.returncode}; {_last_line(_log(job))}"
-    waiting.appendleft(job)  # once more, to be counted
+    waiting.appendleft(job)  # `_start` sees that the job is done, and counts it in the bar
 
 
-def _leave(active: Active) -> None:
+def _stop(active: Active) -> None:
+    """Stop all children, and record their cost."""
     for child, _, _ in active.values():
         child.terminate()
     for child, job, start in active.values():
@@ -385,35 +389,40 @@ def _leave(active: Active) -> None:
 
 
 def _add_cost(job: Job, cpu: float, wall: float) -> None:
-    """CPU and wall seconds of all processes that trained a run, start and evaluations
-    included."""
+    """Add the CPU and wall seconds of a process to the cost of its run.
+
+    The cost covers all processes that trained the run, with their start and evaluations.
+    """
     path = job.folder.with_name(f"{job.folder.name}.cost.json")
     old = json.loads(path.read_text()) if path.exists() else {"cpu": 0.0, "wall": 0.0}
     checkpoint.write_text(path, json.dumps({"cpu": old["cpu"] + cpu, "wall": old["wall"] + wall}))
 
 
 def _log(job: Job) -> Path:
+    """Return the log file of a job."""
     return job.folder.with_name(f"{job.folder.name}.log")
 
 
 def _last_line(path: Path) -> str:
+    """Return the last line of a log, with the name of the log."""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return f"{lines[-1][:300] if lines else 'nothing said'} ({path})"
 
 
 def _python_path() -> str:
+    """Return a PYTHONPATH that begins with this repository."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _stands(job: Job) -> str:
+def _progress(job: Job) -> str:
+    """Return how many rounds a job has finished, as text."""
     path = job.folder / "metrics.jsonl"
     done = path.read_text().count("\n") if path.exists() else 0
     return f"{job.kind}/{job.arm}/{job.seed}: {done}"
 
 
 def measure(words: Sequence[str]) -> None:
-    """Measure a run's weights, or with none those of the base model, on FINAL_N held-out
-    prompts."""
+    """Evaluate a run's weights on FINAL_N held-out prompts; without any, the base model's."""
     from vidrl.backbones.base import PromptCache
     from vidrl.training.held_out import HeldOut
     from vidrl.training.policy import Policy
@@ -424,17 +433,13 @@ def measure(words: Sequence[str]) -> None:
         [f'policy.lora="{(folder / "lora").as_posix()}"'] if (folder / "lora").exists() else []
     )
     recipe = config.load(RECIPE, [*words, *trained])
-    backbone, p = (
-        plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options),
-        recipe.policy,
-    )
+    backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+    p = recipe.policy
     policy = Policy(
         backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed
     )
-    prompts, reward = (
-        config.read_prompts(recipe.data.held_out)[:FINAL_N],
-        evaluate.build_reward(recipe.reward),
-    )
+    prompts = config.read_prompts(recipe.data.held_out)[:FINAL_N]
+    reward = evaluate.build_reward(recipe.reward)
     held_out = HeldOut(prompts, reward, Workers(), PromptCache(backbone), FINAL_STEPS)
     measures, _, _ = held_out.measure(policy, "live", 32)
     evaluate.save(folder.with_name(f"{folder.name}.final"), 0, measures)
@@ -445,7 +450,7 @@ def measure(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """A run at its evaluations, E of them: what it had used, and what it had gained."""
+    """A run at its E evaluations: what it had used, and what it had gained."""
 
     seed: int
     rounds: int
@@ -453,12 +458,12 @@ class Curve:
     gain: np.ndarray  # (E,) held-out composite less the base model's
     held: np.ndarray  # (E,) whether no guard is broken beyond doubt
     outside: np.ndarray  # (E,) whether a mean is outside a guard's band
-    beside: dict[str, np.ndarray]  # a guard or check → (E,) less the base model's
-    reward: float  # of the training clips, the mean over all rounds
+    beside: dict[str, np.ndarray]  # another measure of `BESIDE` → (E,) less the base model's
+    reward: float  # mean reward of the training clips over all rounds
 
 
 def read(folder: Path, seed: int) -> Curve | None:
-    """A run's curve; None where it is not finished."""
+    """Return a run's curve, or None if the run is not finished."""
     if checkpoint.status(folder) != "finished":
         return None
     recipe = tomllib.loads((folder / "config.toml").read_text())
@@ -489,8 +494,10 @@ def read(folder: Path, seed: int) -> Curve | None:
 
 
 def _shortfall(base: np.ndarray, now: np.ndarray, share: float) -> tuple[float, float]:
-    """How far below share × base a measure is, in the mean over clips, and the lower end of
-    its 95 % interval."""
+    """Return how far a measure is below share × base, as a mean and a lower bound.
+
+    The mean is over clips; the bound is the lower end of its 95 % interval.
+    """
     d = share * base - now
     d = d[np.isfinite(d)]
     return float(d.mean()), float(d.mean() - 1.96 * d.std(ddof=1) / np.sqrt(len(d)))
@@ -499,12 +506,12 @@ def _shortfall(base: np.ndarray, now: np.ndarray, share: float) -> tuple[float, 
 def _axes(
     folder: Path, recipe: Mapping[str, Any], trained: Sequence[Any], at: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Clips drawn, denoiser calls and CPU seconds of training (not of evaluation) after the
-    rounds `at`.
+    """Return clips, denoiser calls and CPU seconds of training after the rounds `at`.
 
-    A call is a forward pass of one clip; a kept step of the update counts as three, forward
-    and backward. Seconds are the stages' own, times what share of the wall clock the
-    processes had of a core.
+    A call is one clip's forward pass; a trained step of the update counts as three calls
+    (forward and backward). The seconds of evaluations are left out. CPU seconds are the
+    seconds of the stages, times the fraction of the wall clock during which the processes
+    had a core.
     """
     clips = recipe["train"]["prompts_per_round"] * recipe["train"]["group"]
     options = recipe["algorithm"]["options"]
@@ -521,8 +528,7 @@ def _axes(
 
 
 def gathered(out: Path, stage: str) -> list[dict[str, Any]]:
-    """The manifest's rows of a stage, each with its curve (None where it is not
-    finished)."""
+    """Return the manifest's rows of a stage, each with its curve, None if not finished."""
     path = out / "manifest.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     return [
@@ -536,18 +542,19 @@ def gathered(out: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def chosen(out: Path, arms: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-    """Each arm's best value by the mean height of the held-out curve over the sweep's runs,
-    and a table of all."""
+    """Return each arm's best learning rate in the sweep, and a table of all rates.
+
+    The best rate has the greatest mean height of the held-out curve.
+    """
     found: dict[tuple[str, float], list[float]] = {}
     for row in gathered(out, "sweep"):
         curve = row["curve"]
         if curve is not None:
             height = paired.mean_height(curve.x["clips"], curve.gain)
             found.setdefault((row["arm"], row["value"]), []).append(height)
-    best, lines = (
-        {},
-        ["| arm | " + " | ".join(f"{v:g}" for v in VALUES) + " | chosen |", "|---|" + "---|" * 4],
-    )
+    best: dict[str, float] = {}
+    head = "| arm | " + " | ".join(f"{v:g}" for v in VALUES) + " | chosen |"
+    lines = [head, "|---|" + "---|" * 4]
     for arm in arms:
         runs = {value: found.get((arm, value), []) for value in VALUES}
         complete = {value: float(np.mean(heights)) for value, heights in runs.items() if heights}
@@ -559,6 +566,7 @@ def chosen(out: Path, arms: Sequence[str]) -> tuple[dict[str, float], list[str]]
 
 
 def _chosen(value: float | None) -> str:
+    """Format a learning rate; without a sweep the recipe's is used."""
     return "the recipe's" if value is None else f"{value:g}"
 
 
@@ -569,29 +577,29 @@ Times = tuple[np.ndarray, np.ndarray]  # (n,) each: times, and whether it got th
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm against the first on one kind, over the pairs of finished runs."""
+    """One arm against the first on one kind of clips, over the pairs of finished runs."""
 
     arm: str
     seeds: tuple[int, ...]
     gain: float  # mean final gain of the arm
-    final: paired.Interval  # of the arm less the first, as the next one
-    height: paired.Interval
-    reward: paired.Interval
-    reached: int
-    median: float
+    final: paired.Interval  # final gain of the arm less the first's
+    height: paired.Interval  # mean height of the arm's curve less the first's
+    reward: paired.Interval  # training reward of the arm less the first's
+    reached: int  # runs of the arm that reach the target
+    median: float  # of the arm's clips to the target
     ratio: dict[str, paired.Interval]  # an axis → restricted mean of the first / the arm
     pair: tuple[Times, Times]  # clips of the first and of the arm
-    horizon: float
-    p: float
+    horizon: float  # clips up to which all runs of both arms were trained
+    p: float  # of the paired test of clips to the target
 
     @property
     def each(self) -> np.ndarray:
-        """The clips' ratio of each pair."""
+        """Return the ratio of clips to the target of each pair."""
         return self.pair[0][0] / self.pair[1][0]
 
     @property
     def censored(self) -> np.ndarray:
-        """Pairs in which either run never got there."""
+        """Return the pairs in which at least one run never reached the target."""
         return ~(self.pair[0][1] & self.pair[1][1])
 
 
@@ -599,36 +607,35 @@ Runs = Mapping[str, Mapping[int, Curve]]  # an arm → a seed → its finished r
 
 
 def finished(out: Path) -> dict[str, dict[str, dict[int, Curve]]]:
-    """kind → arm → seed → curve, of finished runs.
+    """Return the curves of finished runs: kind → arm → seed → curve.
 
     Raises SystemExit where runs of different lengths would be compared.
     """
     rows = [row for row in gathered(out, "run") if row["curve"] is not None]
     lengths = {row["curve"].rounds for row in rows}
     if len(lengths) > 1:
-        raise SystemExit(
-            f"segments: expected runs of one length, got {sorted(lengths)} rounds: use another --out"
-        )
-    made: dict[str, dict[str, dict[int, Curve]]] = {}
+        got = f"got {sorted(lengths)} rounds"
+        raise SystemExit(f"segments: expected runs of one length, {got}: use another --out")
+    curves: dict[str, dict[str, dict[int, Curve]]] = {}
     for row in rows:
-        made.setdefault(row["kind"], {}).setdefault(row["arm"], {})[row["seed"]] = row["curve"]
-    return made
+        curves.setdefault(row["kind"], {}).setdefault(row["arm"], {})[row["seed"]] = row["curve"]
+    return curves
 
 
 def times(curves: Sequence[Curve], target: float, axis: str) -> tuple[np.ndarray, np.ndarray]:
-    """When each run reaches a gain, guards held, and whether it does."""
+    """Return when each run reaches a gain with its guards held, and whether it does."""
     found = [paired.first_crossing(c.x[axis], c.gain, target, c.held) for c in curves]
     return np.array([t for t, _ in found]), np.array([e for _, e in found], bool)
 
 
 def target_of(runs: Mapping[int, Curve]) -> float:
-    """TARGET of the mean final gain; NaN, which nobody reaches, where there is none."""
+    """Return TARGET of the mean final gain; NaN, which no run reaches, without a gain."""
     gain = float(np.mean([curve.gain[-1] for curve in runs.values()]))
     return TARGET * gain if gain > 0 else float("nan")
 
 
 def compare(runs: Runs, arm: str, first: str) -> Comparison | None:
-    """An arm against the first; None without a pair."""
+    """Compare an arm with the first one; None without a pair."""
     seeds = tuple(sorted(runs.get(first, {}).keys() & runs.get(arm, {}).keys()))
     if not seeds:
         return None
@@ -662,16 +669,16 @@ def compare(runs: Runs, arm: str, first: str) -> Comparison | None:
 
 
 def compared(found: Mapping[str, Runs], arms: Sequence[str]) -> dict[str, list[Comparison]]:
-    """kind → comparisons, the first arm with itself first."""
+    """Return the comparisons of each kind, which begin with the first arm and itself."""
     made = {kind: [compare(runs, arm, arms[0]) for arm in arms] for kind, runs in found.items()}
     return {kind: [c for c in rows if c is not None] for kind, rows in made.items()}
 
 
 def pooled(rows: Sequence[Comparison]) -> tuple[paired.Interval, float]:
-    """One arm over all kinds: the geometric mean of the kinds' ratios, seeds drawn
-    together, and the test of all pairs.
+    """Combine the comparisons of one arm over all kinds of clips.
 
-    Raises ValueError where the kinds have other seeds.
+    The result is the geometric mean of the kinds' ratios, with seeds resampled together,
+    and the p value of all pairs. Raises ValueError where the kinds have different seeds.
     """
     if len({c.seeds for c in rows}) != 1:
         raise ValueError(f"expected the same seeds of every kind, got {[c.seeds for c in rows]}")
@@ -685,11 +692,12 @@ def pooled(rows: Sequence[Comparison]) -> tuple[paired.Interval, float]:
 
 
 def span(i: paired.Interval, form: str = "+.3f") -> str:
+    """Format a value with its interval, with true minus signs."""
     return f"{i.value:{form}} [{i.low:{form}}, {i.high:{form}}]".replace("-", "−")
 
 
 def speed_table(rows: Sequence[Comparison], adjusted: Mapping[str, float]) -> list[str]:
-    """Samples to the target."""
+    """Return the table of samples to the target."""
     head = (
         "arm",
         "runs",
@@ -721,7 +729,7 @@ def speed_table(rows: Sequence[Comparison], adjusted: Mapping[str, float]) -> li
 
 
 def pooled_table(all_rows: Mapping[str, Sequence[Comparison]], arms: Sequence[str]) -> list[str]:
-    """All kinds together, where their seeds are the same."""
+    """Return the table over all kinds of clips, for arms whose seeds are the same."""
     found = {
         arm: [c for rows in all_rows.values() for c in rows if c.arm == arm] for arm in arms[1:]
     }
@@ -750,7 +758,7 @@ def pooled_table(all_rows: Mapping[str, Sequence[Comparison]], arms: Sequence[st
 def gain_table(
     rows: Sequence[Comparison], runs: Runs, last: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Final gains, mean heights, and what no reward looks at."""
+    """Return the table of final gains, mean heights, and measures outside the reward."""
     head = (
         "arm",
         "final gain",
@@ -780,7 +788,7 @@ def gain_table(
 
 
 def last_gains(out: Path, kind: str) -> dict[str, list[float]]:
-    """Of each arm, the runs' gains on the prompts of the last evaluation."""
+    """Return the gains of each arm's runs on the prompts of `final`."""
     rows = json.loads((out / "manifest.json").read_text())
     base = [row for row in rows if row["stage"] == "base" and row["kind"] == kind]
     made: dict[str, list[float]] = {}
@@ -797,27 +805,36 @@ def last_gains(out: Path, kind: str) -> dict[str, list[float]]:
 
 
 def _composite(folder: Path) -> np.ndarray | None:
+    """Return the composite of a run's clips in `final`, or None without this evaluation."""
     path = folder.with_name(f"{folder.name}.final")
     return evaluate.load(path, 0)["composite"] if (path / "000000.npz").exists() else None
 
 
 BROKEN = " or ".join(f"{share:g} of the base model's {name}" for name, share in GUARDS.items())
 ABOUT = f"""\
-A pair is one seed: the same prompts and first noises. The held-out composite is measured every few rounds on the same
-prompts and noise for all runs; a gain is what it lies above the base model's. The target is {TARGET:.0%} of the first
-arm's mean final gain; a run reaches it where its curve, interpolated, first does at an evaluation at which no guard is
+A pair is one seed: the same prompts and first noises. The held-out composite is measured \
+every few rounds on the same
+prompts and noise for all runs; a gain is what it lies above the base model's. \
+The target is {TARGET:.0%} of the first
+arm's mean final gain; a run reaches it where its curve, interpolated, first does \
+at an evaluation at which no guard is
 broken beyond doubt (the 95 % interval over clips of a measure wholly below
 {BROKEN}). Runs that never reach it are
-kept, as censored at their end: medians are Kaplan-Meier's, ratios are of restricted means, and so nearer to 1 than the
+kept, as censored at their end: medians are Kaplan-Meier's, ratios are of restricted means, \
+and so nearer to 1 than the
 truth where many are censored. Intervals are 95 %, of a bootstrap over pairs with expanded
-percentiles; p is of log-rank scores under all sign changes of pairs, Holm's over all arms and kinds. A denoiser call is
-a clip's forward pass; a kept step of the update counts as three. The training reward is the mean over all rounds. CPU
+percentiles; p is of log-rank scores under all sign changes of pairs, \
+Holm's over all arms and kinds. A denoiser call is
+a clip's forward pass; a kept step of the update counts as three. \
+The training reward is the mean over all rounds. CPU
 seconds are of training, evaluation left out."""
 
 
 def power(pairs: int) -> str:
-    """What so few pairs can show at best: the smallest two-sided p of a sign test, and what
-    an interval of two is.
+    """Say what so few pairs can show at best.
+
+    This is the smallest two-sided p of a sign test, and the meaning of an interval of two
+    pairs.
 
     >>> power(5)
     'Five pairs can give a sign test no less than p = 0.062.'
@@ -830,11 +847,14 @@ def power(pairs: int) -> str:
     )
     if pairs > 2:
         return least
-    return f"{least} The interval of two pairs is their range, which holds the true value in about half of all cases."
+    return (
+        f"{least} The interval of two pairs is their range, which holds the true value in about "
+        "half of all cases."
+    )
 
 
 def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
-    """The Markdown page."""
+    """Return the page as Markdown."""
     compare_all = compared(found, o.arms)
     tests = [(kind, c) for kind, rows in compare_all.items() for c in rows[1:]]
     corrected = dict(
@@ -880,23 +900,25 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
 
 
 def commands(o: Options) -> Iterator[str]:
+    """Yield the commands that reproduce the page."""
     if "local" in o.kinds:
         yield "python scripts/local_faults.py train"
     swept = {row["arm"] for row in gathered(o.out, "sweep")}
     for stage in ("sweep", "run", "report") if swept else ("run", "report"):
-        words = " ".join(["python benchmarks/studies/segments.py", stage, *_told(sys.argv[2:])])
+        options_ = _without_places(sys.argv[2:])
+        words = " ".join(["python benchmarks/studies/segments.py", stage, *options_])
         of_sweep = ",".join(arm for arm in o.arms if arm in swept)
         yield words.replace(",".join(o.arms), of_sweep) if stage == "sweep" else words
 
 
-def _told(words: Sequence[str]) -> list[str]:
-    """A command line without where files go."""
+def _without_places(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without --out and --results."""
     places = [i for i, word in enumerate(words) if word in ("--out", "--results")]
     return [word for i, word in enumerate(words) if i not in places and i - 1 not in places]
 
 
 def device() -> str:
-    """Processor and versions."""
+    """Return the processor's name and the versions of Python, torch and numpy."""
     import torch
 
     info = Path("/proc/cpuinfo")
@@ -911,13 +933,13 @@ def device() -> str:
     )
     name = names[0] if names else platform.processor() or platform.machine()
     return (
-        f"{name}, {os.cpu_count()} cores, two runs of one thread side by side. Python {platform.python_version()}, "
-        f"torch {torch.__version__}, numpy {np.__version__}."
+        f"{name}, {os.cpu_count()} cores, two runs of one thread side by side. "
+        f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}."
     )
 
 
 def arm_lines(o: Options) -> list[str]:
-    """What each arm is, what the sweep said, and what is left to do."""
+    """Return the arms' overrides, the sweep's result and how many runs are finished."""
     rows = json.loads((o.out / "manifest.json").read_text())
     used = {row["arm"]: row for row in rows if row["stage"] == "run"}
     table = ["| arm | overrides of the recipe |", "|---|---|"]
@@ -932,7 +954,10 @@ def arm_lines(o: Options) -> list[str]:
     ]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
     swept = [f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", ""]
-    unswept = f"Every arm has the recipe's {SWEPT}: [a sweep](segments_local.md) chose it for whole, segment and gls."
+    unswept = (
+        f"Every arm has the recipe's {SWEPT}: [a sweep](segments_local.md) chose it for whole, "
+        "segment and gls."
+    )
     swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [unswept]
     said = (
         f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
@@ -944,12 +969,16 @@ def arm_lines(o: Options) -> list[str]:
 # The picture
 
 INKS = ("#3b4252", "#d1495b", "#2a7f9e", "#e09f3e", "#5b8c5a", "#8f6bb3", "#b5651d", "#777f8a")
-WIDE, HIGH, GAP, LEFT, TOP = 250, 170, 62, 66, 46
+WIDE, HIGH = 250, 170  # size of a panel
+GAP = 62  # between panels
+LEFT, TOP = 66, 46  # upper left corner of the first panel
 
 
 def picture(o: Options, found: Mapping[str, Runs]) -> str:
-    """Learning curves, one row a kind and one column an axis, and below them the ratios of
-    each pair."""
+    """Draw the learning curves, and below them the ratios of each pair.
+
+    There is a row of panels for each kind and a column for each axis.
+    """
     parts, y = legend(o.arms), TOP
     for kind, runs in found.items():
         for k, axis in enumerate(AXES):
@@ -960,18 +989,21 @@ def picture(o: Options, found: Mapping[str, Runs]) -> str:
     height = y + 40 + sum(26 * max(len(rows) - 1, 0) + 14 for rows in comparisons.values()) + 40
     width = LEFT + 3 * (WIDE + GAP)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" '
+        f'font-size="11" fill="#1b1c1e">'
         f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
 
 
 def text(x: float, y: float, words: str, more: str = "") -> str:
+    """Return one label as SVG."""
     return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(words)}</text>'
 
 
 def legend(arms: Sequence[str]) -> list[str]:
-    """The arms' colours."""
+    """Return the legend with the colours of the arms."""
     parts, x = [], float(LEFT)
     for arm, ink in zip(arms, INKS, strict=False):
         parts += [
@@ -985,7 +1017,7 @@ def legend(arms: Sequence[str]) -> list[str]:
 def panel(
     runs: Runs, arms: Sequence[str], axis: str, kind: str, left: float, top: float
 ) -> list[str]:
-    """One kind's curves over one axis."""
+    """Return the curves of one kind over one axis."""
     lines = [
         (ink, *mean_curve(list(runs[arm].values()), axis))
         for arm, ink in zip(arms, INKS, strict=False)
@@ -1024,35 +1056,41 @@ def panel(
 
 
 def mean_curve(curves: Sequence[Curve], axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean x, mean gain and its standard error at each evaluation."""
+    """Return mean x, mean gain and its standard error at each evaluation."""
     x, y = np.stack([c.x[axis] for c in curves]), np.stack([c.gain for c in curves])
     error = y.std(0, ddof=1) / np.sqrt(len(y)) if len(y) > 1 else np.zeros(y.shape[1])
     return x.mean(0), y.mean(0), error
 
 
 def _points(points: Sequence[tuple[float, float]]) -> str:
+    """Format points as an SVG list of coordinates."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def dots(
     comparisons: Mapping[str, Sequence[Comparison]], arms: Sequence[str], top: float
 ) -> list[str]:
-    """Clips to the target, first arm's / arm's: a dot a pair, hollow if a run never got
-    there; and the ratio."""
+    """Draw clips to the target, first arm's over each arm's, with a dot for each pair.
+
+    A dot is hollow if a run of the pair never reached the target; a bar shows the ratio.
+    """
     shown = [(kind, c) for kind, rows in comparisons.items() for c in rows[1:]]
-    spread = [
+    distances = [
         abs(np.log2(v))
         for _, c in shown
         for v in (*c.each, *c.ratio["clips"])
         if np.isfinite(v) and v > 0
     ]
-    reach = max([1.0, *spread]) * 1.05
+    widest = max([1.0, *distances]) * 1.05  # the axis is symmetric about a ratio of 1
     left, width = LEFT + 150, 2 * (WIDE + GAP) + WIDE - 300
-    place = lambda ratio: left + width * (0.5 + float(np.log2(ratio)) / (2 * reach))  # noqa: E731
-    words = f"clips to the target, {arms[0]} / arm (above 1: fewer); bar: ratio of restricted means, 95 %"
+    place = lambda ratio: left + width * (0.5 + float(np.log2(ratio)) / (2 * widest))  # noqa: E731
+    words = (
+        f"clips to the target, {arms[0]} / arm (above 1: fewer); "
+        "bar: ratio of restricted means, 95 %"
+    )
     parts, y = [text(LEFT, top, words, 'fill="#62656b"')], top + 24.0
     bottom = y + 26 * len(shown) + 14
-    for tick in [t for t in (0.25, 0.5, 1, 1.5, 2, 4) if abs(np.log2(t)) <= reach]:
+    for tick in [t for t in (0.25, 0.5, 1, 1.5, 2, 4) if abs(np.log2(t)) <= widest]:
         dash = "" if tick == 1 else ' stroke-dasharray="2 4"'
         parts += [
             f'<path d="M{place(tick):.1f},{y - 12}V{bottom - 14}" stroke="#c9ccd1"{dash}/>',
@@ -1082,6 +1120,7 @@ def dots(
 
 
 def do_sweep(o: Options) -> list[str]:
+    """Run the sweep, and write the chosen learning rates to chosen.json."""
     jobs = sweep_jobs(o)
     check(jobs)
     note(o.out, jobs)
@@ -1095,6 +1134,7 @@ def do_sweep(o: Options) -> list[str]:
 
 
 def do_run(o: Options) -> list[str]:
+    """Run the final runs, at the chosen learning rates or the recipe's own."""
     path = o.out / "chosen.json"
     best = json.loads(path.read_text()) if path.exists() else {}
     missing = [arm for arm in o.arms if arm not in best]
@@ -1109,12 +1149,14 @@ def do_run(o: Options) -> list[str]:
 
 
 def do_final(o: Options) -> list[str]:
+    """Evaluate the base models and the finished runs on more prompts."""
     jobs = final_jobs(o)
     note(o.out, [job for job in jobs if job.stage == "base"])
     return work(jobs, o.jobs)
 
 
 def _recipe_value() -> float:
+    """Return the recipe's learning rate."""
     table: Any = tomllib.loads((ROOT / RECIPE).read_text())
     for word in SWEPT.split("."):
         table = table[word]
@@ -1122,6 +1164,7 @@ def _recipe_value() -> float:
 
 
 def do_report(o: Options, results: Path) -> None:
+    """Write the page and the picture from the finished runs."""
     found = finished(o.out)
     if not any(o.arms[0] in runs for runs in found.values()):
         print(f"segments: no finished run of {o.arms[0]} yet: nothing to compare", file=sys.stderr)
@@ -1133,7 +1176,7 @@ def do_report(o: Options, results: Path) -> None:
 
 
 def options() -> tuple[str, Options, Path]:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -1141,21 +1184,21 @@ def options() -> tuple[str, Options, Path]:
     parser.add_argument(
         "--arms",
         default=",".join(Options.arms),
-        help="the first is what the others are held against",
+        help="arms to compare; the first one is compared with each of the others",
     )
     parser.add_argument("--kinds", default=",".join(Options.kinds))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--sweep-rounds", type=int, default=SWEEP_ROUNDS)
-    parser.add_argument("--jobs", type=int, default=2, help="runs of one thread side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "runs" / "segments", help="where the runs are"
+        "--out", type=Path, default=ROOT / "runs" / "segments", help="folder of the runs"
     )
     parser.add_argument(
         "--results", type=Path, default=ROOT / "benchmarks" / "results" / "credit" / "segments.md"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another override of all"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override for all runs"
     )
     a = parser.parse_args()
     arms, kinds = tuple(a.arms.split(",")), tuple(a.kinds.split(","))
@@ -1163,20 +1206,20 @@ def options() -> tuple[str, Options, Path]:
         name for name in kinds if name not in KINDS
     ]
     if strange:
-        parser.error(
-            f"expected arms out of {', '.join(ARMS)} and kinds out of {', '.join(KINDS)}, got {strange[0]!r}"
-        )
-    made = Options(
+        named = f"arms out of {', '.join(ARMS)} and kinds out of {', '.join(KINDS)}"
+        parser.error(f"expected {named}, got {strange[0]!r}")
+    o = Options(
         a.out.resolve(), arms, kinds, a.seeds, a.rounds, a.sweep_rounds, tuple(a.set), a.jobs
     )
-    return a.stage, made, a.results.resolve()
+    return a.stage, o, a.results.resolve()
 
 
 def main() -> None:
+    """Run one stage; "measure" is the hidden stage that `final` starts for each run."""
     if sys.argv[1:2] == ["measure"]:  # what `final` starts
         return measure(sys.argv[2:])
     stage, o, results = options()
-    os.chdir(ROOT)  # a recipe's paths are from there
+    os.chdir(ROOT)  # the paths of a recipe are relative to the repository
     failed = {"sweep": do_sweep, "run": do_run, "final": do_final, "report": lambda o: []}[stage](o)
     if stage != "sweep":
         do_report(o, results)

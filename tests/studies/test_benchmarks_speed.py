@@ -34,7 +34,7 @@ def epe():
 
 @pytest.fixture(scope="module")
 def clip(speed):
-    return speed.made(7, 36)
+    return speed.texture(7, 36)
 
 
 @pytest.fixture(scope="module")

@@ -276,5 +276,5 @@ def test_uneven_segments_weigh_frames_unevenly(study):
     """A mean over two segments of three and two latent frames gives each frame 1/6 or 1/4
     instead of 1/5."""
     assert torch.allclose(
-        study.spread(torch.ones(1, 2), 2, 5)[0] / 5, torch.tensor([1, 1, 1, 1.5, 1.5]) / 6
+        study.per_latent_frame(torch.ones(1, 2), 2, 5)[0] / 5, torch.tensor([1, 1, 1, 1.5, 1.5]) / 6
     )

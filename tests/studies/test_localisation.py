@@ -88,18 +88,18 @@ def test_roc_area_of_nothing_is_nan(study):
 
 def test_shares_say_where_the_drop_is(study):
     fall = np.array([1.0, 2.0, 3.0, 4.0, -5.0, 10.0])
-    found = study.shares(fall, (2, 4))
+    found = study.mass_fractions(fall, (2, 4))
     assert found == pytest.approx(
         {"earlier": 0.05, "before": 0.1, "on": 0.35, "after": 0.0, "later": 0.5}
     )
-    assert all(math.isnan(x) for x in study.shares(-np.ones(4), (1, 2)).values())
+    assert all(math.isnan(x) for x in study.mass_fractions(-np.ones(4), (1, 2)).values())
 
 
 def test_shares_at_the_ends_of_a_clip(study):
-    assert study.shares(np.array([1.0, 1.0, 2.0]), (0, 1)) == pytest.approx(
+    assert study.mass_fractions(np.array([1.0, 1.0, 2.0]), (0, 1)) == pytest.approx(
         {"earlier": 0, "before": 0, "on": 0.25, "after": 0.25, "later": 0.5}
     )
-    assert study.shares(np.array([1.0, 1.0, 2.0]), (2, 3)) == pytest.approx(
+    assert study.mass_fractions(np.array([1.0, 1.0, 2.0]), (2, 3)) == pytest.approx(
         {"earlier": 0.25, "before": 0.25, "on": 0.5, "after": 0, "later": 0}
     )
 
@@ -121,7 +121,7 @@ def test_what_rounding_makes_is_no_drop(study):
 
 
 def test_a_reward_that_falls_on_the_frame_alone(study):
-    row = study.told(
+    row = study.statistics(
         found := cell([1.0] * 9, [1.0] * 3 + [0.0, 0.0] + [1.0] * 4, (3, 5)),
         found["cases"][0],
         "r",
@@ -137,10 +137,10 @@ def test_a_pair_reward_is_right_but_for_the_next_frame(study):
     # the pairs (2, 3) and (3, 4) are bad: each gives half to its two frames, the middle one
     # gets both halves
     found = cell([0.0] * 9, [0, 0, -0.5, -1, -0.5, 0, 0, 0, 0], (3, 4))
-    row = study.told(found, found["cases"][0], "r", 0.0)
+    row = study.statistics(found, found["cases"][0], "r", 0.0)
     assert (row.mass, row.near, row.area_drop, row.area_near) == (0.5, 1, 1, 1)
     late = cell([0.0] * 9, [0, 0, 0, -0.5, -1, 0, 0, 0, 0], (3, 4))
-    row = study.told(late, late["cases"][0], "r", 0.0)
+    row = study.statistics(late, late["cases"][0], "r", 0.0)
     assert (
         row.area_drop == pytest.approx(7 / 8)
         and row.area_near == 1
@@ -151,14 +151,14 @@ def test_a_pair_reward_is_right_but_for_the_next_frame(study):
 
 def test_a_prefix_reward_charges_all_that_come_later(study):
     found = cell([0.0] * 9, [0, 0, 0, -1, -1, -1, -1, -1, -1], (3, 4))
-    row = study.told(found, found["cases"][0], "r", 0.0)
+    row = study.statistics(found, found["cases"][0], "r", 0.0)
     assert (row.mass, row.near, row.later) == pytest.approx((1 / 6, 2 / 6, 4 / 6))
     assert row.area_drop == pytest.approx((3 + 0.5 * 5) / 8)
 
 
 def test_whole_clip_credit_is_chance(study):
     found = cell([1.0], [0.25], (3, 5))  # a reward without a curve: one entry for all frames
-    row = study.told(found, found["cases"][0], "r", 0.5)
+    row = study.statistics(found, found["cases"][0], "r", 0.5)
     assert row.area == row.area_drop == row.area_latent == row.area_null == 0.5
     assert (
         row.mass == pytest.approx(row.chance)
@@ -169,13 +169,13 @@ def test_whole_clip_credit_is_chance(study):
 
 def test_a_reward_that_pays_for_the_fault(study):
     found = cell([0.0] * 9, [0, 0, 0, 9, 0, 0, 0, 0, 0], (3, 4))
-    row = study.told(found, found["cases"][0], "r", 0.5)
+    row = study.statistics(found, found["cases"][0], "r", 0.5)
     assert (row.rises, row.falls, row.area, row.area_drop) == (1, 0, 0, 0) and math.isnan(row.mass)
 
 
 def test_what_is_not_scored_is_left_out(study):
     found = cell([0.0] * 9, [math.nan] * 9, (3, 4))
-    row = study.told(found, found["cases"][0], "r", 0.5)
+    row = study.statistics(found, found["cases"][0], "r", 0.5)
     assert all(
         math.isnan(x)
         for x in (row.area, row.area_drop, row.mass, row.near, row.lag, row.falls, row.rises)
@@ -311,9 +311,11 @@ def test_a_finished_clip_is_not_made_again(study, tmp_path):
     file, made = tmp_path / "work/a.json", []
     make = lambda x: made.append(x) or {"x": x}  # noqa: E731
     assert (
-        study.kept(file, {"seed": 0}, make, 1) == study.kept(file, {"seed": 0}, make, 2) == {"x": 1}
+        study.cached(file, {"seed": 0}, make, 1)
+        == study.cached(file, {"seed": 0}, make, 2)
+        == {"x": 1}
     )
-    assert study.kept(file, {"seed": 1}, make, 3) == {"x": 3} and made == [1, 3]
+    assert study.cached(file, {"seed": 1}, make, 3) == {"x": 3} and made == [1, 3]
     assert [one.name for one in file.parent.iterdir()] == ["a.json"]
 
 

@@ -481,7 +481,10 @@ def test_the_report_of_two_kinds(o, capsys):
 
 
 def test_a_command_is_told_without_where_files_go():
-    assert study._told(["--out", "/a", "--arms", "x", "--results", "/b"]) == ["--arms", "x"]
+    assert study._without_places(["--out", "/a", "--arms", "x", "--results", "/b"]) == [
+        "--arms",
+        "x",
+    ]
 
 
 def test_the_report_of_half_a_study(o):
