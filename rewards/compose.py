@@ -245,7 +245,9 @@ class Composite(Reward):
         for name, gate in self.gates.items():
             passed = (parts[name].value / gate).clamp(0, 1)
             # a part that is left out of an image is NaN, and lowers nothing
-            gate_product = gate_product * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
+            gate_product = gate_product * torch.where(
+                torch.isnan(passed), torch.ones_like(passed), passed
+            )
         return (
             self.floor + (value - self.floor) * gate_product,
             self.floor + (curve - self.floor) * gate_product[:, None],
