@@ -110,8 +110,8 @@ def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.
     `largest` is the mean of the largest cells and `plain` the lower quartile of the cells.
     Grain changes all cells alike: with cells of n `pixels`, the largest exceed the quartile
     by about 1.5 / sqrt(n) of the quartile for white grain, and by 3.7 / sqrt(n) for grain
-    that is two pixels wide. Motion changes some cells far more than others. `grain` is set just above
-    the 3.7.
+    that is two pixels wide. Motion changes some cells far more than others. `grain` is set
+    just above the 3.7.
 
     >>> above_grain(torch.tensor([1.1, 1.4, 9.0]), torch.ones(3), pixels=100.0)
     tensor([0.0000, 0.2500, 1.0000])

@@ -32,7 +32,7 @@ class _Seen:
 
 
 class IdentityDrift(Reward):
-    """Minus the distance of each frame's features from those of the first frame.
+    """Minus how far each frame's features are from those of the first frame.
 
     The term of frame t is -(1 - cos(z_t, z_0)), where z are the features that an image
     network gives. The range is [-2, 0]; a still gets 0. With `against="mean"`, z_0 is the
