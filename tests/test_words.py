@@ -71,10 +71,7 @@ IRREGULAR = {
 # Folders and files whose words still have to be rewritten.
 PENDING: set[str] = {
     "rewards/_networks",
-    "vidrl",
     "vidrl/cli",
-    "vidrl/lookup",
-    "vidrl/synthetic",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m vidrl` is `vidrl`."""
+"""Run the command `vidrl` by `python -m vidrl`."""
 
 import sys
 
@@ -6,6 +6,7 @@ from vidrl.lookup.user_modules import leave_working_folder
 
 leave_working_folder()
 
-from vidrl.cli import main  # noqa: E402  after the working folder, whose files must not be imported, has left the path
+# Imported only now, so that no file in the working folder can take the place of a library.
+from vidrl.cli import main  # noqa: E402
 
 sys.exit(main())

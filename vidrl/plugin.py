@@ -1,8 +1,8 @@
-"""The folder is the registry: `rewards/flicker.py` is the reward `flicker`, and no list is
-edited to add one.
+"""Find and build plug-ins, whose registry is their folder.
 
-A plug-in is a module that holds exactly one public subclass of its folder's base class; its
-constructor's arguments are its options. Third parties name theirs as
+The file `rewards/flicker.py` is the reward `flicker`; no list is edited to add a plug-in. A
+plug-in is a module with exactly one public subclass of its folder's base class; the
+arguments of the constructor are the plug-in's options. A plug-in outside vidrl is named
 `package.module:Class`.
 """
 
@@ -25,6 +25,7 @@ from typing import Any
 from vidrl.lookup import user_modules
 from vidrl.lookup.advice import nearest, unknown_options
 
+# kind of plug-in, which is also its folder -> name of its base class in the folder's base.py
 BASES = {
     "rewards": "Reward",
     "benchmarks": "Benchmark",
@@ -32,7 +33,8 @@ BASES = {
     "algorithms": "Algorithm",
     "steering": "Steering",
 }
-SHARED = frozenset({"base", "compose", "flow", "video", "adapt", "encoders", "vbench"})
+# modules in the folders of plug-ins that hold shared code
+NOT_PLUGINS = frozenset({"base", "compose", "flow", "video", "adapt", "encoders", "vbench"})
 
 
 class UnknownName(ValueError):
@@ -40,11 +42,11 @@ class UnknownName(ValueError):
 
 
 class BadOption(TypeError):
-    """An option that the constructor does not know, misses, or cannot take."""
+    """An option that the constructor does not have, requires, or cannot accept."""
 
 
 def kinds() -> list[str]:
-    """The kinds of plug-in.
+    """Return the kinds of plug-in, sorted.
 
     >>> kinds()
     ['algorithms', 'backbones', 'benchmarks', 'rewards', 'steering']
@@ -53,60 +55,60 @@ def kinds() -> list[str]:
 
 
 def names(kind: str) -> list[str]:
-    """The names of the plug-ins of one kind, read from its folder without importing any of
-    them.
+    """Return the names of the plug-ins of a kind, read from its folder without any import.
 
     Raises `UnknownName` for an unknown kind.
     """
     stems = {path.stem for folder in _folders(kind) for path in folder.glob("*.py")}
-    return sorted(stem for stem in stems if stem not in SHARED and not stem.startswith("_"))
+    return sorted(stem for stem in stems if stem not in NOT_PLUGINS and not stem.startswith("_"))
 
 
 def find(kind: str, name: str) -> type:
-    """The class behind `name`: a file stem of the kind's folder, or `package.module:Class`.
+    """Return the class that `name` means, a file stem of the folder or `package.module:Class`.
 
-    Raises `UnknownName` with the nearest right name, and `TypeError` where a module breaks
-    the rule of one public class a file.
+    Raises `UnknownName` with the nearest known name, and `TypeError` if the module does not
+    have exactly one public plug-in class.
     """
     if ":" in name:
-        return _foreign(kind, name)
+        return _custom_class(kind, name)
     if name not in names(kind):
         raise UnknownName(
             f"no plug-in {name!r} among the {kind}: {nearest(name, names(kind))}; "
             f"a class outside vidrl is named 'package.module:Class'"
         )
     module = importlib.import_module(f"vidrl.{kind}.{name}")
-    return _only(
-        [cls for cls in _public(module) if issubclass(cls, base(kind))], kind, module.__name__
+    return _single_class(
+        [cls for cls in _public_classes(module) if issubclass(cls, base(kind))],
+        kind,
+        module.__name__,
     )
 
 
 def load(kind: str, name: str, /, **options: Any) -> Any:
-    """An instance of the plug-in, built from its options.
+    """Build an instance of the plug-in from its options.
 
-    Options are checked against the constructor's signature and annotations before it runs.
-    Raises `UnknownName`, and `BadOption` naming the nearest right option or the type
-    expected and the value that came.
+    The options are checked against the constructor's signature and annotations before the
+    constructor runs. Raises `UnknownName`, and `BadOption` with the nearest known option, or
+    with the expected type and the given value.
     """
     cls = find(kind, name)
     return cls(**check(cls, options, f"{kind} {name!r}"))
 
 
 def base(kind: str) -> type:
-    """The base class of a kind, from the `base.py` of its folder."""
-    _known_kind(kind)
+    """Import the base class of a kind from the `base.py` of its folder."""
+    _check_kind(kind)
     return getattr(importlib.import_module(f"vidrl.{kind}.base"), BASES[kind])
 
 
 def facts(kind: str, name: str) -> dict[str, Any]:
-    """What `vidrl list` and `vidrl show` tell of a plug-in: documentation, options and
-    class attributes.
+    """Return what `vidrl list` and `vidrl show` print: documentation, options and attributes.
 
     Returns `{"kind", "name", "class", "summary", "doc", "options": [{"name", "type",
     "default"}], "facts"}`; an option without a default has no key `default`.
     """
-    if kind == "rewards" and ":" in name and not _is_plugin(outside(name), kind):
-        return _facts_outside(name, outside(name))
+    if kind == "rewards" and ":" in name and not _is_plugin(import_object(name), kind):
+        return _facts_of_function(name, import_object(name))
     cls = find(kind, name)
     doc = "\n\n".join(
         [(inspect.getdoc(cls) or "") if cls.__doc__ else "", *_inherited(cls, base(kind))]
@@ -119,7 +121,7 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         "doc": doc,
         "options": [_option(parameter) for parameter in _parameters(cls).values()],
         "facts": {
-            name: _plainly(value)
+            name: _as_plain_data(value)
             for name, value in _attributes(cls, base(kind)).items()
             if name not in _parameters(cls)
         },
@@ -127,22 +129,24 @@ def facts(kind: str, name: str) -> dict[str, Any]:
 
 
 def _inherited(cls: type, root: type) -> list[str]:
-    """The paragraphs on options of the classes between a plug-in and its kind's base class,
-    which it inherits."""
+    """Return the paragraphs on inherited options.
+
+    They are the paragraphs that begin with "Options" in the docstrings of the classes between
+    the plug-in and its kind's base class.
+    """
     between = [
-        one
-        for one in cls.__mro__[1:]
-        if issubclass(one, root) and one is not root and "__doc__" in vars(one)
+        parent
+        for parent in cls.__mro__[1:]
+        if issubclass(parent, root) and parent is not root and "__doc__" in vars(parent)
     ]
     paragraphs = [
-        text for one in between for text in inspect.cleandoc(one.__doc__ or "").split("\n\n")
+        text for parent in between for text in inspect.cleandoc(parent.__doc__ or "").split("\n\n")
     ]
     return [text for text in paragraphs if text.startswith("Options")]
 
 
-def _facts_outside(name: str, found: Any) -> dict[str, Any]:
-    """The description of a reward that is no plug-in class: a plain function, or any class,
-    which may have options."""
+def _facts_of_function(name: str, found: Any) -> dict[str, Any]:
+    """Return the description of a reward that is not a plug-in: a function or another class."""
     doc = inspect.getdoc(found) or ""
     options = (
         [_option(parameter) for parameter in _parameters(found).values()]
@@ -161,10 +165,10 @@ def _facts_outside(name: str, found: Any) -> dict[str, Any]:
 
 
 def check(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The options as `cls(**options)` takes them, or `BadOption`.
+    """Return the options converted to the constructor's types; raise `BadOption` if impossible.
 
-    A list becomes a tuple and an integer a float where the annotation says so, because TOML
-    knows no tuples and `2` is a good float.
+    A list becomes a tuple and an integer a float where the annotation demands it, because
+    TOML has no tuples, and users write `2` for 2.0. `what` names the plug-in in errors.
     """
     hints = _hints(cls)
     _check_names(cls, options, what)
@@ -175,8 +179,9 @@ def check(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def conform(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` takes it; raises `TypeError` with the expected type and
-    what came.
+    """Return `value` converted to the type `hint`.
+
+    Raises `TypeError` with the expected type and the given value.
 
     >>> conform([1, 2], tuple[float, float])
     (1.0, 2.0)
@@ -188,18 +193,18 @@ def conform(value: Any, hint: Any) -> Any:
     if hint is Any or isinstance(hint, (str, typing.TypeVar)):
         return value
     if origin in (typing.Union, types.UnionType):
-        return _one_of(value, hint, arguments)
+        return _conform_union(value, hint, arguments)
     if origin is typing.Annotated:
         return conform(value, arguments[0])
     if origin is typing.Literal:
-        return _same(value, value in arguments, hint)
+        return _checked(value, value in arguments, hint)
     if origin is not None:
-        return _container(value, hint, origin, arguments)
-    return _plain(value, type(None) if hint is None else hint)
+        return _conform_container(value, hint, origin, arguments)
+    return _conform_plain(value, type(None) if hint is None else hint)
 
 
 def spell(hint: Any) -> str:
-    """A type as a person writes it.
+    """Return a type as it is written in source code.
 
     >>> spell(float), spell(int | None), spell(tuple[float, float])
     ('float', 'int | None', 'tuple[float, float]')
@@ -211,18 +216,22 @@ def spell(hint: Any) -> str:
 # --- finding
 
 
-def _known_kind(kind: str) -> None:
+def _check_kind(kind: str) -> None:
+    """Raise `UnknownName` if there is no such kind of plug-in."""
     if kind not in BASES:
         raise UnknownName(f"no kind of plug-in is called {kind!r}: {nearest(kind, BASES)}")
 
 
 def _folders(kind: str) -> list[Path]:
-    _known_kind(kind)
+    """Return the folders of a kind, found without importing its plug-ins."""
+    _check_kind(kind)
+    # A package may have several folders; the import system knows all of them.
     spec = importlib.util.find_spec(f"vidrl.{kind}")
     return [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or []]
 
 
-def _public(module: types.ModuleType) -> list[type]:
+def _public_classes(module: types.ModuleType) -> list[type]:
+    """Return the public classes that a module defines, without those that it imports."""
     members = vars(module).items()
     return [
         cls
@@ -231,8 +240,9 @@ def _public(module: types.ModuleType) -> list[type]:
     ]
 
 
-def _only(classes: list[type], kind: str, where: str) -> type:
-    found = list(dict.fromkeys(classes))
+def _single_class(classes: list[type], kind: str, where: str) -> type:
+    """Return the only class of a list; raise TypeError if there are none or several."""
+    found = list(dict.fromkeys(classes))  # a class with two names in its module counts once
     if len(found) != 1:
         raise TypeError(
             f"{where} must hold exactly one public subclass of {BASES[kind]}, but holds "
@@ -242,14 +252,13 @@ def _only(classes: list[type], kind: str, where: str) -> type:
     return found[0]
 
 
-def outside(name: str) -> Any:
-    """What `package.module:attribute` names, of an installed package or of a file in the
-    working folder.
+def import_object(name: str) -> Any:
+    """Import the object `package.module:attribute`, also from a file in the working folder.
 
-    Raises `UnknownName` where there is no such module, or the nearest right name where it
-    has no such attribute.
+    Raises `UnknownName` if there is no such module, or, with the nearest known name, if the
+    module has no such attribute.
 
-    >>> outside("math:sqrt")(4.0)
+    >>> import_object("math:sqrt")(4.0)
     2.0
     """
     module_name, _, attribute = name.partition(":")
@@ -257,7 +266,7 @@ def outside(name: str) -> Any:
         module = user_modules.find(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
+            raise  # the module exists, but a module that it imports does not
         raise UnknownName(
             f"{name!r}: there is no module {module_name!r} on the import path, nor in the working "
             f"folder {os.getcwd()}"
@@ -275,14 +284,17 @@ def outside(name: str) -> Any:
 
 
 def _is_plugin(found: Any, kind: str) -> bool:
+    """Return whether an object is a subclass of the kind's base class."""
     return inspect.isclass(found) and issubclass(found, base(kind))
 
 
-def _foreign(kind: str, name: str) -> type:
-    cls = outside(name)
+def _custom_class(kind: str, name: str) -> type:
+    """Import a plug-in `package.module:Class`; raise TypeError if the class is of another kind."""
+    cls = import_object(name)
     if not _is_plugin(cls, kind):
         raise TypeError(
-            f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} to serve among the {kind}"
+            f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} "
+            f"to serve among the {kind}"
         )
     return cls
 
@@ -291,6 +303,7 @@ def _foreign(kind: str, name: str) -> type:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the constructor's parameters by name, without *args and **kwargs."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(cls).parameters
     return {
@@ -300,7 +313,7 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of a plug-in: an argument of its constructor, with its type and its default."""
+    """An option of a plug-in, which is an argument of the constructor."""
 
     name: str
     hint: Any
@@ -327,14 +340,18 @@ def takes_any_option(cls: type) -> bool:
 
 
 def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of the constructor's arguments; empty if they cannot be resolved."""
     try:
-        return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
-    # a name known to the type checker only: nothing to check against
+        annotated = cls if dataclasses.is_dataclass(cls) else cls.__init__  # type: ignore[misc]
+        return typing.get_type_hints(annotated)
+    # An annotation may use a name that is imported only for type checkers: then no option is
+    # checked.
     except (NameError, AttributeError):
         return {}
 
 
 def _check_names(cls: type, options: Mapping[str, Any], what: str) -> None:
+    """Raise `BadOption` for an option that the constructor lacks, or that is missing."""
     parameters = _parameters(cls)
     unknown = [key for key in options if key not in parameters]
     if unknown and not takes_any_option(cls):
@@ -349,13 +366,13 @@ def _check_names(cls: type, options: Mapping[str, Any], what: str) -> None:
 
 
 def _owners(cls: type, keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
-    """Which plug-ins of a class's kind have these options, and the command that explains
-    the class's own."""
-    roots = {(one.__module__, one.__name__) for one in cls.__mro__}
+    """Return which plug-ins of the kind have each option, and the `vidrl show` command."""
+    # Compared by name, so that no folder of plug-ins is imported to find the kind.
+    roots = {(parent.__module__, parent.__name__) for parent in cls.__mro__}
     kind = next((kind for kind, root in BASES.items() if (f"vidrl.{kind}.base", root) in roots), "")
     owners: dict[str, list[str]] = {key: [] for key in keys}
     for name in names(kind) if kind else ():
-        with suppress(Exception):  # of a plug-in that cannot be imported here, nothing is said
+        with suppress(Exception):  # a plug-in whose package is not installed is skipped
             known = _parameters(find(kind, name))
             for key in (key for key in keys if key in known):
                 owners[key].append(name)
@@ -364,6 +381,7 @@ def _owners(cls: type, keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
 
 
 def _conformed(value: Any, hint: Any, what: str) -> Any:
+    """Return a converted option; raise `BadOption` that names the option."""
     try:
         return conform(value, hint)
     except TypeError as error:
@@ -371,14 +389,15 @@ def _conformed(value: Any, hint: Any, what: str) -> Any:
 
 
 def _option(parameter: inspect.Parameter) -> dict[str, Any]:
+    """Return an option as `facts` describes it."""
     empty = inspect.Parameter.empty
     hint = "" if parameter.annotation is empty else parameter.annotation
     option = {"name": parameter.name, "type": hint if isinstance(hint, str) else spell(hint)}
     return option if parameter.default is empty else option | {"default": parameter.default}
 
 
-def _plainly(value: Any) -> Any:
-    """A record, such as a reward's card, as a dictionary."""
+def _as_plain_data(value: Any) -> Any:
+    """Return a dataclass, such as a reward's card, as a dictionary, and others unchanged."""
     return (
         dataclasses.asdict(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type)
@@ -387,6 +406,7 @@ def _plainly(value: Any) -> Any:
 
 
 def _attributes(cls: type, root: type) -> dict[str, Any]:
+    """Return the public class attributes that are data, the derived class's before its bases'."""
     inherited = [vars(parent) for parent in reversed(cls.__mro__) if issubclass(parent, root)]
     merged = {name: value for attributes in inherited for name, value in attributes.items()}
     code = (property, cached_property, staticmethod, classmethod)
@@ -400,30 +420,33 @@ def _attributes(cls: type, root: type) -> dict[str, Any]:
 # --- types
 
 
-def _same(value: Any, fits: bool, hint: Any) -> Any:
+def _checked(value: Any, fits: bool, hint: Any) -> Any:
+    """Return the value; raise TypeError with the expected type if it does not fit."""
     if not fits:
         raise TypeError(f"expected {spell(hint)}, got {value!r} ({type(value).__name__})")
     return value
 
 
-def _one_of(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
-    # An exact type first: `int | float` must leave 2 an integer, whatever the order of
-    # writing.
+def _conform_union(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
+    """Return the value converted to the first type of a union that accepts it."""
+    # The value's own type is tried first: 2 stays an integer for `float | int` as well.
     for choice in sorted(choices, key=lambda choice: choice is not type(value)):
         try:
             return conform(value, choice)
         except TypeError:
             continue
-    return _same(value, False, hint)
+    return _checked(value, False, hint)
 
 
-def _container(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+def _conform_container(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return a container whose items are converted, as for list[int] or dict[str, float]."""
     if origin is tuple and isinstance(value, (list, tuple)):
-        return _tuple(value, hint, arguments)
+        return _conform_tuple(value, hint, arguments)
     if origin is collections.abc.Callable:
-        return _same(value, callable(value), hint)
+        return _checked(value, callable(value), hint)
+    # A string is a sequence of strings, but is never meant where a list is expected.
     fits = isinstance(value, origin) and not isinstance(value, (str, bytes))
-    _same(value, fits, hint)
+    _checked(value, fits, hint)
     if isinstance(value, Mapping) and len(arguments) == 2:
         return {
             conform(key, arguments[0]): conform(item, arguments[1]) for key, item in value.items()
@@ -433,16 +456,18 @@ def _container(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -
     return value
 
 
-def _tuple(
+def _conform_tuple(
     value: list[Any] | tuple[Any, ...], hint: Any, arguments: tuple[Any, ...]
 ) -> tuple[Any, ...]:
+    """Return a tuple of converted items; tuple[int, ...] has any length."""
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(conform(item, arguments[0]) for item in value)
-    _same(value, len(value) == len(arguments), hint)
+    _checked(value, len(value) == len(arguments), hint)
     return tuple(conform(item, argument) for item, argument in zip(value, arguments, strict=True))
 
 
-def _plain(value: Any, hint: Any) -> Any:
+def _conform_plain(value: Any, hint: Any) -> Any:
+    """Return a value converted to a class that has no type arguments."""
     if not isinstance(hint, type):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -451,5 +476,6 @@ def _plain(value: Any, hint: Any) -> Any:
         return tuple(value)
     if issubclass(hint, Path) and isinstance(value, str):
         return Path(value)
-    truth_for_number = isinstance(value, bool) and hint in (int, float)
-    return _same(value, isinstance(value, hint) and not truth_for_number, hint)
+    # bool is a subclass of int in Python, but `true` for a number is a mistake.
+    bool_for_number = isinstance(value, bool) and hint in (int, float)
+    return _checked(value, isinstance(value, hint) and not bool_for_number, hint)

@@ -1,7 +1,7 @@
-"""The JSON schema of recipes, which editors read to complete and check a TOML file.
+"""Build the JSON schema of recipes, with which editors complete and check a TOML file.
 
-The schema is made of the dataclasses of `vidrl.config` and of the constructors of the plug-ins, so
-that it always describes the version that is installed.
+The schema is derived from the dataclasses of `vidrl.config` and from the constructors of the
+plug-ins, so that it always describes the installed version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from vidrl import config, plugin
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-OUTSIDE = {"type": "string", "pattern": "^[\\w.]+:\\w+$"}  # package.module:Class
+CUSTOM_CLASS = {"type": "string", "pattern": "^[\\w.]+:\\w+$"}  # package.module:Class
+# section of a recipe that names a plug-in -> kind of plug-in
 PLUGINS = {"backbone": "backbones", "algorithm": "algorithms", "reward": "rewards"}
 SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
@@ -26,8 +27,9 @@ SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", Path
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a recipe.
 
-    Options of a plug-in are checked by its name: `algorithm.options` may hold what the algorithm
-    of `algorithm.name` takes. A plug-in of other code, `package.module:Class`, may have any option.
+    The allowed options depend on the plug-in's name: `algorithm.options` may have the options
+    of the algorithm `algorithm.name`. A plug-in outside vidrl, `package.module:Class`, may
+    have any option, because its class is not imported here.
 
     >>> schema = recipe_schema()
     >>> schema["properties"]["train"]["properties"]["rounds"]["type"]
@@ -73,13 +75,14 @@ def type_schema(hint: Any) -> dict[str, Any]:
     if origin is typing.Literal:
         return {"enum": list(arguments)}
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [type_schema(one) for one in arguments]}
+        return {"anyOf": [type_schema(argument) for argument in arguments]}
     return _container_schema(origin, arguments)
 
 
 def _container_schema(origin: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the schema of a tuple, mapping or collection with typed items."""
     if origin is tuple and Ellipsis not in arguments:
-        items = [type_schema(one) for one in arguments]
+        items = [type_schema(argument) for argument in arguments]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "items": False}
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": type_schema(arguments[1])}
@@ -90,12 +93,13 @@ def _container_schema(origin: Any, arguments: tuple[Any, ...]) -> dict[str, Any]
 
 def plugin_rules(kind: str) -> dict[str, Any]:
     """Return the rules of a section that names a plug-in: which names and which options."""
+    # "default" names the default composite, and "" means no reward.
     names = plugin.names(kind) + (["default", ""] if kind == "rewards" else [])
     rules = [
         {"if": _named(name), "then": {"properties": {"options": options_schema(kind, name)}}}
         for name in plugin.names(kind)
     ]
-    return {"allOf": [{"properties": {"name": {"anyOf": [{"enum": names}, OUTSIDE]}}}, *rules]}
+    return {"allOf": [{"properties": {"name": {"anyOf": [{"enum": names}, CUSTOM_CLASS]}}}, *rules]}
 
 
 def options_schema(kind: str, name: str) -> dict[str, Any]:
@@ -109,17 +113,20 @@ def options_schema(kind: str, name: str) -> dict[str, Any]:
 
 
 def _named(name: str) -> dict[str, Any]:
+    """Return the condition that a section names this plug-in."""
     return {"properties": {"name": {"const": name}}, "required": ["name"]}
 
 
 def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Return the default of a field; empty for a nested table, which has its own defaults."""
     if field.default_factory is not dataclasses.MISSING:
-        made = field.default_factory()
-        return {} if dataclasses.is_dataclass(made) else _json_default(made)
+        default = field.default_factory()
+        return {} if dataclasses.is_dataclass(default) else _json_default(default)
     return _json_default(field.default)
 
 
 def _json_default(value: Any) -> dict[str, Any]:
+    """Return a default as the schema writes it; empty where JSON cannot express the default."""
     plain = isinstance(value, (bool, int, float, str, list, dict)) or value is None
     return {"default": value} if plain else {}
 
@@ -132,8 +139,9 @@ def summary(section: type) -> str:
 def field_documentation(section: type) -> dict[str, str]:
     """Return what is documented of each field: the string below the field in the source.
 
-    Python drops these strings, so that they are read from the source.
+    Python does not keep these strings at run time; they are read from the source code.
     """
+    # cleandoc removes the indentation of a nested class, which ast.parse would reject.
     (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(section))).body
     assert isinstance(tree, ast.ClassDef)
     pairs = zip(tree.body, tree.body[1:], strict=False)
@@ -160,6 +168,7 @@ def markdown() -> str:
 
 
 def _tables(recipe: type) -> Iterator[tuple[str, type]]:
+    """Yield the title and dataclass of the top level and of each table of a recipe."""
     yield "", recipe
     for name, hint in typing.get_type_hints(recipe).items():
         if dataclasses.is_dataclass(hint):
@@ -167,17 +176,20 @@ def _tables(recipe: type) -> Iterator[tuple[str, type]]:
 
 
 def _plain_fields(section: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields that are keys with a value, without nested tables."""
     hints = typing.get_type_hints(section)
     fields = dataclasses.fields(section)
     return [field for field in fields if not dataclasses.is_dataclass(hints[field.name])]
 
 
 def _about(section: type) -> str:
+    """Return the docstring of a dataclass without its doctest."""
     text = inspect.getdoc(section) or ""
-    return text.partition(">>>")[0].strip()  # without the doctest
+    return text.partition(">>>")[0].strip()
 
 
 def _row(title: str, field: dataclasses.Field[Any], section: type) -> str:
+    """Return the table row of a key: name, type, default and meaning."""
     hint = plugin.spell(typing.get_type_hints(section)[field.name]).replace("|", "\\|")
     default = _default(field).get("default", "")
     key = f"{title.strip('[]')}.{field.name}" if title else field.name

@@ -69,7 +69,7 @@ def _checked(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]
                 "parts, or write a composite of your own"
             )
         return default, {}
-    found = plugin.outside(name) if ":" in name else plugin.find("rewards", name)
+    found = plugin.import_object(name) if ":" in name else plugin.find("rewards", name)
     if isinstance(found, type):
         return found, plugin.check(found, options, f"rewards {name!r}")
     if options:

@@ -151,4 +151,12 @@ def test_an_installed_module_wins_over_a_file_of_the_working_folder(tmp_path, mo
 def test_a_module_that_is_nowhere_is_named_with_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(plugin.UnknownName, match=f"no module 'no_such_module_here'.*{tmp_path}"):
-        plugin.outside("no_such_module_here:fn")
+        plugin.import_object("no_such_module_here:fn")
+
+
+def test_the_working_folder_stays_on_the_path_only_if_vidrl_is_in_it(tmp_path, monkeypatch):
+    for folder, stays in ((ROOT, True), (tmp_path, False)):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [str(folder), "/elsewhere"])
+        user_modules.leave_working_folder()
+        assert (sys.path[0] == str(folder)) is stays

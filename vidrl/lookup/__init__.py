@@ -1,2 +1,6 @@
-"""How names in a recipe are resolved: a user's modules, missing packages, the nearest right
-name."""
+"""Resolve the names in a recipe.
+
+user_modules  imports modules of the user from the working folder
+extras        gives the command that installs a missing optional package
+advice        suggests the nearest known name for a misspelled one
+"""

@@ -1,5 +1,4 @@
-"""How to install what an optional part of vidrl needs, as one command that works on this
-machine."""
+"""Give the command that installs the packages of an optional part of vidrl."""
 
 from __future__ import annotations
 
@@ -7,15 +6,15 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # of a checkout; of an installed wheel, site-packages
+ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages for a wheel
 
 
 def install(extra: str, root: Path = ROOT) -> str:
-    """The command that installs an extra of pyproject.toml: from the checkout, or by the
-    names of its packages.
+    """Return the command that installs an extra of pyproject.toml on this machine.
 
-    vidrl is on no package index, so pip finds nothing by that name. Raises ValueError for
-    an extra that an installed vidrl does not have.
+    A checkout is installed by its path, an installed wheel by the names of the extra's
+    packages, because vidrl is on no package index. Raises ValueError for an extra that the
+    installed vidrl does not have.
 
     Example:
         >>> install("train", Path("nowhere"))[:30]
@@ -27,7 +26,7 @@ def install(extra: str, root: Path = ROOT) -> str:
 
 
 def packages(extra: str, distribution: str = "vidrl") -> list[str]:
-    """What an extra of an installed distribution requires, as pip reads it.
+    """Return the requirements of an extra of an installed distribution, as pip reads them.
 
     Raises ValueError for an extra that the distribution does not have.
 
@@ -43,6 +42,5 @@ def packages(extra: str, distribution: str = "vidrl") -> list[str]:
 
 
 def _extra(marker: str) -> str:
-    """The extra that a requirement's marker asks for: 'x' of `python_version > "3" and
-    extra == "x"`."""
+    """Return the extra in a marker: 'x' for `python_version > "3" and extra == "x"`."""
     return marker.partition("extra ==")[2].strip().strip("'\"")

@@ -1,9 +1,8 @@
-"""Import the modules that a user names as `module:attribute`, and nothing else, from the
-working folder.
+"""Import from the working folder only the modules that a user names as `module:attribute`.
 
-A folder of downloaded clips may hold Python files. The working folder is therefore never on
-the import path while vidrl or its libraries are imported: a file called `pynvml.py` beside
-a clip would run as soon as torch asks for it.
+A folder of downloaded clips may contain Python files. The working folder is therefore never
+on the import path while vidrl or its libraries are imported: otherwise a file `pynvml.py` in
+the folder of the clips would run as soon as torch imports `pynvml`.
 """
 
 from __future__ import annotations
@@ -14,19 +13,21 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 
-# what a reward imports: loaded before the folder is looked into
+# Libraries of rewards: imported before the working folder is on the path, so that no file in
+# the folder can take the place of a module that they import.
 LIBRARIES = ("numpy", "torch", "cv2", "decord")
-_FOLDERS: dict[str, str] = {}  # the modules that were found in a working folder, and that folder
+_FOLDERS: dict[str, str] = {}  # module found in a working folder -> that folder
 
 
 def find(name: str) -> ModuleType:
-    """The module `name` of a user: an installed one, else one in the working folder.
+    """Import the user's module `name`: an installed one, else one in the working folder.
 
     The working folder is on the import path only while that module is imported. A module
-    that imports another one of the same folder must therefore do so at its top. Raises
-    ModuleNotFoundError.
+    must therefore import other modules of its folder at its top, not inside functions.
+    Raises ModuleNotFoundError if neither place has the module.
 
     Example:
         >>> find("math").__name__
@@ -36,7 +37,9 @@ def find(name: str) -> ModuleType:
 
 
 def found_in_folders() -> dict[str, str]:
-    """The modules that `find` took from a working folder, each with that folder; a copy.
+    """Return a copy of the table of modules that `find` imported from a working folder.
+
+    The table maps each module to its folder.
 
     Example:
         >>> found_in_folders().get("math") is None
@@ -46,8 +49,7 @@ def found_in_folders() -> dict[str, str]:
 
 
 def find_again(folders: Mapping[str, str]) -> None:
-    """Import, in another process, the modules that `found_in_folders` returned in the first
-    one.
+    """Import in a new process the modules that `found_in_folders` returned in the first one.
 
     Example:
         >>> find_again({})
@@ -57,8 +59,10 @@ def find_again(folders: Mapping[str, str]) -> None:
 
 
 class FindAgain:
-    """Pickled in front of a user's object: its unpickling imports the modules that the
-    object needs.
+    """An object whose unpickling imports the user's modules; pickle it before a user's object.
+
+    Pickle stores a class by its module's name, so that the other process must be able to
+    import the module first.
 
     Example:
         >>> import pickle
@@ -72,8 +76,10 @@ class FindAgain:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Python processes that start in this block leave their working folder off the import
-    path (PYTHONSAFEPATH)."""
+    """Keep the working folder off the import path of processes that start in this block.
+
+    Sets PYTHONSAFEPATH, and restores its former value afterwards.
+    """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -86,19 +92,20 @@ def safe_path() -> Iterator[None]:
 
 
 def leave_working_folder() -> None:
-    """Take off the import path the working folder that `python -m` puts first, unless vidrl
-    itself lies there.
+    """Remove the working folder from the import path, where `python -m` has put it first.
 
-    An entry that the user wrote into PYTHONPATH stays.
+    The folder stays if vidrl itself is in it, as in a checkout. An entry that the user wrote
+    into PYTHONPATH stays.
     """
     folder = os.getcwd()
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = Path(__file__).absolute().parents[2]  # the folder that contains the package vidrl
     first = sys.path[0] if sys.path and not sys.flags.safe_path else None
     if first is not None and os.path.abspath(first) == folder and not os.path.samefile(folder, own):
         del sys.path[0]
 
 
 def _find(name: str, folder: str) -> ModuleType:
+    """Import a module; where only `folder` has it, remember that for other processes."""
     top = name.partition(".")[0]
     if top in sys.modules or importlib.util.find_spec(top) is not None:
         return importlib.import_module(name)
@@ -113,8 +120,9 @@ def _find(name: str, folder: str) -> ModuleType:
 
 @contextmanager
 def _on_path(folder: str) -> Iterator[None]:
+    """Put a folder at the end of the import path in this block."""
     sys.path.append(folder)
-    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
+    importlib.invalidate_caches()  # the file may be newer than the cached listing
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
-"""A reward that is verified, not learned: whether a frame shows the object that its caption
-of `vidrl.synthetic.world` names.
+"""Define a reward that measures whether a frame shows the object that its caption names.
+
+Nothing is learned: the scenes and captions of `vidrl.synthetic.world` are known exactly.
 
 Legend: B clips, F frames, H W pixels.
 """
@@ -16,28 +17,27 @@ from vidrl.rewards import Card, Reward, Samples
 
 from . import world
 
-UNIT = 0.2  # radius, in widths, at which the area and the middle of each shape are measured
-LEAST = 0.005  # of the frame: a smaller object is none
+UNIT = 0.2  # radius, in frame widths, at which each shape's area and centre are measured
+LEAST_AREA = 0.005  # fraction of the frame: anything smaller does not count as an object
 
 
 class CaptionFit(Reward):
-    """How well the coloured object of each frame fits the shape and the colour of its
-    caption, in [0, 1].
+    """Score how well each frame's object fits the caption's shape and colour, in [0, 1].
 
-    overlap × hue. m is the mask of the saturated pixels, M the named shape drawn at the
-    place and with the area of m: overlap = Σ min(m, M) / Σ max(m, M). hue is the cosine
-    between the deviations from grey of the mean colour under m and of the named colour, at
-    least 0. A frame without an object scores 0. Backgrounds of `vidrl.synthetic.world` are
-    grey.
+    The score is overlap × hue. With m the soft mask of the saturated pixels, and M the named
+    shape drawn at the centre and with the area of m, overlap = Σ min(m, M) / Σ max(m, M).
+    hue is the cosine between two deviations from grey, of the mean colour under m and of the
+    named colour, and at least 0. A frame without an object scores 0. The backgrounds of
+    `vidrl.synthetic.world` are grey, so that only the object is saturated.
 
-    It scores images and clips. `vidrl.synthetic.verifier`, which judges what a run has
-    learned, reads shapes in another way: by the best correlation with templates of all
-    shapes, so that it answers with a word and not with a number.
+    The reward scores images and clips. A run that was trained with this reward is verified
+    by `vidrl.synthetic.verifier`, which uses another method (correlation with templates of
+    all shapes), so that an exploit of this reward does not fool the verifier.
 
     >>> clip = world.render(world.Scene("cross", "blue", "rest"), size=64, frames=1)
-    >>> fits = CaptionFit()(Samples(clip.video[None].expand(3, -1, -1, -1, -1), [
-    ...     "a blue cross stays still on a dark background", "a blue circle stays still on a dark background",
-    ...     "a red cross stays still on a dark background"], 8.0))
+    >>> captions = [f"a {words} stays still on a dark background"
+    ...     for words in ("blue cross", "blue circle", "red cross")]
+    >>> fits = CaptionFit()(Samples(clip.video[None].expand(3, -1, -1, -1, -1), captions, 8.0))
     >>> [round(x, 1) for x in fits.value.tolist()]
     [1.0, 0.7, 0.0]
     """
@@ -45,19 +45,21 @@ class CaptionFit(Reward):
     range = (0.0, 1.0)
     lowered_by = ("noise", "grey", "desaturate")
     lost = (
-        "inapplicable: needs square frames in colour and a caption of vidrl.synthetic.world, such as "
-        "'a red circle stays still on a dark background'"
+        "inapplicable: needs square frames in colour and a caption of vidrl.synthetic.world, "
+        "such as 'a red circle stays still on a dark background'"
     )
     card = Card(
-        sees="Whether each frame shows one saturated object of the named shape and colour, wherever and however large.",
+        sees="Whether each frame shows one saturated object of the named shape and colour, "
+        "at any place and size.",
         blind_to="Motion, background, place and size; how an object changes over time.",
-        hacks="A larger object, whose soft edge is a smaller share of it; the same picture for every noise.",
+        hacks="A larger object, whose soft edge is a smaller part of it; the same picture for "
+        "every noise.",
         input="Square frames and captions of vidrl.synthetic.world.",
         cost="0.4 ms a frame of 64 x 64 on one CPU thread.",
     )
 
     def terms(self, samples: Samples) -> Tensor:
-        """The fit of each frame, (B, F)."""
+        """Return the fit of each frame, (B, F); NaN if the reward does not apply."""
         video = samples.frames
         if video.shape[-1] != video.shape[-2] or video.shape[2] != 3:
             return video.new_full(video.shape[:2], torch.nan)
@@ -67,8 +69,7 @@ class CaptionFit(Reward):
 
 
 def _clip(clip: Tensor, prompt: str) -> Tensor:
-    """The fit of the frames of one clip (F, 3, H, W), (F,); NaN where the prompt is no
-    caption."""
+    """Return the fit of each frame of a clip (F, 3, H, W), (F,); NaN if no caption of `world`."""
     try:
         scene = world.parse(prompt)
     except ValueError:
@@ -77,33 +78,39 @@ def _clip(clip: Tensor, prompt: str) -> Tensor:
     overlap = ideal_overlap(mask, scene.shape)
     mean = torch.einsum("fchw,fhw->fc", clip, mask) / mask.sum((1, 2)).clamp(min=1e-6)[:, None]
     hue = (_tint(mean) * _tint(clip.new_tensor(world.COLOURS[scene.colour]))).sum(-1).clamp(min=0)
-    return (overlap * hue).masked_fill(mask.mean((1, 2)) < LEAST, 0.0)
+    return (overlap * hue).masked_fill(mask.mean((1, 2)) < LEAST_AREA, 0.0)
 
 
 def saturated(clip: Tensor) -> Tensor:
-    """Soft mask (F, H, W) of saturated pixels: 0 up to a fifth of full saturation, 1 from
-    three fifths on."""
+    """Return the soft mask (F, H, W) of saturated pixels.
+
+    The mask is 0 up to 1/5 of full saturation, 1 from 3/5, and linear between.
+    """
     return ((clip.amax(1) - clip.amin(1) - 0.2) / 0.4).clamp(0, 1)
 
 
 def ideal_overlap(mask: Tensor, shape: str) -> Tensor:
-    """Σ min(m, M) / Σ max(m, M) of masks (F, H, W) with the shape drawn at their places and
-    of their areas, (F,)."""
-    area, middle = _measured(shape)
-    seen = mask.mean((1, 2)).clamp(min=1e-6)
-    radius = UNIT * (seen / area).sqrt()
+    """Return the overlap Σ min(m, M) / Σ max(m, M) of masks m (F, H, W) with a shape, (F,).
+
+    M is the shape drawn with each mask's centre of mass and area.
+    """
+    area, offset = _measured(shape)
+    mask_area = mask.mean((1, 2)).clamp(min=1e-6)
+    radius = UNIT * (mask_area / area).sqrt()  # area grows with the square of the radius
     grid = world.pixel_grid(mask.shape[-1]).to(mask)
     centre = torch.einsum("fhw,hwc->fc", mask, grid) / mask.sum((1, 2)).clamp(min=1e-6)[:, None]
     drawn = world.coverage(
-        shape, centre - middle.to(mask) * radius[:, None] / UNIT, radius, mask.shape[-1]
+        shape, centre - offset.to(mask) * radius[:, None] / UNIT, radius, mask.shape[-1]
     ).to(mask)
     return torch.minimum(mask, drawn).sum((1, 2)) / torch.maximum(mask, drawn).sum((1, 2))
 
 
 @lru_cache
 def _measured(shape: str) -> tuple[float, Tensor]:
-    """The area of a shape of radius UNIT, as a share of the frame, and how far its centre
-    of mass lies off, (2,)."""
+    """Return the area of a shape of radius UNIT and the offset of its centre of mass, (2,).
+
+    The area is a fraction of the frame. The offset is 0 for all shapes but the triangle.
+    """
     drawn = world.coverage(shape, torch.tensor([[0.5, 0.5]]), torch.tensor([UNIT]), 256)[0]
     return float(drawn.mean()), torch.einsum(
         "hw,hwc->c", drawn, world.pixel_grid(256)
@@ -111,5 +118,5 @@ def _measured(shape: str) -> tuple[float, Tensor]:
 
 
 def _tint(rgb: Tensor) -> Tensor:
-    """Unit vector of a colour's deviation from grey."""
+    """Return the unit vector of a colour's deviation from grey."""
     return normalize(rgb - rgb.mean(-1, keepdim=True), dim=-1)

@@ -1,8 +1,11 @@
-"""Read shape, colour and motion back from any clip of `vidrl.synthetic.world`: the held-out
-truth of every gain.
+"""Read shape, colour and motion back from clips of `vidrl.synthetic.world`, without learning.
 
-Objects are the only saturated thing in a world clip, so saturation finds them; nothing here
-is learned, and no reward uses it. Legend: B clips, F frames, H W pixels.
+The verifier measures whether training has really improved the clips: no reward uses this
+code, so that no policy is trained to deceive it. The object is the only saturated part of a
+world clip, so its mask is found by saturation; the shape by correlation with templates; the
+motion by the nearest ideal path.
+
+Legend: B clips, F frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -18,23 +21,22 @@ from torch.nn.functional import conv2d, grid_sample
 
 from . import world
 
-_CANON = 24  # pixels of the normalised mask
+_CANON = 24  # side of the normalised mask, pixels
 _EXTENT = 1.7  # half-width of the normalised mask, in radii of a disc of the same area
-_SIZE_WEIGHT = 0.35  # of log-size beside position, in widths
-_SPRAWL = 1.35  # coloured grain lies all over the frame
-_AREA = (0.008, 0.6)  # shares of the frame that an object fills; a frame full of colour is none
-_BLURS = (1.0, 1.6)  # pixels of a 32-pixel frame
-_MIN_SCORE = 0.6  # correlation with the best template below which a blob has no shape
+_SIZE_WEIGHT = 0.35  # weight of the log-size against the position in widths, in a path
+_SPRAWL = 1.35  # a mask that is spread more is coloured grain, not an object
+_AREA = (0.008, 0.6)  # least and greatest area of an object, as a fraction of the frame
+_BLURS = (1.0, 1.6)  # sigma of the blurred templates, pixels of a 32-pixel frame
+_MIN_SCORE = 0.6  # least correlation with the best template for a mask to have a shape
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the verifier saw in one clip; None where it saw no object in most frames.
+    """What the verifier saw in one clip; None if under 3/4 of the frames show an object.
 
-    `identity` in [0, 1] is the share of frames that show the object with the clip's own
-    usual shape and colour: what pops, morphs or changes colour midway has less. An image, a
-    clip of one frame, has no motion (None), and `identity` compares frames with each other,
-    so that it says nothing of an image (NaN).
+    `identity` in [0, 1] is the fraction of frames in which the object has the most frequent
+    shape and colour of the clip: an object that appears, morphs or changes its colour has
+    less than 1. An image (one frame) has no motion (None) and no identity (NaN).
     """
 
     shape: str | None
@@ -45,11 +47,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which words of each caption the clip fulfils, bool tensors (B,), and
-    `Reading.identity`, float (B,).
+    """Which words of its caption each clip fulfils (bool, (B,)), and `Reading.identity` (B,).
 
-    Of images, `motion` is None, because one frame shows none, `all` is shape and colour,
-    and `identity` is NaN.
+    For images `motion` is None, `all` means shape and colour, and `identity` is NaN.
     """
 
     shape: Tensor
@@ -65,7 +65,9 @@ class Verdict:
 
 
 def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
-    """Compare what is seen in clips (B, F, 3, H, W) in [0, 1] with their captions.
+    """Compare clips (B, F, 3, H, W) in [0, 1] with their captions of `vidrl.synthetic.world`.
+
+    Raises ValueError for another number of captions, or a caption that `world` cannot parse.
 
     Example:
         >>> clip = world.render(world.Scene("cross", "blue", "left"))
@@ -93,7 +95,7 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
 
 
 def read(video: Tensor, fps: float = 8.0) -> Reading:
-    """Shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1].
+    """Read shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1].
 
     Example:
         >>> read(world.render(world.Scene("cross", "blue", "rest")).video[:1])  # an image
@@ -125,13 +127,14 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
 
 
 def object_mask(video: Tensor) -> Tensor:
-    """Soft mask (F, H, W) of saturated pixels, one half where a pixel has half of its
-    clip's strongest saturation.
+    """Return the soft mask (F, H, W) of saturated pixels.
 
-    Relative to the strongest, so that a soft edge does not make the object larger; below
-    0.3 there is no object.
+    The mask is 1/2 where a pixel has half of the strongest saturation of its clip. The scale
+    is relative so that a soft edge does not make the object larger. The strongest saturation
+    counts as at least 0.3, so that a pale clip has no object.
     """
     chroma = video.amax(1) - video.amin(1)
+    # The mean of the top 1 % of each frame, median over frames: robust against single pixels.
     strongest = (
         chroma.flatten(1)
         .topk(max(1, chroma[0].numel() // 100))
@@ -143,34 +146,39 @@ def object_mask(video: Tensor) -> Tensor:
 
 
 def _sprawl(mask: Tensor, area: Tensor) -> Tensor:
-    """How far a mask's light lies from its centre, as a multiple of a disc's of that area:
-    1 for a disc, (F,)."""
+    """Return how far each mask is spread from its centre, (F,): 1 for a disc, more otherwise.
+
+    √(2π · (mean squared distance from the centre) / area); a disc of radius r has the mean
+    squared distance r² / 2.
+    """
     grid = world.pixel_grid(mask.shape[-1])
     away = (grid - centroid(mask)[:, None, None]).square().sum(-1)
-    spread = (mask * away).sum((1, 2)) / mask.sum((1, 2))
-    return (2 * pi * spread / area).sqrt()
+    variance = (mask * away).sum((1, 2)) / mask.sum((1, 2))
+    return (2 * pi * variance / area).sqrt()
 
 
 def centroid(mask: Tensor) -> Tensor:
-    """Centre of mass (F, 2) as (x, y), in widths; NaN where the mask is empty."""
+    """Return the centre of mass (F, 2) as (x, y), in widths; NaN where the mask is empty."""
     grid = world.pixel_grid(mask.shape[-1])
     return torch.einsum("fhw,hwc->fc", mask, grid) / mask.sum((1, 2))[:, None]
 
 
 def _colours(video: Tensor, mask: Tensor) -> Tensor:
-    """The palette colour nearest in hue direction, one a frame."""
+    """Return the number of the palette colour with the nearest hue, for each frame (F,)."""
     mean = torch.einsum("fchw,fhw->fc", video, mask) / mask.sum((1, 2))[:, None]
     return (_hue(mean) @ _hue(torch.tensor(list(world.COLOURS.values()))).T).argmax(1)
 
 
 def _hue(rgb: Tensor) -> Tensor:
-    """Unit vector of the colour's deviation from grey."""
+    """Return the unit vector of a colour's deviation from grey."""
     return torch.nn.functional.normalize(rgb - rgb.mean(-1, keepdim=True), dim=-1)
 
 
 def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
-    """Masks moved to the middle and scaled to one area: (F, 24, 24), zero mean, unit
-    norm."""
+    """Return masks centred and scaled to one area, (F, 24 · 24), with zero mean and unit norm.
+
+    The scalar product of two such masks is their correlation.
+    """
     radius = (area / pi).sqrt() * _EXTENT
     axis = torch.linspace(-1, 1, _CANON)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -181,8 +189,10 @@ def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
 
 @lru_cache
 def _templates() -> Tensor:
-    """Ideal masks of each shape (K, shapes, pixels), sharp and as soft as a small
-    autoencoder leaves them."""
+    """Return ideal masks of each shape (K, shapes, pixels): sharp, and with two blurs.
+
+    The blurs are as strong as those of a small autoencoder.
+    """
     masks = torch.cat(
         [
             world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32)
@@ -194,7 +204,7 @@ def _templates() -> Tensor:
 
 
 def _softened(masks: Tensor, sigma: float) -> Tensor:
-    """Blurred by a Gaussian of `sigma` pixels, then cut as `object_mask` cuts."""
+    """Return masks blurred by `sigma` pixels, with the thresholds of `object_mask` applied."""
     at = torch.arange(-4, 5.0)
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
     blurred = conv2d(
@@ -204,15 +214,14 @@ def _softened(masks: Tensor, sigma: float) -> Tensor:
 
 
 def _shapes(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
-    """Likeness of each frame's mask to each shape, (F, shapes): the best correlation with
-    its templates."""
+    """Return each mask's best correlation with the templates of each shape, (F, shapes)."""
     seen = _canonical(mask, centre, area)
     return torch.einsum("fp,ksp->fks", seen, _templates()).amax(1)
 
 
 @lru_cache
 def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
-    """Every motion at several rates and phases: names and (N, F, 3) paths."""
+    """Return the names and paths (N, F, 3) of every motion at several rates and phases."""
     seconds = torch.arange(frames) / fps
     names, paths = [], []
     for motion in world.MOTIONS:
@@ -226,9 +235,9 @@ def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
 
 
 def _motion(centre: Tensor, area: Tensor, seen: Tensor, fps: float) -> str:
-    """The motion whose ideal path lies nearest, after removing the mean position and
-    size."""
+    """Return the motion whose ideal path is nearest, after removal of mean position and size."""
     names, bank = _bank(len(centre), float(fps))
+    # Half of the log-area is the log-radius, the third coordinate of `world.trajectory`.
     path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[seen]
     weight = torch.tensor([1.0, 1.0, _SIZE_WEIGHT])
     ideal = bank[:, seen]

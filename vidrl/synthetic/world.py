@@ -1,5 +1,6 @@
-"""Synthetic captioned clips whose truth is known: frames, dense flow, occlusion, tracks,
-caption.
+"""Render synthetic captioned clips with exact truth: flow, occlusion, tracks and masks.
+
+Each clip shows one coloured shape that moves over a grey background.
 
 Legend: F frames, H W pixels; positions and radii are in frame widths, speeds in frame
 widths a second, flow in pixels, channel 0 is x (right), channel 1 is y (down).
@@ -51,12 +52,12 @@ _LINEAR = {"slow": 0.16, "fast": 0.32}  # widths a second
 _PERIOD = {"slow": 2.4, "fast": 1.3}  # seconds a turn or a bounce
 _GROWTH = {"slow": 0.35, "fast": 0.6}  # natural log of the size, a second
 _CAMERA_SPEED = 0.15  # widths a second
-_HELD_OUT = 256
+_HELD_OUT = 256  # scenes for evaluation that training never shows
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows; the caption says it in words.
+    """A scene, which has a shape, colour, motion, speed, background and camera motion.
 
     Example:
         >>> Scene("cross", "blue", "left", "slow").caption
@@ -75,16 +76,17 @@ class Scene:
         """Return the sentence that describes the scene; `parse` reverses it."""
         pace = "" if self.motion == "rest" else f" {SPEEDS[self.speed]}"
         camera = "" if self.camera == "static" else f" while the camera pans {self.camera}"
-        return f"a {self.colour} {self.shape} {MOTIONS[self.motion]}{pace} on a {self.background} background{camera}"
+        action = f"a {self.colour} {self.shape} {MOTIONS[self.motion]}{pace}"
+        return f"{action} on a {self.background} background{camera}"
 
 
 @dataclass(frozen=True)
 class Clip:
     """A rendered scene with its truth.
 
-    video (F, 3, H, W) in [0, 1]; flow (F-1, 2, H, W) forward, pixels; occluded (F-1, H, W):
-    the pixel of frame t is covered or outside in frame t+1; tracks (F, 2): the object's
-    centre (x, y), pixels; mask (F, H, W) in [0, 1].
+    video (F, 3, H, W) in [0, 1]; flow (F-1, 2, H, W), forward, in pixels; occluded (F-1, H,
+    W), True where a pixel of frame t is covered or outside the picture in frame t+1; tracks
+    (F, 2), the object's centre (x, y) in pixels; mask (F, H, W) in [0, 1].
     """
 
     video: Tensor
@@ -98,7 +100,7 @@ class Clip:
 
 
 def parse(caption: str) -> Scene:
-    """The scene of a caption written by `Scene.caption`.
+    """Return the scene of a caption that `Scene.caption` wrote; raise ValueError for others.
 
     Example:
         >>> parse("a red circle stays still on a light background").motion
@@ -115,20 +117,23 @@ def parse(caption: str) -> Scene:
 
 @lru_cache
 def _captions() -> dict[str, Scene]:
+    """Return every scene by its caption, with all camera motions."""
     moving = (replace(scene, camera=camera) for scene in all_scenes() for camera in CAMERAS)
     return {scene.caption: scene for scene in moving}
 
 
 def all_scenes() -> list[Scene]:
-    """Every scene with a static camera, in a fixed order; a scene at rest has one speed."""
+    """Return every scene with a static camera, in a fixed order; rest has only one speed."""
     axes = itertools.product(SHAPES, COLOURS, MOTIONS, SPEEDS, BACKGROUNDS)
     return [Scene(*axis) for axis in axes if not (axis[2] == "rest" and axis[3] == "fast")]
 
 
 def scenes(split: str, n: int | None = None, seed: int = 0) -> list[Scene]:
-    """`n` scenes of "train" or "held_out"; no caption is in both, and held_out holds 256.
+    """Return `n` scenes of the split "train" or "held_out"; no caption is in both.
 
-    Every motion, shape and colour is equally frequent in held_out.
+    "held_out" has 256 scenes, in which every motion is equally frequent; `n` takes the first
+    ones. From "train", `n` scenes are drawn with replacement by `seed`; None returns all.
+    Raises ValueError for another split.
 
     Example:
         >>> held = {s.caption for s in scenes("held_out")}
@@ -146,19 +151,20 @@ def scenes(split: str, n: int | None = None, seed: int = 0) -> list[Scene]:
 
 
 def _held_out() -> list[Scene]:
+    """Return the held-out scenes, which alternate between the motions; fixed by their own seed."""
     draw = random.Random(20260)
     by_motion = {m: [s for s in all_scenes() if s.motion == m] for m in MOTIONS}
-    share = _HELD_OUT // len(MOTIONS)
-    picks = [draw.sample(by_motion[m], share) for m in MOTIONS]
+    per_motion = _HELD_OUT // len(MOTIONS)
+    picks = [draw.sample(by_motion[m], per_motion) for m in MOTIONS]
     return [scene for row in zip(*picks, strict=True) for scene in row]
 
 
 def trajectory(motion: str, speed: str, seconds: Tensor, phase: float, rate: float = 1.0) -> Tensor:
-    """Centre and size over time: (F, 3) of x, y offsets from the frame's centre and
-    log-size, for a clip that lasts `seconds[-1]`; `phase` in [0, 1) shifts what repeats,
-    `rate` scales the speed.
+    """Return an object's path, (F, 3): x and y offsets from the frame's centre, and log-size.
 
-    A straight path is centred in time, and never longer than 0.7 widths.
+    `seconds` (F,) are the frames' times. `phase` in [0, 1) shifts motions that repeat, and
+    `rate` scales the speed. A straight path is at the centre in the middle of the clip and
+    never longer than 0.7 widths, so that the object stays in the picture.
     """
     zero = torch.zeros_like(seconds)
     length = float(seconds[-1]) or 1.0
@@ -181,8 +187,10 @@ def trajectory(motion: str, speed: str, seconds: Tensor, phase: float, rate: flo
 
 
 def _distance(shape: str, p: Tensor) -> Tensor:
-    """Signed distance to a shape of circumradius about 1, at points p (..., 2); negative
-    inside."""
+    """Return the signed distance of points p (..., 2) to a shape; negative inside.
+
+    The shape has a circumradius of about 1; the sizes give all shapes a similar area.
+    """
     x, y = p[..., 0], p[..., 1]
     if shape == "circle":
         return p.norm(dim=-1) - 0.92
@@ -196,22 +204,25 @@ def _distance(shape: str, p: Tensor) -> Tensor:
 
 
 def _box(x: Tensor, y: Tensor, half_x: float, half_y: float) -> Tensor:
+    """Return the signed distance to a rectangle about 0 with these half-sides."""
     dx, dy = x.abs() - half_x, y.abs() - half_y
     outside = torch.stack([dx.clamp(min=0), dy.clamp(min=0)], -1).norm(dim=-1)
     return outside + torch.maximum(dx, dy).clamp(max=0)
 
 
 def coverage(shape: str, centre: Tensor, radius: Tensor, size: int) -> Tensor:
-    """Each pixel's share inside the shape: (F, size, size) in [0, 1], for centres (F, 2)
-    and radii (F,) in widths."""
+    """Return the fraction of each pixel inside the shape, (F, size, size) in [0, 1].
+
+    Centres (F, 2) and radii (F,) are in frame widths.
+    """
     grid = pixel_grid(size)
     points = (grid[None] - centre[:, None, None]) / radius[:, None, None, None]
     pixels = _distance(shape, points) * radius[:, None, None] * size
-    return (0.5 - pixels).clamp(0, 1)
+    return (0.5 - pixels).clamp(0, 1)  # an edge one pixel wide instead of an aliased one
 
 
 def pixel_grid(size: int) -> Tensor:
-    """Centres of the pixels in widths, (size, size, 2) as (x, y)."""
+    """Return the centres of the pixels in widths, (size, size, 2) as (x, y)."""
     axis = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], -1)
@@ -220,20 +231,22 @@ def pixel_grid(size: int) -> Tensor:
 def background(
     scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0
 ) -> Tensor:
-    """What `render` draws behind the object: (F, 3, size, size) in [0, 1]."""
+    """Return the background that `render` draws, (F, 3, size, size) in [0, 1]."""
     texture = _texture(scene.background, torch.Generator().manual_seed(seed + 1))
     grey = texture(pixel_grid(size)[None] + _camera(scene, frames, fps)[:, None, None])
     return grey[:, None].expand(-1, 3, -1, -1)
 
 
 def _camera(scene: Scene, frames: int, fps: float) -> Tensor:
-    """Where the camera is, (F, 2) in widths."""
+    """Return the camera's position in each frame, (F, 2) in widths."""
     return torch.arange(frames)[:, None] / fps * _CAMERA_SPEED * torch.tensor(CAMERAS[scene.camera])
 
 
 def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A grey texture as a function of points (..., 2) in widths, so that a camera may move
-    over it."""
+    """Return a grey texture as a function of points (..., 2) in widths.
+
+    A function, not an image, so that a moving camera can read it at any point.
+    """
     level, phase, angle = torch.rand(3, generator=draw).tolist()
     if kind in ("dark", "light"):
         grey = (0.10 if kind == "dark" else 0.74) + 0.1 * level
@@ -254,14 +267,16 @@ def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
 
 
 def _wave(turns: Tensor) -> Tensor:
+    """Return the sine of an angle in turns."""
     return torch.sin(2 * pi * turns)
 
 
 def render(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0) -> Clip:
-    """Draw a scene; the same seed draws the same path, size and background whatever the
-    shape and colour.
+    """Render a scene with its truth.
 
-    Object motion is given in the picture; a moving camera moves the background.
+    The same seed gives the same path, size and background for every shape and colour, so
+    that clips can be compared pairwise. The object moves relative to the picture; a moving
+    camera moves only the background.
 
     Example:
         >>> clip = render(Scene("cross", "blue", "left", "fast"))
@@ -280,6 +295,10 @@ def render(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, see
 
 
 def _path(scene: Scene, frames: int, fps: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the object's centres (F, 2) and radii (F,) in widths, at a random place and size.
+
+    The place is drawn from the room that the path leaves, so that the object stays visible.
+    """
     phase, dx, dy, scale = torch.rand(4, generator=draw).tolist()
     path = trajectory(scene.motion, scene.speed, torch.arange(frames) / fps, phase)
     base = 0.17 + 0.04 * scale
@@ -291,8 +310,11 @@ def _path(scene: Scene, frames: int, fps: float, draw: torch.Generator) -> tuple
 def _truth(
     mask: Tensor, centre: Tensor, radius: Tensor, shift: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Forward flow in pixels and what it cannot follow: covered by the object, or gone from
-    the picture."""
+    """Return the forward flow (F-1, 2, H, W) in pixels and the occluded pixels (F-1, H, W).
+
+    A background pixel is occluded if the object covers its target in the next frame; every
+    pixel is occluded if its target lies outside the picture.
+    """
     grid, inside = pixel_grid(size)[None], mask > 0.5
     grown = (radius[1:] / radius[:-1])[:, None, None, None]
     moved = centre[1:, None, None] + (grid - centre[:-1, None, None]) * grown
