@@ -159,7 +159,7 @@ def _checked_features(found: Tensor | Array, spec: str) -> Array:
 def _custom_encoder(spec: str) -> ClipEncoder:
     """Return the user's encoder that `spec` names. Raises plugin.UnknownName."""
     try:
-        found = plugin.outside(spec)
+        found = plugin.import_object(spec)
     except plugin.UnknownName as error:
         raise plugin.UnknownName(
             f"no encoder {error}; the families of networks are "
