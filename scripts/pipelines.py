@@ -64,33 +64,35 @@ PATHS = {  # by the beginning of the name of the scheduler; the first that is fo
 HEAD = """\
 # Which pipelines of diffusers can be trained
 
-Written by `python scripts/pipelines.py`, once alone and once with `--run`, with diffusers {diffusers}. The command
-`vidrl list backbones --diffusers` prints the same. `[backbone] name = "pipeline"` drives a pipeline
-by the pipeline's own code, as [backbones.md](backbones.md) tells, so vidrl has no line of code
-about any of these families.
+`python scripts/pipelines.py` writes this page: without an option from the source of diffusers
+{diffusers}, and with `--run` from tests. `vidrl list backbones --diffusers` prints the same table.
+`[backbone] name = "pipeline"` drives a pipeline by the pipeline's own code
+([backbones.md](backbones.md)), so vidrl has no line of code about any of these families.
 
 ## Checked with tiny weights
 
-The contract of a family runs on a pipeline of its class with a few thousand random weights, in
-float32 on a CPU ([contract.py](../../tests/backbones/families/contract.py)). Its reference is the
-pipeline's own call with diffusers alone. It asks:
+The contract of a family is a set of tests that run on a pipeline of the family's class with a few
+thousand random weights, in float32 on a CPU
+([contract.py](../../tests/backbones/families/contract.py)). The tests compare with the pipeline's
+own call by diffusers alone. Each test has the name of its promise:
 
 {promises}
 
-*not run*: the contract of that family has not been run since the code changed. No real checkpoint
-of these families has been run here, except Wan in the size of the embedded models.
+"yes" means that all tests pass. "not run" means that the tests have not been run since the code
+changed. No published checkpoint of these families has been run here, except Wan in the size of the
+embedded models.
 """
 OPEN = """
-## Nothing seen that stands in the way
+## Nothing seen that prevents training
 
-Only the source was read: it has one loop, one scheduler or copies of one, a network, and arguments that a prompt or
-`backbone.options.call` brings. vidrl tries such a pipeline, and where that fails, refuses it before
-any training and says why.
+Only the source of these pipelines was read. Each has one loop, one scheduler or copies of one
+scheduler, a network, and arguments that a prompt or `backbone.options.call` provides. vidrl tries
+such a pipeline. If this fails, vidrl refuses the pipeline before any training and says why.
 """
 CLOSED = """
 ## Not driven
 
-Only the source was read.
+Only the source of these pipelines was read.
 """
 
 
