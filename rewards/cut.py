@@ -21,7 +21,7 @@ class Cut(Reward):
     histograms (16 bins a channel, averaged over the channels). l is max(0, (1 - r) / 2 -
     0.05), where r is the correlation of the light of the two frames over an 8 x 8 grid. A
     pan hardly changes h, and a change of the light of the whole picture hardly changes l,
-    so neither looks like a cut.
+    so neither appearance like a cut.
 
     - A cut between two frames: s is taken over all pairs of a frame up to `flash` seconds
       before and a frame up to as long after, and the least counts, so that a flash, after
@@ -34,7 +34,8 @@ class Cut(Reward):
       (1 - x) + b x of the two, up to 0.35 |a - b| in the colours of the grid, and no step
       of x is above a half. A dissolve is credited once, to the middle of its span.
 
-    A term is a pair of frames, credited to both frames. The range is (-infinity, 0].
+    A term compares two neighbouring frames and is credited to both. The range is
+    (-infinity, 0].
 
     >>> picture = torch.rand(1, 1, 3, 32, 32).expand(1, 8, 3, 32, 32)
     >>> clip = 1 - torch.cat([picture, 0.2 * picture], 1)  # the picture gets lighter: no cut
@@ -77,29 +78,29 @@ class Cut(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
-        """Return what the flow leaves of each pair, and the looks of its two frames.
+        """Return what the flow leaves unexplained of each pair, and its two frames' appearance.
 
         The shape is (B, F - 1, 1 + 2 n), where n = C * (64 + 16): the colours of the grid and
         the histograms of a frame.
         """
         frames = samples.small(self.working_size).detach()
         grid = colours(thumbnails(samples, self.working_size))
-        bytes_here = frames.dtype == torch.uint8 and not frames.is_cuda
-        counted = tally(frames) if bytes_here else histogram(shrink(frames, self.working_size))
-        looks = torch.cat([grid.flatten(2), counted.flatten(2)], 2)
-        left = self._left(frames, Looks.of(looks))
-        return torch.cat([left[..., None], looks[:, :-1], looks[:, 1:]], 2)
+        bytes_on_cpu = frames.dtype == torch.uint8 and not frames.is_cuda
+        counted = tally(frames) if bytes_on_cpu else histogram(shrink(frames, self.working_size))
+        appearance = torch.cat([grid.flatten(2), counted.flatten(2)], 2)
+        unexplained = self._unexplained(frames, Appearance.of(appearance))
+        return torch.cat([unexplained[..., None], appearance[:, :-1], appearance[:, 1:]], 2)
 
-    def _left(self, frames: Tensor, looks: Looks) -> Tensor:
-        """Return what the flow leaves of each pair, (B, F - 1).
+    def _unexplained(self, frames: Tensor, appearance: Appearance) -> Tensor:
+        """Return how much of each pair's difference the flow leaves unexplained, (B, F - 1).
 
         The unit is the contrast of the picture. The flow is expensive, so it is computed only
         for pairs that differ enough to be a cut; the others are 0.
         """
         pairs = torch.arange(frames.shape[1] - 1)
         # a little below `low`, so that rounding never drops a pair that counts
-        rows = looks.unlike(pairs, pairs + 1) > self.low - 1e-3
-        left = looks.grid.new_zeros(rows.shape)
+        rows = appearance.unlike(pairs, pairs + 1) > self.low - 1e-3
+        unexplained = appearance.grid.new_zeros(rows.shape)
         if rows.any():
             both = shrink(
                 torch.stack([frames[:, :-1][rows], frames[:, 1:][rows]], 1), self.working_size
@@ -107,55 +108,57 @@ class Cut(Reward):
             motion = refit_pans(estimate(both, self.flow, self.working_size), self.flow)
             # the contrast of the pair; the constant keeps plain pictures from dividing by 0
             scale = both.std((3, 4)).mean(2).amax(1) + 1e-2
-            left[rows] = (
+            unexplained[rows] = (
                 warp_difference(both[:, :1], both[:, 1:], motion.forward)[:, 0].clamp(max=1) / scale
             )
-        return left
+        return unexplained
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return minus the cuts at each pair, per second, (B, F - 1)."""
-        left, first, second = features.split([1, *[(features.shape[2] - 1) // 2] * 2], 2)
-        looks = Looks.of(torch.cat([first, second[:, -1:]], 1))
-        hard = self._cuts(looks, ramp(left[..., 0], 0.1, 0.3), about.fps)
-        soft = torch.stack([self._dissolves(looks, round(about.fps * s)) for s in (0.5, 1.0)]).amax(
-            0
-        )
-        # a hard cut also looks like the end of a dissolve: it must not count twice
+        unexplained, first, second = features.split([1, *[(features.shape[2] - 1) // 2] * 2], 2)
+        appearance = Appearance.of(torch.cat([first, second[:, -1:]], 1))
+        hard = self._cuts(appearance, ramp(unexplained[..., 0], 0.1, 0.3), about.fps)
+        soft = torch.stack(
+            [self._dissolves(appearance, round(about.fps * s)) for s in (0.5, 1.0)]
+        ).amax(0)
+        # a hard cut also appearance like the end of a dissolve: it must not count twice
         soft = soft * (1 - around_max(hard, round(about.fps / 2)))
         return -(hard + once(soft, round(about.fps))).clamp(max=1) * about.fps
 
-    def _cuts(self, looks: Looks, unexplained: Tensor, fps: float) -> Tensor:
+    def _cuts(self, appearance: Appearance, unexplained: Tensor, fps: float) -> Tensor:
         """Return how much each pair is a hard cut, from 0 to 1, (B, F - 1)."""
-        frames = looks.grid.shape[1]
-        pairs, reach = torch.arange(frames - 1), max(1, round(self.flash * fps))
-        steps = range(reach + 1)
+        frames = appearance.grid.shape[1]
+        pairs, radius = torch.arange(frames - 1), max(1, round(self.flash * fps))
+        steps = range(radius + 1)
         ends = [
             ((pairs - i).clamp(min=0), (pairs + 1 + j).clamp(max=frames - 1))
             for i in steps
             for j in steps
         ]
-        least = torch.stack([looks.unlike(a, b) for a, b in ends]).amin(0)
-        usual = median_around(looks.unlike(pairs, pairs + 1), max(2, round(fps / 2)))
+        least = torch.stack([appearance.unlike(a, b) for a, b in ends]).amin(0)
+        usual = median_around(appearance.unlike(pairs, pairs + 1), max(2, round(fps / 2)))
         return ramp(least - 2 * usual, self.low, self.high) * unexplained
 
-    def _dissolves(self, looks: Looks, span: int) -> Tensor:
+    def _dissolves(self, appearance: Appearance, span: int) -> Tensor:
         """Return how much each pair is the middle of a dissolve, (B, F - 1).
 
         A dissolve has a span of `span` frames.
         """
-        frames = looks.grid.shape[1]
-        degree = looks.grid.new_zeros(len(looks.grid), frames - 1)
+        frames = appearance.grid.shape[1]
+        degree = appearance.grid.new_zeros(len(appearance.grid), frames - 1)
         if span < 3 or frames < span + 1:  # no frame in between, or no room for the span
             return degree
         starts = torch.arange(frames - span)
-        mixed = mixtures(looks.grid.unfold(1, span + 1, 1))
-        found = ramp(looks.unlike(starts, starts + span), 2 * self.low, 1.2 * self.high) * mixed
+        mixed = mixtures(appearance.grid.unfold(1, span + 1, 1))
+        found = (
+            ramp(appearance.unlike(starts, starts + span), 2 * self.low, 1.2 * self.high) * mixed
+        )
         degree[:, starts + span // 2] = found
         return degree
 
 
-class Looks:
-    """The quantities by which frames are compared: colours over a grid and histograms.
+class Appearance:
+    """The appearance of frames, by which they are compared: colours on a grid, histograms.
 
     `grid` is (B, F, C * 64), `histograms` is (B, F, C, 16), and `layout` is the light of
     the grid without its mean, scaled to unit length, (B, F, 64).
@@ -168,10 +171,10 @@ class Looks:
         self.layout = light / (light.norm(dim=2, keepdim=True) + 1e-2)
 
     @classmethod
-    def of(cls, looks: Tensor) -> Looks:
+    def of(cls, appearance: Tensor) -> Appearance:
         """Split the tensor that `Cut.features` builds, (B, F, C * 80)."""
-        channels = looks.shape[2] // (GRID * GRID + BINS)
-        grid, histograms = looks.split([channels * GRID * GRID, channels * BINS], 2)
+        channels = appearance.shape[2] // (GRID * GRID + BINS)
+        grid, histograms = appearance.split([channels * GRID * GRID, channels * BINS], 2)
         return cls(grid, histograms.unflatten(2, (channels, BINS)))
 
     def unlike(self, a: Tensor, b: Tensor) -> Tensor:
@@ -240,34 +243,36 @@ def ramp(x: Tensor, low: float, high: float) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
 
 
-def median_around(x: Tensor, reach: int) -> Tensor:
-    """Return the median of the neighbours within `reach` entries, without the entry itself.
+def median_around(x: Tensor, radius: int) -> Tensor:
+    """Return the median of the neighbours within `radius` entries, without the entry itself.
 
     x is (B, T). An entry without any neighbour gets 0.
 
-    >>> median_around(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), reach=2)
+    >>> median_around(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), radius=2)
     tensor([[2., 2., 3., 2.]])
     """
-    windows = pad(x, (reach, reach), value=torch.nan).unfold(1, 2 * reach + 1, 1).contiguous()
-    windows[..., reach] = torch.nan
+    windows = pad(x, (radius, radius), value=torch.nan).unfold(1, 2 * radius + 1, 1).contiguous()
+    windows[..., radius] = torch.nan
     return windows.nanmedian(2).values.nan_to_num()
 
 
-def around_max(x: Tensor, reach: int) -> Tensor:
-    """Return the largest value of x (B, T) within `reach` entries of each entry."""
-    return pad(x, (reach, reach), value=0.0).unfold(1, 2 * reach + 1, 1).amax(2)
+def around_max(x: Tensor, radius: int) -> Tensor:
+    """Return the largest value of x (B, T) within `radius` entries of each entry."""
+    return pad(x, (radius, radius), value=0.0).unfold(1, 2 * radius + 1, 1).amax(2)
 
 
-def once(x: Tensor, reach: int) -> Tensor:
-    """Keep each entry of x that is the largest within `reach` entries; set the others to 0.
+def once(x: Tensor, radius: int) -> Tensor:
+    """Keep each entry of x that is the largest within `radius` entries; set the others to 0.
 
     x is (B, T). Of equal peaks, the first is kept.
 
-    >>> once(torch.tensor([[0.0, 0.5, 0.8, 0.8, 0.2, 0.0]]), reach=2)
+    >>> once(torch.tensor([[0.0, 0.5, 0.8, 0.8, 0.2, 0.0]]), radius=2)
     tensor([[0.0000, 0.0000, 0.8000, 0.0000, 0.0000, 0.0000]])
     """
-    reach = min(reach, x.shape[1])
+    radius = min(radius, x.shape[1])
     earlier = (
-        pad(x, (reach, 0), value=-1.0).unfold(1, reach + 1, 1)[..., :-1].amax(2) if reach else x - 1
+        pad(x, (radius, 0), value=-1.0).unfold(1, radius + 1, 1)[..., :-1].amax(2)
+        if radius
+        else x - 1
     )
-    return torch.where((x >= around_max(x, reach)) & (x > earlier), x, torch.zeros_like(x))
+    return torch.where((x >= around_max(x, radius)) & (x > earlier), x, torch.zeros_like(x))

@@ -134,7 +134,7 @@ class Motion:
     def structure(self) -> Tensor:
         """Return the length of the gradient of brightness, (B, F, H, W), without gradient.
 
-        Motion can be measured where it is large.
+        Motion can be measured where this length is large.
         """
         return self.edges.detach().sqrt()
 
@@ -145,7 +145,7 @@ class Motion:
 
     @cached_property
     def ink(self) -> Tensor:
-        """Return the squared strength of edges, (B, F, H, W), without gradient."""
+        """Return the squared strength of edges, (B, F, H, W): `edges` without gradient."""
         return self.edges.detach()
 
     @cached_property
@@ -262,8 +262,8 @@ def zero_where_still(
 
     Also returns `second` warped by that flow. The flow is 0 where the mean of (second -
     first)^2 over a square of `window` times the shorter side is less than `favour` times
-    that of the warped difference: estimators carry the motion of things over ground without
-    edges, and no motion is the better guess there.
+    that of the warped difference. The reason: estimators extend the motion of things over
+    neighbouring ground without edges, where no motion is the better guess.
     """
     plain = (second - first).square().mean(2, keepdim=True)
     warped = warp(second, flow)

@@ -25,8 +25,9 @@ from ._serving.serve import TOKEN_ENV, RewardHandler, pack_samples
 from .base import Card, Reward, Samples, Score
 
 LARGEST_ANSWER = 1 << 28  # bytes
-# HTTP statuses after which the same request may succeed a little later
-AGAIN = (408, 429, 502, 503, 504)
+# HTTP statuses after which the same request may succeed a little later: time-out, too many
+# requests, and the errors of a busy or restarting server
+RETRYABLE_STATUSES = (408, 429, 502, 503, 504)
 # sends the bytes of a request; returns the HTTP status and the bytes of the answer
 Transport = Callable[[bytes], tuple[int, bytes]]
 
@@ -137,7 +138,7 @@ class HttpScorer(Reward):
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Retryable(f"no answer from {self.url}: {describe_failure(error)}") from None
-        if answer.status in AGAIN:
+        if answer.status in RETRYABLE_STATUSES:
             raise Retryable(describe_refusal(answer.status, answer.body, self.url), answer.after)
         return answer
 
@@ -175,4 +176,5 @@ class _Light(Reward):
     """A reward that measures the mean light of each frame."""
 
     def terms(self, samples: Samples) -> Tensor:
+        """Return the mean light of each frame, (B, F)."""
         return samples.frames.mean((2, 3, 4))

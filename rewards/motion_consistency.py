@@ -77,7 +77,7 @@ class MotionConsistency(Reward):
         )
         if not rest.any():
             return going
-        # 8: a clip that should rest may move several times faster than `still` at little loss
+        # 8: a clip that should rest and moves at the speed `still` keeps 0.8
         return torch.where(rest[:, None], stillness(motion, 8 * still), going)
 
 

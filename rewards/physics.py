@@ -16,6 +16,10 @@ from .flow import Motion
 
 LONGEST_FLIGHT = 64  # pairs of frames: bounds the search for stretches between impacts
 LEAST_FLIGHT = 3  # pairs of frames: impacts that follow each other faster count as shaking
+# The columns of `Physics.features`; places and velocities are (x, y).
+VELOCITY, FIRST_CENTRE = slice(0, 2), slice(2, 4)
+SECOND_CENTRE, CAMERA_MOTION = slice(4, 6), slice(6, 8)
+GROWTH, TOP_SPEED = 8, 9
 
 
 class Physics(Reward):
@@ -35,9 +39,9 @@ class Physics(Reward):
       elsewhere.
     - |ln area_{t+1} - ln area_t| in quarters, and its trend per second.
 
-    A term is a pair of frames and at least -`most`; the range is [-5, 0]. The clip is NaN
-    if nothing moves relative to the camera, which means a mean speed below `least`
-    diagonals a second. Raises ValueError for options that are not positive.
+    A term compares two neighbouring frames and is at least -`most`; the range is [-5, 0].
+    The clip is NaN if nothing moves relative to the camera, which means a mean speed below
+    `least` diagonals a second. Raises ValueError for options that are not positive.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
     >>> Physics()(Samples(still, [""], 8.0)).why
@@ -100,7 +104,7 @@ class Physics(Reward):
 
     def _judge(self, row: np.ndarray, fps: float) -> np.ndarray:
         """Return minus the errors of one clip, (F - 1,)."""
-        velocity = row[:, :2]
+        velocity = row[:, VELOCITY]
         speed = np.linalg.norm(velocity, axis=1).mean()
         if not speed >= self.least:
             return np.full(len(row), math.nan)
@@ -139,9 +143,9 @@ class _Region:
     top: Tensor  # the mean speed of the fastest 3 % of the picture
 
 
-def _region(flow: Tensor, seen: Camera, structure: Tensor) -> _Region:
-    """Return the region that moves relative to the camera `seen`."""
-    rate, ink = residual(flow, seen, structure)
+def _region(flow: Tensor, motion_of_camera: Camera, structure: Tensor) -> _Region:
+    """Return the region that moves relative to the camera."""
+    rate, ink = residual(flow, motion_of_camera, structure)
     speed, rate = (rate.abs() * ink).flatten(2), rate.flatten(2)
     top = speed.topk(max(1, round(0.03 * speed.shape[2])), dim=2).values.mean(2)
     # soft limits: from 3/8 to 5/8 of the top speed, and nothing where nothing moves
@@ -150,6 +154,7 @@ def _region(flow: Tensor, seen: Camera, structure: Tensor) -> _Region:
     )
     total = weight.sum(-1).clamp(min=1e-9)
     at = positions(flow.shape[-2], flow.shape[-1], rate).flatten().expand_as(rate)
+    # the growth of an area is twice that of a length
     turn = similarity(at, rate, weight * structure.flatten(2) ** 2)[1]
     growth = 2 * (1 + turn).abs().clamp(min=0.1).log()
     return _Region((rate * weight).sum(-1) / total, (at * weight).sum(-1) / total, growth, top)
@@ -174,7 +179,7 @@ def flight(velocity: np.ndarray, speed: float, price: float, slack: float = 0.1)
         if hit.last - previous < LEAST_FLIGHT:
             error[hit.last] += min(np.linalg.norm(hit.after - hit.before) / speed, 1)
         previous = hit.first
-    return error * 4
+    return error * 4  # the unit is a quarter of the mean speed
 
 
 @dataclass(frozen=True)
@@ -289,16 +294,16 @@ def jumps(row: np.ndarray, fps: float, least: float, slack: float = 0.04) -> np.
     has a centre if, in the pair before or after it, the thing moves by a third of `least`
     or more. Pairs without a centre are bridged with the usual step.
     """
-    good = row[:, 9] * fps > least / 3
-    ends = np.stack(
-        [np.append(row[:, 2:4], row[-1:, 4:6], 0), np.insert(row[:, 4:6], 0, row[0, 2:4], 0)]
-    )
-    fit = np.stack([np.append(good, good[-1]), np.insert(good, 0, good[0])])[..., None]
-    centre = (ends * fit).sum(0) / np.maximum(fit.sum(0), 1)
-    step = row[:, :2] / fps + row[:, 6:8]
-    usual = np.median(step[good], axis=0) if good.any() else np.zeros(2)
-    expected = np.insert(np.cumsum(np.where(good[:, None], step, usual), 0), 0, 0, 0)
-    error, located = np.zeros(len(row)), np.flatnonzero(fit[..., 0].sum(0))
+    moves = row[:, TOP_SPEED] * fps > least / 3
+    first, second = row[:, FIRST_CENTRE], row[:, SECOND_CENTRE]
+    # each frame has two centres, one of the pair after it and one of the pair before it
+    centres = np.stack([np.append(first, second[-1:], 0), np.insert(second, 0, first[0], 0)])
+    valid = np.stack([np.append(moves, moves[-1]), np.insert(moves, 0, moves[0])])[..., None]
+    centre = (centres * valid).sum(0) / np.maximum(valid.sum(0), 1)
+    step = row[:, VELOCITY] / fps + row[:, CAMERA_MOTION]
+    usual = np.median(step[moves], axis=0) if moves.any() else np.zeros(2)
+    expected = np.insert(np.cumsum(np.where(moves[:, None], step, usual), 0), 0, 0, 0)
+    error, located = np.zeros(len(row)), np.flatnonzero(valid[..., 0].sum(0))
     for i, j in zip(located, located[1:], strict=False):
         jump = np.linalg.norm(centre[j] - centre[i] - expected[j] + expected[i])
         error[i:j] += max(jump - slack * (j - i), 0) / 0.05 / (j - i)
@@ -310,5 +315,6 @@ def swelling(row: np.ndarray, fps: float, slack: float = 0.15, trend: float = 0.
 
     Both the change of each pair and the trend a second count.
     """
-    at_once = np.maximum(np.abs(row[:, 8]) - slack, 0)
-    return 4 * (at_once + max(abs(row[:, 8].mean()) * fps - trend, 0) / 4)
+    at_once = np.maximum(np.abs(row[:, GROWTH]) - slack, 0)
+    # 4: the unit is a quarter; the trend per second counts a quarter as much
+    return 4 * (at_once + max(abs(row[:, GROWTH].mean()) * fps - trend, 0) / 4)

@@ -138,9 +138,9 @@ class Video:
         )
 
     def _stays(self, number: int) -> bool:
-        """Return whether a gap is a held picture: the pictures around it are equal.
+        """Return whether the pictures before and after a gap are equal, as in a held picture.
 
-        `number` counts the distinct times.
+        The gap follows the frame whose place among the distinct times is `number`.
         """
         at = self.times.index(sorted(set(self.times))[number])
         first, second = islice((frame for piece in self.pieces(1) for frame in piece), at, at + 2)
@@ -284,13 +284,14 @@ def _check_room(needed: int, path: Path) -> None:
 
 
 def _brief(error: BaseException) -> str:
-    """Return the first line of a message; decord appends a stack of C++ frames."""
+    """Return the first line of an error's message; decord appends a stack of C++ frames."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
 
 
 def _about(film: Video, stretch: list[float], wanted: list[float]) -> str:
     """Describe which stretch and times of a film of variable frame rate are measured."""
+    # a measured time within 1 ms of a time of the file shows a frame of the file
     own = sum(min(abs(time - given) for given in stretch) < 1e-3 for time in wanted)
     frames = f"{len(wanted)} frames at {rate(wanted) or film.fps:g} a second, {own} of them its own"
     rest = "" if own == len(wanted) else ", the others moved along the flow"

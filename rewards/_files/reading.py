@@ -68,11 +68,13 @@ class PyAV:
             self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
         )
         check(self.size)
+        # Packets do not show the frames of this file, or list frames that are cut off: all
+        # frames are decoded once to count them.
         self.counted = self.stamps is None or why_cut_off(path) is not None
         if self.counted:
             self.stamps = choose_stamps(list(self._counted()), self.decode_times)
         assert self.stamps is not None
-        self._tell()
+        self._set_times()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
         """Yield the frames in order, `length` at a time.
@@ -139,8 +141,8 @@ class PyAV:
                 f"{frame.width} x {frame.height}: cut it there, or scale it to one size"
             )
 
-    def _tell(self) -> None:
-        """Set `times`, and add the notes about times and damage."""
+    def _set_times(self) -> None:
+        """Set `times` from the stamps, and add the notes about times and damage."""
         stamps = [math.nan if stamp is None else stamp * self.tick for stamp in self.stamps or []]
         self.times, note = usable_times(fill_missing(stamps, self.stated), self.stated)
         if note is not None:
@@ -321,6 +323,8 @@ def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
             return None
         found.append(packet.pts)
         reordered = reordered or packet.pts != packet.dts
+    # The stamps are trusted if all differ and the first packet is shown first. A codec with
+    # reordered frames must have a packet whose times of decoding and of display differ.
     plain = len(set(found)) == len(found) and min(found, default=0) == next(iter(found), 0)
     return [*sorted(found)] if found and plain and reordered else None
 

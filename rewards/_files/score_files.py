@@ -85,7 +85,7 @@ def score_files(
     rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
     if jobs == 0:
-        yield from (_score_file(one, rewards, fps) for one in asked)
+        yield from (_score_file(path_and_prompt, rewards, fps) for path_and_prompt in asked)
         return
     from .workers import map_in_processes
 
@@ -101,7 +101,7 @@ def score_files(
 def row(
     facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None
 ) -> dict[str, Any]:
-    """Return clip `i` of scores as a row of `score_files`; `whole` is a reason for all rewards."""
+    """Return clip `i` of scores as a row; `whole` is a reason that holds for all rewards."""
     reasons = [
         f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i]
         for name, s in scores.items()

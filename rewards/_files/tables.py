@@ -1,8 +1,8 @@
 """Read tables in .csv, .tsv, .json, .jsonl and .parquet files as rows of cells.
 
-This module is the only reader of such files; tables of prompts, of clips, of pairs and of
-people's choices are read by it. It either understands a file or refuses the file with the
-place and the cure. Line breaks inside a cell are kept.
+All tables of vidrl are read here: of prompts, of clips, of pairs and of people's choices. A
+file that cannot be understood is refused, with the place in the file and the cure. Line
+breaks inside a cell are kept.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def _separated(path: Path, is_header: IsHeader, note: Note) -> Iterator[TableRow
     """Yield the rows of separated values by the names in the first line; skip blank rows."""
     text = read_text(path)
     usual = SEPARATORS[path.suffix.lower()]
+    # The first candidate that gives the wanted header is the separator of the file.
     separator = next((sign for sign in usual if is_header(_header(path, text, sign))), usual[0])
     if separator != usual[0]:
         note(f"{path.name}: its columns are separated by {separator!r}")

@@ -1,4 +1,4 @@
-"""Run tasks in processes that may crash or hang: such a task gets a reason, the rest go on."""
+"""Run tasks in processes that may crash or hang: such a task gets a reason, others go on."""
 
 from __future__ import annotations
 

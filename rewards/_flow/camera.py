@@ -93,17 +93,18 @@ def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None
     return Camera(shift * measurable, turn * measurable, measurable, agreement * measurable)
 
 
-def residual(flow: Tensor, seen: Camera, structure: Tensor) -> tuple[Tensor, Tensor]:
+def residual(flow: Tensor, fitted: Camera, structure: Tensor) -> tuple[Tensor, Tensor]:
     """Return the flow without the camera's motion, and where it can be trusted.
 
-    Of flow (B, T, 2, H, W), pixels: the rest, (B, T, H, W), complex, diagonals, averaged
-    along the edges nearby; and the strength of `edges`, from 0 to 1, (B, T, H, W).
+    `flow` is (B, T, 2, H, W), pixels, and `fitted` the camera's motion in it. The first
+    result is the rest of the flow, (B, T, H, W), complex, diagonals, averaged along the
+    edges nearby; the second is the strength of `edges`, from 0 to 1, (B, T, H, W).
     """
     height, width = flow.shape[-2:]
     # `Motion.ink` of these frames, 0 where the flow leaves the picture
     ink = structure[:, :, None] ** 2 * ~outside(flow).unsqueeze(2)
     near = around(ink, 0.1)
-    rest = around((flow - seen.flow(height, width)) * ink, 0.1) / near.clamp(min=1e-12)
+    rest = around((flow - fitted.flow(height, width)) * ink, 0.1) / near.clamp(min=1e-12)
     rest = rest / hypot(height, width)
     return torch.complex(rest[:, :, 0], rest[:, :, 1]), edges(near[:, :, 0])
 
@@ -203,7 +204,7 @@ def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tenso
 def _ground_shows(contrast: Tensor, raster: int = 4) -> Tensor:
     """Return whether the ground, and not only a thing on it, has contrast, bool (B, T)."""
     cells = _pool(contrast.unsqueeze(2), raster).unflatten(-1, (raster, raster))[:, :, 0]
-    has = (cells > 0.15).float()
+    has = (cells > 0.15).float()  # a thing that covers a small part of a cell is not enough
     inner = has[..., 1:-1, 1:-1].sum((-2, -1))
     total = has.sum((-2, -1))
     along_border = (total - inner) / (raster**2 - (raster - 2) ** 2)
@@ -232,6 +233,7 @@ def _axes(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the GUESSES pairs of cells, as two lists of cell numbers on `device`."""
     first, second = _far_apart()
     return first.to(device), second.to(device)
 

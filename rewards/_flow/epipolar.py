@@ -86,12 +86,22 @@ def keypoints(
         (x.detach().float().mean(0).clamp(0, 1) * 255).round().byte().cpu().numpy()
         for x in (first, second)
     ]
-    (here, looks), (there, others) = (finder.detectAndCompute(plane, None) for plane in grey)
-    if looks is None or others is None or min(len(here), len(there)) < 2:
+    (here, first_descriptors), (there, second_descriptors) = (
+        finder.detectAndCompute(plane, None) for plane in grey
+    )
+    if first_descriptors is None or second_descriptors is None or min(len(here), len(there)) < 2:
         return first.new_zeros(0, 2), first.new_zeros(0, 2)
     pairs = cv2.BFMatcher(cv2.NORM_L2 if name == "sift" else cv2.NORM_HAMMING)
-    back = {m[0].queryIdx: m[0].trainIdx for m in pairs.knnMatch(others, looks, 1)}
-    found = [m for m, n in pairs.knnMatch(looks, others, 2) if m.distance < ratio * n.distance]
+    back = {
+        match[0].queryIdx: match[0].trainIdx
+        for match in pairs.knnMatch(second_descriptors, first_descriptors, 1)
+    }
+    # Lowe's test: the nearest point must be clearly nearer than the second nearest.
+    found = [
+        nearest
+        for nearest, next_nearest in pairs.knnMatch(first_descriptors, second_descriptors, 2)
+        if nearest.distance < ratio * next_nearest.distance
+    ]
     kept = [
         (here[m.queryIdx].pt, there[m.trainIdx].pt) for m in found if back[m.trainIdx] == m.queryIdx
     ]
@@ -163,20 +173,20 @@ def _robust(
     solve: Callable[[Tensor], Tensor],
     distance: Callable[[Tensor], Tensor],
     n: int,
-    few: int,
+    sample_size: int,
     tolerance: float,
 ) -> Tensor:
-    """Return the best of GUESSES fits to `few` matches each and one fit to all, refined.
+    """Return the best of GUESSES fits to `sample_size` matches each and one fit to all, refined.
 
     `solve` maps weights (M, N) to M candidates, and `distance` maps candidates to errors.
     """
     chosen = torch.zeros(GUESSES + 1, n, dtype=torch.float64)
-    chosen.scatter_(1, _draws(n, few), 1.0)
+    chosen.scatter_(1, _draws(n, sample_size), 1.0)
     chosen[-1] = 1
     found = solve(chosen)
     cost = distance(found).clamp(max=tolerance).square().sum(-1)
     best = found[cost.nan_to_num(torch.inf).argmin()]
-    for _ in range(4):
+    for _ in range(4):  # iteratively reweighted least squares, until the cost rises
         weight = 1 / (1 + (distance(best) / (tolerance / 2)).square()).square()
         better = solve(weight[None])[0]
         if (
@@ -189,10 +199,12 @@ def _robust(
 
 
 @lru_cache(maxsize=64)
-def _draws(n: int, few: int) -> Tensor:
-    """Draw GUESSES + 1 sets of `few` out of n matches, the same sets in every call."""
+def _draws(n: int, sample_size: int) -> Tensor:
+    """Draw GUESSES + 1 sets of `sample_size` out of n matches, the same sets in every call."""
     return (
-        torch.rand(GUESSES + 1, n, generator=torch.Generator().manual_seed(n)).topk(few, 1).indices
+        torch.rand(GUESSES + 1, n, generator=torch.Generator().manual_seed(n))
+        .topk(sample_size, 1)
+        .indices
     )
 
 
@@ -240,7 +252,7 @@ def compare(first: Tensor, second: Tensor, match: Matcher, tolerance: float) -> 
     flat = transfer(homography(here, there, tolerance * diagonal), here, there) / diagonal
     obey = off < tolerance
     depth = float(flat[obey].quantile(0.8)) if obey.any() else 0.0
-    depth = depth if depth > 1e-6 else 0.0  # what rounding leaves of no parallax
+    depth = depth if depth > 1e-6 else 0.0  # smaller numbers are rounding errors
     return [
         float(len(here)),
         float(obey.double().mean()),

@@ -131,6 +131,8 @@ def opencv(method: str) -> Callable[..., Any]:
         )
     cv2 = _cv2()
     if method == "farneback":
+        # a pyramid of 5 levels, each half as large; windows of 15 pixels, 3 iterations;
+        # polynomials over 5 pixels, smoothed by 1.2; no flags
         return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)
     presets = {
         "dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,

@@ -14,7 +14,8 @@ from .. import flow
 from ..base import Reward, Samples
 from ..flow import SIZE, Motion, outside, warp
 
-# In frames of a longer shorter side, the shift is searched at half the size, which is faster.
+# Pixels: in frames whose shorter side is longer, the shift is searched at half the size,
+# which is faster.
 FINE = 96
 THUMB = 16  # cells a side of a thumbnail
 
@@ -29,7 +30,7 @@ def thumbnails(samples: Samples, size: int = SIZE) -> Tensor:
 
 
 def _means(frames: Tensor) -> Tensor:
-    """Return the means over a grid; of bytes, in [0, 1]."""
+    """Return the means over a grid, in [0, 1] also for frames of bytes."""
     if frames.is_floating_point():
         return adaptive_avg_pool2d(frames.flatten(0, 1), THUMB).unflatten(0, frames.shape[:2])
     # frame by frame, because one frame as float fits the CPU's cache
@@ -78,14 +79,14 @@ def shifts(frames: Tensor) -> Tensor:
     return signed.to(frames)
 
 
-def warp_difference(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
+def warp_difference(first: Tensor, second: Tensor, flow_to_second: Tensor) -> Tensor:
     """Return the mean difference of `second` warped onto `first`, (B, T).
 
     The mean is over what stays in the picture; it is infinite for a pair where less than a
     tenth of the picture stays.
     """
-    keep = (~outside(there)).unsqueeze(2).to(first)
-    error = (warp(second, there, "bilinear") - first).abs() * keep
+    keep = (~outside(flow_to_second)).unsqueeze(2).to(first)
+    error = (warp(second, flow_to_second, "bilinear") - first).abs() * keep
     kept = keep.mean((2, 3, 4))
     return torch.where(kept > 0.1, error.mean((2, 3, 4)) / kept.clamp(min=1e-6), torch.inf)
 
@@ -111,10 +112,8 @@ def refit_pans(motion: Motion, method: str, gain: float = 0.5, least: float = 0.
     rest = flow.estimate(
         torch.stack([first, warp(second, panned[rows], "bilinear")], 1), method, _side(frames)
     )
-    forward[rows], backward[rows] = (
-        panned[rows] + rest.forward[:, 0],
-        rest.backward[:, 0] - panned[rows],
-    )
+    forward[rows] = panned[rows] + rest.forward[:, 0]
+    backward[rows] = rest.backward[:, 0] - panned[rows]
     return Motion(motion.frames, forward, backward)
 
 

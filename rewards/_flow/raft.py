@@ -35,9 +35,10 @@ class Raft:
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[-2:]
-        beyond = [max(LEAST_SIDE, -(-side // 8) * 8) - side for side in (width, height)]
+        # the pixels that are missing up to the next multiple of 8, or up to LEAST_SIDE
+        margins = [max(LEAST_SIDE, -(-side // 8) * 8) - side for side in (width, height)]
         # left, right, top, bottom: the picture lies in the middle of the padded one
-        edges = [part for more in beyond for part in (more // 2, more - more // 2)]
+        edges = [side for margin in margins for side in (margin // 2, margin - margin // 2)]
         padded = (pad(2 * frames - 1, edges, mode="replicate") for frames in (first, second))
         flow = self.network.to(first.device)(*padded)[-1]
         return flow[..., edges[2] : edges[2] + height, edges[0] : edges[0] + width]

@@ -64,10 +64,10 @@ def torch_flow(first: Tensor, second: Tensor, settings: FlowSettings | None = No
     _check(first, second)
     pictures = [_pyramid(image, settings) for image in (first, second)]
     flow = first.new_zeros(len(first), 2, 1, 1)
-    for one, two in zip(*pictures):
-        flow = _enlarged(flow, one.shape[-2:])
+    for first_level, second_level in zip(*pictures):
+        flow = _enlarged(flow, first_level.shape[-2:])
         for _ in range(settings.warps):
-            flow = _refined(one, two, flow, settings)
+            flow = _refined(first_level, second_level, flow, settings)
     return flow
 
 

@@ -36,10 +36,10 @@ def load(name: str, /, **options: Any) -> Reward:
     Traceback (most recent call last):
     vidrl.plugin.UnknownName: no plug-in 'flikker' among the rewards: did you mean 'flicker'? ...
     """
-    found, given = _checked(name, options)
-    called = isinstance(found, type) or found is default
-    reward = as_reward(found(**given) if called else found, name)
-    # a wrong method of flow would be found only when the first clip is scored
+    found, checked_options = _checked(name, options)
+    is_factory = isinstance(found, type) or found is default
+    reward = as_reward(found(**checked_options) if is_factory else found, name)
+    # Checked here, because a wrong method of flow would fail only at the first clip.
     flow: Any = getattr(reward, "flow", None)
     if name in plugin.names("rewards") and flow:
         check_method(flow)
@@ -49,7 +49,7 @@ def load(name: str, /, **options: Any) -> Reward:
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise what `load` raises for an unknown name or a wrong option.
 
-    The reward is not made.
+    The reward itself is not created, so that no weights are loaded.
     """
     found, _ = _checked(name, options)
     if not isinstance(found, type) and found is not default:
@@ -57,7 +57,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return what `name` names, and the checked options."""
+    """Return the class, object or function that `name` names, and the checked options."""
     if not isinstance(name, str):
         raise plugin.UnknownName(
             f"expected the name of a reward, as 'flicker' or 'package.module:Class', got {name!r}"

@@ -23,17 +23,17 @@ def check_video(video: Any, what: str) -> Tensor:
     """
     want = f"expected {what} as {AXES}, float in [0, 1] or uint8"
     if not isinstance(video, Tensor):
-        raise ValueError(f"{want}, got {type(video).__name__}: {_as_tensor(video)}")
+        raise ValueError(f"{want}, got {type(video).__name__}: {_cure_for_type(video)}")
     if video.dim() != 5:
         cure = f"add the batch with {what}[None]" if video.dim() == 4 else "rearrange it"
         raise ValueError(f"{want}, got shape {tuple(video.shape)}: {cure}")
     if video.shape[2] not in (1, 3) or 0 in video.shape:
         raise ValueError(
             f"{want}, nothing empty, 1 or 3 channels, "
-            f"got shape {tuple(video.shape)}: {_axes(video)}"
+            f"got shape {tuple(video.shape)}: {_cure_for_axes(video)}"
         )
     if not (video.is_floating_point() or video.dtype == torch.uint8):
-        raise ValueError(f"{want}, got {video.dtype}: {_bytes_of(video.dtype)}")
+        raise ValueError(f"{want}, got {video.dtype}: {_cure_for_dtype(video.dtype)}")
     if not video.is_floating_point():
         return torch.ones(video.shape[:2], dtype=torch.bool)
     # One pass over the pixels: the smallest and the largest value of a frame say whether it
@@ -46,7 +46,7 @@ def check_video(video: Any, what: str) -> Tensor:
     return finite
 
 
-def _as_tensor(video: Any) -> str:
+def _cure_for_type(video: Any) -> str:
     """Return the cure for what is not a tensor."""
     if not isinstance(video, list | tuple):
         return "use torch.as_tensor"
@@ -56,7 +56,7 @@ def _as_tensor(video: Any) -> str:
     return "use torch.stack for clips of one shape"
 
 
-def _axes(video: Tensor) -> str:
+def _cure_for_axes(video: Tensor) -> str:
     """Return the cure for axes in another order."""
     if 0 in video.shape:
         return "leave out clips without frames"
@@ -69,8 +69,8 @@ def _axes(video: Tensor) -> str:
     )
 
 
-def _bytes_of(dtype: torch.dtype) -> str:
-    """Return the cure for integers of another width."""
+def _cure_for_dtype(dtype: torch.dtype) -> str:
+    """Return the cure for pixels of another type than uint8 or float."""
     if dtype == torch.bool:
         return "use .float()"
     if dtype in (torch.uint16, torch.int16):
@@ -96,13 +96,13 @@ def _check_range(low: float, high: float, want: str) -> None:
 def check_prompts(prompts: Any, clips: int) -> None:
     """Raise ValueError unless there is one string for each clip."""
     want = f"expected a list of {clips} prompts, one a clip"
-    if isinstance(prompts, str) or not _listed(prompts):
+    if isinstance(prompts, str) or not _is_sequence(prompts):
         got = "one string" if isinstance(prompts, str) else type(prompts).__name__
         raise ValueError(f'{want}, got {got}: use [prompt] * {clips}, or [""] * {clips} for none')
     if len(prompts) != clips:
         raise ValueError(f"{want}, got {len(prompts)} prompts: repeat each for its clips")
     strange = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
-    if strange is not None or None in prompts:
+    if strange is not None or None in prompts:  # the strange prompt may be None itself
         raise ValueError(
             f'{want}, got {type(strange).__name__} among them: use "" where there is none'
         )
@@ -141,15 +141,15 @@ def check_reference(reference: Any, video: Tensor) -> None:
 
 def check_meta(meta: Any, clips: int) -> None:
     """Raise ValueError unless `meta` has one mapping for each clip, or is empty."""
-    if not _listed(meta) or len(meta) not in (0, clips):
-        got = f"{len(meta)}" if _listed(meta) else f"one {type(meta).__name__}"
+    if not _is_sequence(meta) or len(meta) not in (0, clips):
+        got = f"{len(meta)}" if _is_sequence(meta) else f"one {type(meta).__name__}"
         raise ValueError(
             f"expected meta as a list of {clips} mappings, one a clip, got {got}: use "
             f"[{{...}}] * {clips}, or leave it out"
         )
 
 
-def _listed(value: Any) -> bool:
+def _is_sequence(value: Any) -> bool:
     """Return whether a value is a sequence, not a mapping."""
     return (
         hasattr(value, "__len__")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .samples import Samples
 from .score import STILL, Score
 
-# The largest number of frames in a row that a term of a reward with a `rate` reads.
+# The largest number of frames in a row that a term of a reward with a `rate` reads. A clip
+# is taken apart into phases only if each phase has that many frames.
 LONGEST = 4
 LOST = "unscored: the measure is not finite on this clip; look for frames without any content"
 
@@ -52,7 +53,7 @@ def nearest_odd(ratio: float) -> int:
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
-    """Put the parts that `Samples.phases` took apart together again, along the second axis.
+    """Merge curves of the phases of `Samples.phases` in the order of time, along axis 1.
 
     >>> interleave([torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0]])])
     tensor([[0., 1., 2., 3., 4.]])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..base import Reward
 
 ENOUGH = 24  # shrunk frames that a lane scores at a time
-HELD = 3 * 2**29  # bytes of frames that may be held back at the start of a clip
+MOST_HELD = 3 * 2**29  # bytes of frames that may be held back at the start of a clip
 # The kind of a lane: its stride, and the shorter side of its frames if they are shrunk.
 _Kind = tuple[int, "int | None"]
 
@@ -52,9 +52,10 @@ class Stream:
         self.rewards, self.fps = dict(rewards), fps
         self.prompt = prompt
         self.given: dict[str, Any] = {"reference": reference, "meta": [meta] if meta else ()}
-        # 1 << 62 frames: as if the clip were long enough for its stride
+        # The length of the clip is not known yet. 1 << 62 frames are long enough for any
+        # stride; `result` chooses the strides again if the clip turns out to be short.
         self.strides = {name: reward.stride(fps, 1 << 62) for name, reward in rewards.items()}
-        self.patience = max(self.strides.values()) * LONGEST
+        self.frames_needed = max(self.strides.values()) * LONGEST
         self.held: list[Tensor] = []
         self.sides = {
             name: reward.working_size if reward.shrinks else None
@@ -71,7 +72,7 @@ class Stream:
         self._refuse(samples)
         self.seen += len(frames)
         if not self.lanes:
-            if self.seen < self.patience:
+            if self.seen < self.frames_needed:
                 self._hold(frames)
                 return
             if self.held:  # otherwise avoid the copy, which takes as long as decoding
@@ -82,10 +83,10 @@ class Stream:
     def _hold(self, frames: Tensor) -> None:
         """Keep frames for later; raise MemoryError where they take too much memory."""
         needed = frames.element_size() * frames[0].numel() * self.seen
-        if needed > HELD:
+        if needed > MOST_HELD:
             raise TooLarge(
-                f"expected frames of which {self.patience} in a row, half a second, fit "
-                f"{HELD / 2**30:g} GiB; got {frames.shape[-1]} x {frames.shape[-2]} at "
+                f"expected frames of which {self.frames_needed} in a row, half a second, fit "
+                f"{MOST_HELD / 2**30:g} GiB; got {frames.shape[-1]} x {frames.shape[-2]} at "
                 f"{self.fps:g} a second: shrink them, or lower the rate"
             )
         # a clone, because the caller may overwrite its buffer
@@ -188,7 +189,7 @@ class _Lane:
     def curve(self, name: str) -> Tensor:
         """Return the curve of the reward `name` over the frames of this phase."""
         self.flush()
-        assert self.about is not None  # it has had frames
+        assert self.about is not None  # `update` has set it: no lane is without frames here
         reward = self.rewards[name]
         terms = reward.terms_of_clip(torch.cat(self.features[name], 1), self.about)
         return curve_of_terms(terms, reward.lookahead)

@@ -14,7 +14,8 @@ from ..base import Reward, refusals
 from .samples import Samples
 from .score import Score, as_score
 
-THREE = ("video", "prompts", "fps")  # the parameters of the other signature that is accepted
+# The parameters of the second signature that is accepted, beside fn(samples).
+THREE = ("video", "prompts", "fps")
 
 
 class Plain(Reward):
@@ -76,7 +77,7 @@ def takes_three(fn: Callable[..., Any], name: str) -> bool:
     except TypeError:
         raise ValueError(
             f"expected a function fn(samples) of one argument, got {name}{signature}: "
-            "samples.frames (B, F, C, H, W), samples.prompts and samples.fps hold all that was made"
+            "read samples.frames (B, F, C, H, W), samples.prompts and samples.fps in it"
         ) from None
     return three
 
@@ -84,8 +85,8 @@ def takes_three(fn: Callable[..., Any], name: str) -> bool:
 def as_reward(reward: Any, name: str = "") -> Reward:
     """Return a Reward as it is, and any other callable wrapped as a Reward.
 
-    Raises ValueError for a class, of which an instance is wanted, and for what cannot be
-    called.
+    Raises ValueError for a class, where an instance is expected, and for an object that
+    cannot be called.
 
     >>> as_reward(lambda samples: samples.frames.mean((2, 3, 4)), "bright").time_support
     'clip'
@@ -99,7 +100,7 @@ def as_reward(reward: Any, name: str = "") -> Reward:
         )
     if not callable(reward):
         cure = (
-            f": vidrl.rewards.load({reward!r}) makes one of a name"
+            f": vidrl.rewards.load({reward!r}) loads a reward by its name"
             if isinstance(reward, str)
             else ""
         )

@@ -71,8 +71,8 @@ def composite(entries: Mapping[str, Any]) -> Composite:
     A part of the default composite that has an entry of its own too is named
     "default/NAME". Raises what `parse` and `load` raise.
 
-    >>> made = composite({"default": 1.0, "jerk": {"weight": 0.5, "scale": 0.1}})
-    >>> made.weights["drift"], made.scales["drift"], made.weights["jerk"], made.scales["jerk"]
+    >>> both = composite({"default": 1.0, "jerk": {"weight": 0.5, "scale": 0.1}})
+    >>> both.weights["drift"], both.scales["drift"], both.weights["jerk"], both.scales["jerk"]
     (0.5, (-0.05, 0.05), 0.5, (0.0, 0.1))
     """
     parts = {name: parse(name, entry) for name, entry in entries.items()}
@@ -89,7 +89,7 @@ def composite(entries: Mapping[str, Any]) -> Composite:
 def check_plugins(entries: Mapping[str, Any]) -> None:
     """Raise what `composite` raises for an unknown name or option.
 
-    The rewards are not made.
+    The rewards themselves are not created, so that no weights are loaded.
     """
     for name, entry in entries.items():
         check(name, parse(name, entry).options)
@@ -116,12 +116,12 @@ def _of_default(
     """Return rewards, weights and scales of the parts that "default" stands for."""
     if "default" not in parts:
         return {}, {}, {}
-    whole, weight = default(), parts["default"].weight
-    names = {name: f"default/{name}" if name in parts else name for name in whole.parts}
+    base, weight = default(), parts["default"].weight
+    names = {name: f"default/{name}" if name in parts else name for name in base.parts}
     return (
-        {new: whole.parts[name] for name, new in names.items()},
-        {new: weight * whole.weights[name] for name, new in names.items()},
-        {new: whole.scales[name] for name, new in names.items()},
+        {new: base.parts[name] for name, new in names.items()},
+        {new: weight * base.weights[name] for name, new in names.items()},
+        {new: base.scales[name] for name, new in names.items()},
     )
 
 

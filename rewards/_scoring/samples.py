@@ -77,7 +77,7 @@ class Samples:
 
     @property
     def about(self) -> About:
-        """Return what is known of the clips other than their pixels."""
+        """Return the facts about the clips other than their pixels."""
         return About(
             self.prompts,
             self.fps,
@@ -175,9 +175,9 @@ def _unchecked(
     finite: Tensor,
     pixels: _Pixels | None = None,
 ) -> Samples:
-    """Return Samples of a part of samples that were checked before.
+    """Return Samples of clips that were checked before, without checking them again.
 
-    A check reads every pixel, so `__post_init__` is left out.
+    A check reads every pixel, which takes time, so `__post_init__` is not called.
     """
     samples = object.__new__(Samples)
     values = {
@@ -233,7 +233,7 @@ def _index(rows: list[int]) -> slice | list[int]:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of clips other than their pixels; `Reward.terms_of_clip` reads it.
+    """The facts about clips other than their pixels, which `Reward.terms_of_clip` reads.
 
     `size` is (width, height).
     """

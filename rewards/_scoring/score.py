@@ -34,10 +34,11 @@ class Score:
     - `parts`: the scores of a Composite's parts by name, and `weights` their weights.
     - `why`: for each clip the reason why it is not scored, or None.
     - `slopes`: for each part, d value / d part, (B,).
-    - `adds`: for each part (B, 2): what the part adds to the value before gates multiply
-      it, and how much that rises with the part's value.
-    - `maps`: made on request, (B, F, H, W) by name: where in the picture a fault lies. NaN
-      where a frame has no map; what lies between two frames is on the first one.
+    - `adds`: for each part (B, 2): the amount that the part adds to the sum before the
+      gates, and the derivative of this amount in the part's value.
+    - `maps`: where in the picture a fault lies, (B, F, H, W) by name; only if the reward
+      was called with maps=True. NaN where a frame has no map; the map of a pair of frames
+      is on the first one.
     """
 
     value: Tensor
@@ -77,7 +78,7 @@ def join(scores: Sequence[Score]) -> Score:
     return Score(value, frames, first.support, parts, why, first.weights, slopes, adds=adds)
 
 
-def as_score(said: Any, samples: Samples, name: str) -> Score:
+def as_score(returned: Any, samples: Samples, name: str) -> Score:
     """Return what the reward `name` returned for `samples` as a Score of its clips.
 
     A tensor, array or list of N numbers holds the values of N clips. One of shape (N, F)
@@ -90,12 +91,12 @@ def as_score(said: Any, samples: Samples, name: str) -> Score:
     [None, 'unscored: mine returned NaN or infinity']
     """
     want = _wanted(samples, name)
-    if isinstance(said, Score):
-        return _explained(_fitting(said, samples, want), name)
-    numbers = _numbers(said, want).to(samples.video.device)
+    if isinstance(returned, Score):
+        return _explained(_fitting(returned, samples, want), name)
+    numbers = _numbers(returned, want).to(samples.video.device)
     clips, frames = samples.video.shape[:2]
     if numbers.shape not in ((clips,), (clips, frames)):
-        raise ValueError(f"{want}, got {_description(said)}: {_cure(numbers, samples)}")
+        raise ValueError(f"{want}, got {_description(returned)}: {_cure(numbers, samples)}")
     curve = numbers if numbers.dim() == 2 else None
     value = numbers if curve is None else curve.mean(1)
     value = value.masked_fill(value.isinf(), math.nan)
@@ -135,45 +136,46 @@ def _explained(score: Score, name: str) -> Score:
     lost = score.value.isnan().tolist()
     if not any(gone and not reason for gone, reason in zip(lost, score.why, strict=True)):
         return score
-    given = f"unscored: {name} returned NaN or infinity"
+    default = f"unscored: {name} returned NaN or infinity"
     return replace(
-        score, why=[r or (given if gone else None) for gone, r in zip(lost, score.why, strict=True)]
+        score,
+        why=[r or (default if gone else None) for gone, r in zip(lost, score.why, strict=True)],
     )
 
 
-def _numbers(said: Any, want: str) -> Tensor:
+def _numbers(returned: Any, want: str) -> Tensor:
     """Return numbers as a tensor of at least float32, with NaN for None."""
-    if isinstance(said, list | tuple):
-        if any(isinstance(one, str | bytes | dict) for one in said):
-            raise ValueError(f"{want}, got {_description(said)}")
-        said = [math.nan if one is None else one for one in said]
-    elif not isinstance(said, Tensor | np.ndarray):
-        raise ValueError(f"{want}, got {_description(said)}")
+    if isinstance(returned, list | tuple):
+        if any(isinstance(number, str | bytes | dict) for number in returned):
+            raise ValueError(f"{want}, got {_description(returned)}")
+        returned = [math.nan if number is None else number for number in returned]
+    elif not isinstance(returned, Tensor | np.ndarray):
+        raise ValueError(f"{want}, got {_description(returned)}")
     try:
         numbers = (
-            said
-            if isinstance(said, Tensor)
-            else torch.as_tensor(np.asarray(said, dtype=np.float64)).float()
+            returned
+            if isinstance(returned, Tensor)
+            else torch.as_tensor(np.asarray(returned, dtype=np.float64)).float()
         )
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{want}, got {_description(said)}") from None
+        raise ValueError(f"{want}, got {_description(returned)}") from None
     if numbers.is_complex():
         raise ValueError(f"{want}, got complex numbers")
     return numbers if numbers.dtype in (torch.float32, torch.float64) else numbers.float()
 
 
-def _description(said: Any) -> str:
+def _description(returned: Any) -> str:
     """Return a description of what a reward returned, for an error message."""
-    if isinstance(said, Tensor | np.ndarray):
-        kind = "an array" if isinstance(said, np.ndarray) else "a tensor"
-        return f"{kind} of shape {tuple(said.shape)}"
-    if isinstance(said, list | tuple):
-        types = ", ".join(sorted({type(one).__name__ for one in said}))
-        return f"a {type(said).__name__} of {len(said)}: {types}"
+    if isinstance(returned, Tensor | np.ndarray):
+        kind = "an array" if isinstance(returned, np.ndarray) else "a tensor"
+        return f"{kind} of shape {tuple(returned.shape)}"
+    if isinstance(returned, list | tuple):
+        types = ", ".join(sorted({type(number).__name__ for number in returned}))
+        return f"a {type(returned).__name__} of {len(returned)}: {types}"
     return (
         "None: the function has no return"
-        if said is None
-        else f"{said!r:.60} ({type(said).__name__})"
+        if returned is None
+        else f"{returned!r:.60} ({type(returned).__name__})"
     )
 
 

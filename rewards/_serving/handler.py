@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .serve import Server
 
 LONGEST_HEADER = 1 << 16  # bytes of the first line and the header
-PATIENCE = 10.0  # seconds for a header, and before a body must come at the rate below
+PATIENCE = 10.0  # seconds for a header; a body may start so much later than its rate allows
 SLOWEST = 1 << 16  # bytes a second: the lowest average rate at which a body may arrive
 PIECE = 1 << 20  # bytes of one read
 DRAINED = 1 << 24  # bytes of a refused request that are read, so that its client reads the reason

@@ -1,4 +1,7 @@
-"""Send one request to a server: with a deadline, without redirects, trusting no answer."""
+"""Send one request to a server: with a deadline and without redirects.
+
+The answer is not trusted: its length is limited, and it is not decompressed.
+"""
 
 from __future__ import annotations
 
