@@ -192,8 +192,8 @@ def test_what_was_trained_on_is_marked(capsys, tmp_path):
     args = cli.build().parse_args(
         ["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]]
     )
-    assert command._trained(args, command.suite_from(args)) == ["flicker"]
-    assert command._source(args).name == "run"
+    assert command._trained_dims(args, command.suite_from(args)) == ["flicker"]
+    assert command._model_source(args).name == "run"
 
 
 def test_preferences_give_the_table_in_one_command(capsys, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from vidrl.rewards import Samples, video
-from vidrl.rewards.cut import Cut, Looks, colours, histogram, median_around, mixtures
+from vidrl.rewards.cut import Cut, Appearance, colours, histogram, median_around, mixtures
 from vidrl.synthetic import corruptions, world
 
 FPS = 8.0
@@ -120,7 +120,7 @@ def test_histogram_counts_every_pixel_once():
 def test_a_picture_is_unlike_its_negative_and_like_itself_brighter():
     picture = torch.rand(1, 1, 3, 8, 8)
     frames = torch.cat([picture, picture, 1 - picture, picture * 0.5], 1)
-    looks = Looks(colours(frames).flatten(2), histogram(frames))
+    looks = Appearance(colours(frames).flatten(2), histogram(frames))
     same, negative, darker = (
         looks.unlike(torch.tensor([0]), torch.tensor([i])).item() for i in (1, 2, 3)
     )

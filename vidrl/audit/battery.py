@@ -1,7 +1,7 @@
 """Runs the audit: every hack at every strength on every clip.
 
-The changes of the reward are compared with the changes that a mild re-encoding of the same
-clips makes, which is the null.
+The changes of the reward are compared with the null distribution: the changes that a mild
+re-encoding of the same clips causes, which no person sees.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vidrl.synthetic.corruptions import corrupt
 
 # (strength, seed) of the re-encodings of each clip: 44 to 54 dB, which nobody sees
 NULLS = ((0.25, 0), (0.25, 1), (0.5, 2), (0.5, 3))
-# Mean absolute difference of pixels below which a hack changed nothing, as freezing a clip
-# in which nothing moves.
+# Mean absolute difference of pixels below which a hack counts as without effect, for example
+# a freeze of a clip in which nothing moves.
 UNTOUCHED = 2e-4
 
 Progress = Callable[[int, int, str], None]
@@ -162,6 +162,7 @@ def _row(
     seed: int,
     steps: Callable[[str], None],
 ) -> Row:
+    """Return the report's row of one hack at one strength."""
     changes, why = change(scorer, clips, clean, hack.name, strength, seed, steps)
     return Row.of(hack, strength, changes, why, null, [clip.origin for clip in clips])
 
@@ -185,6 +186,7 @@ class _Steps:
 
 
 def _name(reward: Any) -> str:
+    """Return the name of a wrapped function, or the name of the reward's class."""
     return getattr(reward, "name", "") or type(reward).__name__
 
 

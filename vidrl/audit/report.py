@@ -117,7 +117,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """A property of a reward that was checked: its value, the tolerance, and whether it passed."""
+    """A property of a reward that was checked, and whether it passed.
+
+    It passes if `value` is within `tolerance`. `words` is the sentence that the report prints.
+    """
 
     name: str
     passed: bool
@@ -186,7 +189,9 @@ class Report:
         chosen = {"synthetic": synthetic, "files": ~synthetic}
         return {
             side: Wins.of(
-                won[rows], tried[rows], [n for n, take in zip(names, rows, strict=True) if take]
+                won[rows],
+                tried[rows],
+                [name for name, selected in zip(names, rows, strict=True) if selected],
             )
             for side, rows in chosen.items()
         }
@@ -203,7 +208,7 @@ class Report:
 
     @property
     def sees(self) -> bool:
-        """Return whether any two clips have different values; True for fewer than two."""
+        """Return whether the reward gives two clips different values; True for under two clips."""
         scored = finite(self.clean)
         return len(scored) < 2 or float(np.ptp(scored)) > self.null.rounding
 
@@ -287,7 +292,7 @@ class Report:
                     }
                     for c, v, w in zip(self.clips, self.clean, self.why, strict=True)
                 ],
-                "left_out": [asdict(one) for one in self.left],
+                "left_out": [asdict(file) for file in self.left],
                 "card": asdict(self.card) if self.card else None,
                 "search": self.search.to_dict() if self.search else None,
                 "seconds_a_clip": self.seconds_a_clip,
@@ -349,6 +354,7 @@ def trend(means: Sequence[float], noise: float) -> str:
 
 
 def _row(row: Row, null: Null) -> dict[str, Any]:
+    """Return a row as JSON, with its mean change in units of the null's noise as `sigmas`."""
     facts = {
         key: getattr(row, key)
         for key in (

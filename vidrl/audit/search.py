@@ -28,7 +28,7 @@ from vidrl.synthetic import verifier
 from vidrl.synthetic.corruptions import corrupt
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-JUDGED = 64  # the verdict compares best of so many with best of one
+JUDGED = 64  # the verdict compares the best of so many candidates with the best of one
 SLACK = 0.01  # how much of the truth, in [0, 1], may be lost
 Progress = Callable[[int, int, str], None]
 Mixture = dict[str, float]
@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Search:
-    """The results that best-of-N and random search have against one reward."""
+    """The results of best-of-N and of random search against one reward."""
 
     points: list[Point]  # of best-of-N
     climb: list[Point]  # of the random search, which starts from the clean clips
@@ -129,7 +129,8 @@ def search(
         device: where the reward runs.
     """
     scorer, draw = Scorer(reward, device), random.Random(seed)
-    starts = [rendered(scene(7 * i + i), seed + i, size, 17, 8.0) for i in range(prompts)]
+    # Every eighth scene: the motions differ, and all have a dark background and a still camera.
+    starts = [rendered(scene(8 * i), seed + i, size, 17, 8.0) for i in range(prompts)]
     values, truths = np.full((prompts, candidates), np.nan), np.full((prompts, candidates), np.nan)
     for i, start in enumerate(starts):
         pool = [mixed(start, mixture(draw), draw.randrange(2**31)) for _ in range(candidates)]
@@ -259,6 +260,7 @@ def _neighbour(mixture: Mixture, draw: random.Random) -> Mixture:
 
 
 def _point(n: int, values: Values, clips: Sequence[Clip]) -> Point:
+    """Return the point of the random search after `n` steps."""
     return Point(n, _range(values), _range(truth(clips)))
 
 

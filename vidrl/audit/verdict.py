@@ -1,4 +1,4 @@
-"""Decides whether the share of winning pairs is below the limit: shown, refuted or not shown.
+"""Decides whether the share of winning pairs is below the limit: PASS, FAIL or NOT SHOWN.
 
 A pair is a clip and a detectable hack. Clips differ in how easily they are cheated, and
 pieces of one video resemble each other, so the pairs of one source are not independent. The
@@ -21,7 +21,7 @@ PASS = "PASS"
 FAIL = "FAIL"
 OPEN = "NOT SHOWN"
 STATUS = {PASS: 0, FAIL: 1, OPEN: 3}  # of the command; 2 is a wrong use of it
-# `needed` tries up to so many times the sources that there are
+# The largest multiple of the present number of sources that `needed` tries.
 MOST = 64
 
 
@@ -47,7 +47,9 @@ class Wins(NamedTuple):
         """
         found = proportion_interval(*_pairs(won, tried, sources)) if tried.sum() else None
         rate, low, high = (found.mean, found.low, found.high) if found else (math.nan,) * 3
-        return cls(int(won.sum()), int(tried.sum()), len(_names(tried, sources)), rate, low, high)
+        return cls(
+            int(won.sum()), int(tried.sum()), len(_tried_sources(tried, sources)), rate, low, high
+        )
 
     def words(self, what: str = "") -> str:
         """Return a text as `3 of 600 (0.5 %, 95 % interval 0.1 to 1.9 %)`; `what` follows 600."""
@@ -83,7 +85,7 @@ def needed(won: Counts, tried: Counts, sources: Sequence[str], limit: float) -> 
     The present sources are repeated until the interval is below the limit. None where their
     share is not below the limit, or where `MOST` times as many sources do not suffice.
     """
-    count = len(_names(tried, sources))
+    count = len(_tried_sources(tried, sources))
     if not tried.sum() or won.sum() / tried.sum() >= limit:
         return None
     enough = [
@@ -117,6 +119,6 @@ def _pairs(won: Counts, tried: Counts, sources: Sequence[str]) -> tuple[list[flo
     ]
 
 
-def _names(tried: Counts, sources: Sequence[str]) -> set[str]:
+def _tried_sources(tried: Counts, sources: Sequence[str]) -> set[str]:
     """Return the sources that have at least one pair."""
     return {name for name, n in zip(sources, tried.tolist(), strict=True) if n}

@@ -90,6 +90,7 @@ class Cache:
         write_atomic(self._path(key), text)
 
     def _path(self, key: str) -> Path:
+        """Return the file of a key; two hex digits name a folder, so that no folder is huge."""
         return self.folder / key[:2] / f"{key}.json"
 
 
@@ -157,8 +158,8 @@ class Hashes:
         Raises OSError.
         """
         if file.is_dir():
-            files = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
-            return digest(files, 16)
+            children = sorted(child for child in file.iterdir() if child.is_file())
+            return digest([[child.name, self.of(child)] for child in children], 16)
         if not file.is_file():  # reading a pipe would wait for ever
             raise FileNotFoundError(f"expected a file, found {describe_non_file(file)} at {file}")
         name, now = os.path.abspath(file), file_stamp(file)
@@ -183,6 +184,7 @@ class Hashes:
             self.new = {}
 
     def _read(self) -> dict[str, list[Any]]:
+        """Return the stored hashes by file; none, with a message, if the index is damaged."""
         try:
             entries = json.loads(self.path.read_bytes()) if self.path is not None else {}
         except FileNotFoundError:
@@ -192,6 +194,7 @@ class Hashes:
             return {}
         is_table = isinstance(entries, dict)
         return (
+            # an entry is the hash and the four numbers of `file_stamp`
             {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 5}
             if is_table
             else {}

@@ -46,21 +46,20 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
     0: done; 1: nothing could be scored, or with --strict not everything. Raises for an
     error of use.
     """
-    _printable()
-
+    _print_any_file_name()
     command = shlex.join(["vidrl", *words])
-    args.source = _source(args)
+    args.source = _model_source(args)
     if args.preferences:
-        return _preferences(args, command)
+        return _run_preferences(args, command)
     if args.meta:
-        return _meta(args, command)
+        return _run_meta(args, command)
     saved = [path for path in args.paths if path.lower().endswith(".json")]
     if saved:
-        return _saved(args, command, progress)
+        return _compare_saved(args, command, progress)
     return _measure(args, command, progress)
 
 
-def _printable() -> None:
+def _print_any_file_name() -> None:
     """Let the terminal print file names that are not UTF-8, each such byte as an escape."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -98,7 +97,7 @@ def _measure(args: argparse.Namespace, command: str, progress: Progress | None) 
     chosen, formats = suite_from(args), _formats(args)
     sources = _sources(args)
     claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in chosen.dims])
-    distances = _measures(args, len(sources))
+    distances = _distance_names(args, len(sources))
     out = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(name for name, _, _ in sources))}")
     cache = Path(args.cache or out / "cache")
     with ProcessGroup(out / "shards") as group:
@@ -113,12 +112,12 @@ def _measure(args: argparse.Namespace, command: str, progress: Progress | None) 
                 group.device(args.device or "cpu"),
                 progress,
             ),
-            [item for one in found for item in one.items],
+            [item for found_of_set in found for item in found_of_set.items],
         )
         if rows is None:
             return 0
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
-    done = results.assemble(sets, chosen, command, notes, _trained(args, chosen), claims)
+    done = results.assemble(sets, chosen, command, notes, _trained_dims(args, chosen), claims)
     _add_distances(args, done, distances, cache, progress)
     return _write_and_print(args, done, out, formats)
 
@@ -189,7 +188,7 @@ def _set_name(group: Sequence[str], table: str | None) -> str:
     return "files" if group else Path(str(table)).stem
 
 
-def _source(args: argparse.Namespace) -> ModelSource | None:
+def _model_source(args: argparse.Namespace) -> ModelSource | None:
     """Return the model to sample, and put its folder and adapter into the arguments.
 
     None if no model was named.
@@ -248,7 +247,7 @@ def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
     ]
 
 
-def _trained(args: argparse.Namespace, chosen: Suite) -> list[str]:
+def _trained_dims(args: argparse.Namespace, chosen: Suite) -> list[str]:
     """Return the dims that the LoRA was trained on; only known for a LoRA in its run folder."""
     from vidrl.bench.dims import trained_dims
     from vidrl.report.run_folder import NoRun, read
@@ -261,7 +260,7 @@ def _trained(args: argparse.Namespace, chosen: Suite) -> list[str]:
         return []
 
 
-def _measures(args: argparse.Namespace, sets: int) -> list[str]:
+def _distance_names(args: argparse.Namespace, sets: int) -> list[str]:
     """Return the distances to compute: those of --distance, or both with --against.
 
     The names and the encoder are checked before any clip is measured. Raises
@@ -308,10 +307,10 @@ def _add_distances(
         )
 
 
-# --- other ways -----------------------------------------------------------------------
+# --- other commands -----------------------------------------------------------------------
 
 
-def _saved(args: argparse.Namespace, command: str, progress: Progress | None) -> int:
+def _compare_saved(args: argparse.Namespace, command: str, progress: Progress | None) -> int:
     """Compare saved results without measuring again."""
     not_results = [path for path in args.paths if not path.lower().endswith(".json")]
     if not_results or args.model:
@@ -326,15 +325,15 @@ def _saved(args: argparse.Namespace, command: str, progress: Progress | None) ->
     )
     if note := untrusted_clips.closed_note(done):
         print(f"vidrl: {note}", file=sys.stderr)
-    names = [one["name"] for one in done["sets"]]
+    names = [set_["name"] for set_ in done["sets"]]
     out, formats = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(names))}"), _formats(args)
     _add_distances(
-        args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress
+        args, done, _distance_names(args, len(names)), Path(args.cache or out / "cache"), progress
     )
     return _write_and_print(args, done, out, formats)
 
 
-def _preferences(args: argparse.Namespace, command: str) -> int:
+def _run_preferences(args: argparse.Namespace, command: str) -> int:
     """Compute the agreement of dims with people; the path may be the folder of the videos."""
     from vidrl.bench import preference_page, preferences
 
@@ -359,7 +358,7 @@ def _preferences(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _meta(args: argparse.Namespace, command: str) -> int:
+def _run_meta(args: argparse.Namespace, command: str) -> int:
     """Find which corruptions lower a dim and which raise it; the path may be a video folder."""
     from vidrl.bench import meta, meta_page
 
@@ -385,7 +384,7 @@ def _meta(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
-# --- telling --------------------------------------------------------------------------
+# --- writing and printing -------------------------------------------------------------
 
 
 def _write_and_print(
@@ -406,10 +405,11 @@ def _write_and_print(
     if any(counts.values()):
         missing = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         print(f"vidrl: {missing}; {written[0]} gives the reason for each", file=sys.stderr)
-    skipped = [row for one in done["sets"] for row in one["skipped"]]
+    skipped = [row for set_ in done["sets"] for row in set_["skipped"]]
     for row in skipped[:MAX_SKIPPED_SHOWN]:
         print(f"vidrl: {row['path']}: {row['why']}", file=sys.stderr)
     print(f"\nfiles: {', '.join(map(str, written))}")
+    # see `main` for the meaning of the statuses
     return 1 if not counted.clips or (args.strict and (counted.skipped or counted.unscored)) else 0
 
 
@@ -436,7 +436,10 @@ def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
-    """Return the formats to write, after checking their names."""
+    """Return the formats to write, after checking their names.
+
+    The leaderboard file, the last of FORMATS, has a meaning for VBench's dims alone.
+    """
     names_asked = _split_names(args.format)
     if "all" in names_asked:
         return [*FORMATS] if args.profile == "vbench" or args.suite == "vbench" else [*FORMATS][:-1]

@@ -204,6 +204,7 @@ def with_holm(rows: list[Row], primary: str | None = None) -> list[Row]:
 
 
 def _holm_over(rows: list[Row]) -> list[Row]:
+    """Set `p_holm` of the rows that have a p value, corrected as one family."""
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = p

@@ -59,15 +59,18 @@ class MatchedSets:
 
 def match_sets(first: Set, second: Set) -> MatchedSets:
     """Match the clips of two sets, without duplicates."""
-    everything = (unscored_clips.all_clips(first), unscored_clips.all_clips(second))
+    clips_of_sets = (unscored_clips.all_clips(first), unscored_clips.all_clips(second))
     names = (first["name"], second["name"])
-    matched = matches(*everything, names)
+    matched = matches(*clips_of_sets, names)
     found, notes = _without_copies(matched.found)
     groups = duplicates.connected_groups([_match_keys(match) for match in found])
     sides = (
-        (duplicates.without_duplicates(everything[0]), duplicates.without_duplicates(everything[1]))
+        (
+            duplicates.without_duplicates(clips_of_sets[0]),
+            duplicates.without_duplicates(clips_of_sets[1]),
+        )
         if matched.by == UNPAIRED
-        else everything
+        else clips_of_sets
     )
     return MatchedSets(names, matched.by, found, groups, sides, matched.notes + notes)
 
@@ -245,6 +248,7 @@ def _with_intervals(interval_of: Callable[..., Interval], family: int) -> Row:
     NaN where there is no interval; `note` says why. A p value of B bootstrap draws cannot
     be below 2 / B, so a large family, whose level is 0.05 / family, needs more draws.
     """
+    # with 250 family draws, 2 / B is 0.008 / family, well below the level
     draws = max(DRAWS, 250 * family)
     single, simultaneous_interval = (
         interval_of(draws=draws),
@@ -252,8 +256,8 @@ def _with_intervals(interval_of: Callable[..., Interval], family: int) -> Row:
     )
     ends = [
         math.nan if end is None else end
-        for one in (single, simultaneous_interval)
-        for end in finite_ends(one)
+        for estimate in (single, simultaneous_interval)
+        for end in finite_ends(estimate)
     ]
     return {
         "difference": single.mean,
@@ -348,8 +352,8 @@ def _merged(part: Sequence[Match]) -> Match:
     """Return the matches of one prompt as one match of all their clips."""
     return Match(
         part[0].prompt,
-        tuple(clip for one in part for clip in one.first),
-        tuple(clip for one in part for clip in one.second),
+        tuple(clip for match in part for clip in match.first),
+        tuple(clip for match in part for clip in match.second),
     )
 
 
@@ -357,7 +361,7 @@ def _unscored_p(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
     """Return the exact p value of "both sets are equally likely to have unscored clips".
 
     The sign of each group's difference is flipped in every way, as in McNemar's test;
-    groups without a difference say nothing, and are left out.
+    groups without a difference carry no information, and are left out.
     """
     gaps = np.array(
         [

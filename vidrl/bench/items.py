@@ -135,6 +135,7 @@ def clip_files(source: Path, stills: bool = False) -> tuple[list[Path], list[str
 
 
 def _hidden(path: Path) -> bool:
+    """Return whether the file, or a folder on the way to it, has a name that begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -179,13 +180,13 @@ def _folder(folder: Path, stills: bool) -> Found:
 def _about_names(
     folder: Path, paths: Sequence[Path], named: Mapping[str, tuple[str, int]]
 ) -> list[str]:
-    """Return notes that say which clips got their prompts from file names."""
+    """Return notes that say which clips have their prompts from file names."""
     notes = [f"{folder}: prompts and seeds are from names like VBench's, prompt-0.mp4"]
     others = [path for path in paths if path.stem not in named]
     if others:
         notes.append(
-            f"{len(others)} of {len(paths)} names in {folder} do not follow it and have no "
-            f"prompt, the first is {others[0].name}"
+            f"{len(others)} of {len(paths)} names in {folder} do not follow this pattern and have "
+            f"no prompt, the first is {others[0].name}"
         )
     return notes
 
@@ -273,6 +274,7 @@ def _missing_file(row: Row, places: Sequence[Path]) -> Path | None:
     table, *sources = [Path(os.path.abspath(place)) for place in places]
     if any(home == place or place in home.parents for place in sources) or not home.is_dir():
         return places[0] / row.path
+    # A table that lies in a folder without clips: its paths are relative to a source.
     return places[-1] / row.path if home == table else None
 
 

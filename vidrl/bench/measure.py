@@ -179,11 +179,11 @@ def _on_list(item: Item, dim: Dim) -> bool:
     return listed is None or NAMES.get(dim.reward, dim.reward) in listed
 
 
-def _load_cached(clips: Sequence[_Clip], kept: Cache) -> None:
+def _load_cached(clips: Sequence[_Clip], cache: Cache) -> None:
     """Fill in the rows that the cache holds."""
     for clip in clips:
         for name in [name for name in clip.keys if name not in clip.outcome.rows]:
-            row = kept.get(clip.keys[name])
+            row = cache.get(clip.keys[name])
             if row is not None:
                 clip.outcome.facts = {fact: row[fact] for fact in CLIP_FACTS}
                 clip.outcome.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
@@ -246,9 +246,9 @@ def _take_outcome(clip: _Clip, done: TaskResult[Task], stored: Cache | None) -> 
         clip.outcome.why = outcome.why
 
 
-def _warn(kept: Cache | None) -> None:
+def _warn(cache: Cache | None) -> None:
     """Print which files of the cache could not be read."""
-    for path in kept.corrupt if kept else []:
+    for path in cache.corrupt if cache else []:
         print(f"vidrl: {path} could not be read, and was measured again", file=sys.stderr)
 
 

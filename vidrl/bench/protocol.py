@@ -21,9 +21,7 @@ from torch import Tensor
 RATE_ROUNDING = 0.002  # relative; rates that differ by less differ only by rounding
 # Relative; rates that differ by less count as equal: containers round time stamps, and
 # 23.976 frames a second count as 24.
-SAME_RATE = (
-    0.02  # rates that differ by less are one: containers round time stamps, and 23.976 is 24
-)
+SAME_RATE = 0.02
 
 
 def video_reader() -> str:
@@ -139,6 +137,7 @@ class Protocol:
         return shrunk(frames[None], self.side)[0] if self.side else frames
 
     def _facts(self) -> dict[str, Any]:
+        """Return the facts that the hash identifies."""
         # Earlier versions chose frames by time stamps. The entry changes the hash, so that
         # their results are not compared with these.
         chosen = {"chosen": "evenly"} if self.fps else {}

@@ -71,8 +71,8 @@ class ProcessGroup:
     def find_once(self, make: Callable[[], list[Found]]) -> list[Found]:
         """Return what `make` gives in the first process, the same in all processes.
 
-        Each process looking for itself could see another list, because a folder may change
-        meanwhile, and the parts would no longer fit together.
+        If each process listed the folders, the lists could differ, because a folder may
+        change meanwhile, and the parts would no longer fit together.
         """
         if self.size == 1:
             return make()
@@ -95,7 +95,7 @@ class ProcessGroup:
         """
         if self.size == 1:
             return run(list(items))
-        # whole( A file of an earlier run must not be taken for this one's.
+        # A file of an earlier run must not be taken for the file of this run.
         self._part(self.rank).unlink(missing_ok=True)
         write_atomic(
             self._part(self.rank),
@@ -119,6 +119,7 @@ class ProcessGroup:
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(1, torch.cuda.device_count())}"
 
     def _part(self, rank: int) -> Path:
+        """Return the file with the rows that process `rank` measured."""
         return self.folder / f"rows-{rank}.json"
 
 
@@ -149,12 +150,12 @@ def _found(row: dict[str, Any]) -> Found:
     """Return found clips from JSON."""
     items = [
         Item(
-            Path(one["path"]),
-            one["prompt"],
-            one["seed"],
-            Path(one["reference"]) if one["reference"] else None,
-            one["meta"],
+            Path(item["path"]),
+            item["prompt"],
+            item["seed"],
+            Path(item["reference"]) if item["reference"] else None,
+            item["meta"],
         )
-        for one in row["items"]
+        for item in row["items"]
     ]
     return Found(items, row["skipped"], row["notes"])

@@ -39,8 +39,8 @@ __all__ = [
     "within_prompt_spread",
 ]
 
-END_DISTANCE = 0.02  # part of the range: a value this near to its end is saturated
-SATURATED_SHARE = 0.5  # of the values at the end of the range: the dim is saturated
+END_DISTANCE = 0.02  # part of the range: a value this near to its end counts as at the end
+SATURATED_SHARE = 0.5  # a dim is saturated if this share of its values is at an end
 
 
 def summary(
@@ -132,12 +132,12 @@ def within_prompt_spread(values: Values, groups: Groups) -> tuple[float, float]:
 def saturation(values: Values, limits: tuple[float | None, float | None]) -> list[str]:
     """Return a note for each end of the range at which the values pile up.
 
-    There the dim cannot tell good clips from better ones. The values are saturated if half
-    of them lie within 2 % of the range of its end, or if their mean does, with a standard
-    deviation of no more than that. For a range (0, b) the scale is b. For another range the
-    scale is at most 1, because the lower end of a penalty, for example −20, is one that no
-    clip comes near. If the other end is open there is no scale, and only values equal to
-    the end count.
+    At such an end the dim no longer separates good clips from better ones. The values are
+    saturated if half of them lie within 2 % of a scale from the end, or if their mean does,
+    with a standard deviation of no more than that. For a range (0, b) the scale is b. For
+    another closed range the scale is the width of the range, at most 1, because no clip
+    comes near the lower end of a penalty, for example −20. If the range is open there is no
+    scale, and only values equal to the end count.
 
     >>> saturation([0.99, 0.995, 0.98, 0.5], (0, 1))
     ['saturated: 3 of 4 values lie within 0.02 of 1, the end of the range']
@@ -201,6 +201,7 @@ def _equal_note(values: Array) -> list[str]:
 
 
 def _std(values: Array) -> float:
+    """Return the sample standard deviation, NaN for fewer than two values."""
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 

@@ -6,10 +6,10 @@ A suite is a TOML file, in benchmarks/suites or of the user's own:
     about = "What it is for."
     least = 20                  # a mean over fewer clips than that is marked
     prompts = "mine.jsonl"      # beside the file; one JSON object a line with "prompt"
-    per_prompt = 1              # clips that a model makes of each prompt
+    per_prompt = 1              # clips that a model generates for each prompt
     [protocol]                  # fps, side, frames; 0 leaves the clip as it is
     fps = 8
-    [sampling]                  # how a model makes clips: steps, frames, height, width ...
+    [sampling]                  # how a model generates clips: steps, frames, height, width ...
     steps = 20
     [dims.flicker]              # the reward of that name
     [dims.warp_relative]
@@ -74,12 +74,12 @@ class Suite:
         plugin.UnknownName for a name that is neither.
         """
         own = {dim.name: dim for dim in self.dims}
-        known = set(own) | set(plugin.names("rewards")) | {"default"}
+        valid = set(own) | set(plugin.names("rewards")) | {"default"}
         for name in names:
-            if name not in known and ":" not in name:
+            if name not in valid and ":" not in name:  # package.module:Class is loaded later
                 raise plugin.UnknownName(
                     f"suite {self.name!r} has no dim {name!r}, and no reward is called that: "
-                    f"{plugin.nearest(name, known)}"
+                    f"{plugin.nearest(name, valid)}"
                 )
         return replace(
             self, dims=tuple(own.get(name) or _dim(name, {}, self.name) for name in names)
@@ -142,12 +142,14 @@ def load(name_or_path: str | Path) -> Suite:
 
 
 def _folder() -> Path:
+    """Return the folder of the suites that come with vidrl."""
     import vidrl.benchmarks
 
     return Path(vidrl.benchmarks.__file__).parent / "suites"
 
 
 def _suite(path: Path, table: Mapping[str, Any]) -> Suite:
+    """Return the suite of a parsed TOML file; raise BadSuite with the place of the fault."""
     fields = _typed(table, KEYS, str(path))
     if not fields.get("dims"):
         raise BadSuite(f"{path}: expected dims, as [dims.flicker], got none")
@@ -161,6 +163,7 @@ def _suite(path: Path, table: Mapping[str, Any]) -> Suite:
 
 
 def _dim(name: str, row: Any, where: str) -> Dim:
+    """Return the dim of a table [dims.NAME]; its reward is the one of that name by default."""
     found = _typed(row, DIM, f"{where}, dim {name!r}")
     reward = found.get("reward", name)
     profile = found.get("profile", dims_.profile_of(reward))

@@ -234,7 +234,7 @@ def _band(frame: _Frame, line: Line) -> dict[str, str]:
 
 
 def _marks(frame: _Frame, line: Line) -> list[dict[str, object]]:
-    """Return a dot for every point where the line asks for dots, else for lonely points."""
+    """Return a dot for every point if the line asks for dots, else for points without neighbour."""
     runs = [run for run in _runs(line.x, line.y) if line.dots or len(run) == 1]
     return [
         {"style": line.style, "left": frame.x(x), "top": frame.y(y)} for run in runs for x, y in run

@@ -55,6 +55,7 @@ def inlined(*paths: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
+    """Return the jinja2 environment, created at the first page."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(

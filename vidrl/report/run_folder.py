@@ -17,8 +17,8 @@ from vidrl.training import guards
 
 Row = Mapping[str, Any]
 
-# Of these held-out measures lower values are better (−1) or neither direction is (0). Of
-# every other measure higher values are better.
+# The direction in which a held-out measure gets better: −1 if lower values are better, 0 if
+# neither direction is. Higher values are better for every measure that is not named.
 DIRECTION = {"unscored_share": -1, "exposure": 0, "weight_drift": 0}
 
 LEAST = 20  # held-out clips below which no change is claimed, as in the suites of vidrl bench
@@ -133,7 +133,7 @@ def read(run_dir: str | Path) -> Run:
     lines = {
         name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")
     }
-    # a run that is still going on has progress.json in place of summary.json
+    # a run that has not finished has progress.json in place of summary.json
     summary = _json(folder / "summary.json", {}) or _json(folder / "progress.json", {})
     return Run(
         folder,
@@ -148,15 +148,17 @@ def read(run_dir: str | Path) -> Run:
 
 
 def _lines(path: Path) -> list[Row]:
+    """Return the JSON objects of a file, one a line; damaged lines are left out."""
     text = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     rows = [_parsed(line) for line in text]
     return [row for row in rows if isinstance(row, dict)]
 
 
 def _parsed(line: str) -> Any:
+    """Return the value of a line of JSON, None if the line is damaged."""
     try:
         return json.loads(line)
-    # the last line of a run that is still going on, or was killed, may be half written
+    # the last line of a run that has not finished, or was killed, may be incomplete
     except json.JSONDecodeError:
         return None
 
@@ -174,6 +176,7 @@ def _json(path: Path, missing: Any, finite: bool = False) -> Any:
 
 
 def _parse(path: Path, text: str, parse: Callable[[str], Any]) -> Any:
+    """Return `parse(text)`; raise NoRun that names the file if the text is damaged."""
     try:
         return parse(text)
     except ValueError as error:  # of JSON and TOML alike

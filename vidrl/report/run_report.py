@@ -28,6 +28,7 @@ def table(run_dir: str | Path) -> str:
 
 
 def _interval(row: Row) -> str:
+    """Return the 95 % interval of a row as text, padded to the width of the column."""
     return f"{'none':18}" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
