@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from vidrl.rewards import Samples, video
-from vidrl.rewards.cut import Cut, Appearance, colours, histogram, median_around, mixtures
+from vidrl.rewards.cut import Appearance, Cut, colours, histogram, median_around, mixtures
 from vidrl.synthetic import corruptions, world
 
 FPS = 8.0
