@@ -92,7 +92,7 @@ class ImageReward(LearnedReward):
 
     def _pass(self, network: Any, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the raw output of the network for a batch of frames and tokens, (N,)."""
-        side = network.sight.config.image_size
+        side = network.vision.config.image_size
         # `rounded`: the crop's offset is rounded, as in torchvision
         pixels = Pixels(side, (side, side), OPENAI, rounded=True)(frames)
-        return network(pixels.to(network.sight.dtype), ids, mask).to(pixels.dtype)
+        return network(pixels.to(network.vision.dtype), ids, mask).to(pixels.dtype)

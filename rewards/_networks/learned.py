@@ -1,5 +1,4 @@
-"""What rewards of learned frame networks share: batching over frames and clips, and frames
-that are not looked at."""
+"""The base class of rewards that read frames by a network, and helpers that choose frames."""
 
 from __future__ import annotations
 
@@ -13,13 +12,15 @@ from .hub import weight_dtype
 
 
 class LearnedReward(Reward):
-    """Base of rewards that read each frame by a network.
+    """A base class of rewards that score each frame by a network.
 
-    `chunk` frames are read a forward pass, over frames and clips alike; it sets the memory
-    and no number. `dtype` is that of the weights, `offload` puts them on the CPU between
-    calls. `frames` is how many frames of a clip are looked at, the middles of equal
-    segments, 0 for all; the curve shows for each other frame the number of its segment's. A
-    clip can be scored in pieces where all frames are looked at.
+    `chunk` is the number of frames of one forward pass. Frames of all clips are batched
+    together; `chunk` changes the memory that is needed, and no number. `dtype` is the dtype
+    of the weights. With `offload` the weights are on the CPU between calls. `frames` is the
+    number of frames of a clip that the network reads, 0 for all: the clip is divided into
+    so many equal segments, the middle frame of each segment is read, and the curve repeats
+    this frame's number for the other frames of the segment. A clip can be scored in pieces
+    (`streams`) only if all frames are read.
     """
 
     differentiable = True
@@ -29,33 +30,39 @@ class LearnedReward(Reward):
 
     def __init__(self, chunk: int, dtype: str, offload: bool, frames: int = 0) -> None:
         super().__init__()
-        weight_dtype(dtype)
+        weight_dtype(dtype)  # fails early, for a dtype that does not exist
         if chunk < 1 or frames < 0:
             raise ValueError(
                 f"expected chunk >= 1 and frames >= 0 (0: all), got chunk={chunk}, frames={frames}"
             )
-        self.chunk, self.dtype, self.offload, self.frames = chunk, dtype, offload, frames
+        self.chunk, self.frames = chunk, frames
+        self.dtype, self.offload = dtype, offload
 
     @property
     def streams(self) -> bool:
-        """Whether a clip can be scored in pieces."""
+        """Whether a clip can be scored in pieces: the middles of segments need its length."""
         return self.frames == 0
 
     def score_frames(
         self, samples: Samples, score: Callable[[Tensor, list[str]], Tensor]
     ) -> Tensor:
-        """`score` of every frame looked at and its prompt, (N, C, H, W) and N strings to (N,
-        ...), as (B, F, ...)."""
+        """Return what `score` gives each frame, (B, F, ...).
+
+        `score` maps frames (N, C, H, W) and their N prompts to numbers (N, ...). The chosen
+        frames of all clips are passed in one call.
+        """
         video = samples.frames
-        chosen, owner = segment_middles(video.shape[1], self.frames)
-        seen = video if len(chosen) == video.shape[1] else video[:, chosen]
-        found = score(seen.flatten(0, 1), [prompt for prompt in samples.prompts for _ in chosen])
-        return found.unflatten(0, seen.shape[:2])[:, owner]
+        chosen, segment = segment_middles(video.shape[1], self.frames)
+        # Indexing copies the clips, so it is left out where all frames are read.
+        read = video if len(chosen) == video.shape[1] else video[:, chosen]
+        scores = score(read.flatten(0, 1), [prompt for prompt in samples.prompts for _ in chosen])
+        return scores.unflatten(0, read.shape[:2])[:, segment]
 
 
 def segment_middles(total: int, frames: int) -> tuple[list[int], list[int]]:
-    """The middles of `frames` equal segments of `total` frames, and the segment of each
-    frame; all if `frames` is 0.
+    """Return the middle frames of `frames` equal segments, and the segment of each frame.
+
+    If `frames` is 0 or at least `total`, each frame is a segment.
 
     >>> segment_middles(9, 3)
     ([1, 4, 7], [0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -66,8 +73,9 @@ def segment_middles(total: int, frames: int) -> tuple[list[int], list[int]]:
 
 
 def middle_frames(total: int, frames: int) -> list[int]:
-    """The frames in the middle of `frames` equal segments; some twice where there are fewer
-    frames than segments.
+    """Return the frames in the middle of `frames` equal segments of a clip.
+
+    A frame occurs twice if the clip has fewer frames than segments.
 
     >>> middle_frames(16, 4), middle_frames(2, 4)
     ([2, 6, 10, 14], [0, 0, 1, 1])
@@ -76,7 +84,10 @@ def middle_frames(total: int, frames: int) -> list[int]:
 
 
 def encode_distinct(prompts: Sequence[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
-    """`encode` of the prompts, each different one once, (B, ...)."""
-    different = sorted(set(prompts))
-    place = {prompt: i for i, prompt in enumerate(different)}
-    return encode(different)[torch.tensor([place[prompt] for prompt in prompts])]
+    """Return `encode` of the prompts, (B, ...); a prompt that occurs often is encoded once.
+
+    The clips of a group have the same prompt, so most encodings would be repetitions.
+    """
+    distinct = sorted(set(prompts))
+    row = {prompt: i for i, prompt in enumerate(distinct)}
+    return encode(distinct)[torch.tensor([row[prompt] for prompt in prompts])]

@@ -15,9 +15,9 @@ needs_weights = pytest.mark.skipif(
 
 
 def test_same_padding_is_tensorflows():
-    from vidrl.rewards._networks.efficientnet import Same
+    from vidrl.rewards._networks.efficientnet import SameConv2d
 
-    conv = Same(1, 1, 3, 2)
+    conv = SameConv2d(1, 1, 3, 2)
     torch.nn.init.ones_(conv.weight)
     # 4 wide, stride 2, kernel 3: one column of zeros on the right alone.
     assert conv(torch.ones(1, 1, 4, 4)).tolist() == [[[[9.0, 6.0], [6.0, 4.0]]]]
