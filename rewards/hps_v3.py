@@ -95,7 +95,7 @@ class HpsV3(LearnedReward):
                 )
                 asked = qwen.build_conversation(images, prompts[start : start + self.chunk], words)
                 # at the only mark, the first number of the head: mu
-                scores.append(network(asked, words.medium, words.marks)[:, 0, 0].float())
+                scores.append(network(asked, words.media_id, words.mark_ids)[:, 0, 0].float())
         return torch.cat(scores)
 
 

@@ -135,7 +135,7 @@ class VideoAlign(Reward):
                 asked = qwen.build_conversation(
                     qwen.prepare_frames(clips, self.least, most), prompts, words
                 )
-                marks.append(read_marks(judge(asked, words.medium, words.marks)))
+                marks.append(read_marks(judge(asked, words.media_id, words.mark_ids)))
         mean, deviation = (torch.tensor(x, device=video.device) for x in self._moments())
         return (torch.cat(marks).float() - mean) / deviation
 

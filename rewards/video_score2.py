@@ -107,7 +107,7 @@ class VideoScore2(Reward):
             tokenizer(model, revision=revision)
         )
         self._words: qwen.ChatTokenizer | None = None
-        self.least, self.most = qwen25.LEAST, 0
+        self.least, self.most = qwen25.MIN_PIXELS, 0
         self.form = False
 
     @classmethod

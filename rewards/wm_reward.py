@@ -23,8 +23,8 @@ class WmReward(LearnedReward):
     begin at every `stride`-th of these frames. In each window the predictor sees the
     features of the first `past` frames and predicts the features of the other frames. A
     window gets the cosine of prediction and truth, taken over the tokens and averaged over
-    the features, see `_networks.vjepa2.foreseen`. The value is the mean over the windows.
-    In the curve, each window's difference from that mean is given to the frames that the
+    the features, see `_networks/vjepa2.py`. The value is the mean over the windows. In the
+    curve, each window's difference from that mean is given to the frames that the
     window predicts. A clip with fewer frames than a window is unscored.
 
     The defaults are those of the published script compute_wmreward.py; its README names a
@@ -125,7 +125,7 @@ class WmReward(LearnedReward):
             ready = vjepa2.prepared(video, model.config.crop_size)
             windows = ready.unfold(1, self.window, self.step).movedim(-1, 2)
             found = chunked(
-                partial(vjepa2.foreseen, model, context=self.past),
+                partial(vjepa2.prediction_similarity, model, context=self.past),
                 self.chunk,
                 windows.flatten(0, 1),
             )

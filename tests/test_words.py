@@ -70,7 +70,6 @@ IRREGULAR = {
 
 # Folders and files whose words still have to be rewritten.
 PENDING: set[str] = {
-    "rewards/_networks",
     "vidrl/cli",
 }
 

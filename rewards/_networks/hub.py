@@ -1,8 +1,9 @@
-"""Pretrained networks: where their weights lie, and how a reward holds them.
+"""Loading of pretrained networks, and the class by which a reward holds a network.
 
-A network is loaded at its first use, follows the clips to their device, and may be put away
-between calls. Weights come from a local path or a hub id, as safetensors, or from published
-.pt and .pth files as plain tensors; nothing is unpickled.
+A network is loaded at its first use, moves to the device of the clips, and may go back to
+the CPU between calls. Weights come from a local path or from the Hugging Face hub, as
+safetensors or as published .pt and .pth files. Only plain tensors are read: no file's code
+is run.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from vidrl.lookup.extras import install
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CURE = (
-    "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
+    "Pass the path of a local copy (on a machine with a network: "
+    "`hf download OWNER/NAME --local-dir FOLDER`), "
     "or let this machine reach the hub: unset HF_HUB_OFFLINE"
 )
-PATIENCE = 5.0  # seconds for the hub to answer
+PATIENCE = 5.0  # seconds within which the hub must accept a connection
 
 
 class Network:
-    """A frozen module that `make` builds at first use.
+    """A frozen module that the function `make` builds at the first use.
 
-    `with network.on(video) as module:` gives it on the video's device. Clips of float64 are
-    computed by a copy in float64, so that gradients can be checked. With `offload` it goes
-    back to the CPU when the block ends, but not where a gradient is asked of the video,
-    because the backward pass still needs it there.
+    `with network.on(video) as module:` gives the module on the video's device. Clips of
+    float64 are computed by a copy of the module in float64, so that gradients can be
+    checked. With `offload` the module goes back to the CPU at the end of the block, unless
+    the video requires a gradient: the backward pass still needs the weights on the device.
     """
 
     def __init__(self, make: Callable[[], nn.Module], offload: bool = False) -> None:
@@ -47,14 +49,14 @@ class Network:
         self._double: nn.Module | None = None
 
     def setup(self) -> Any:
-        """The module, loaded if it was not."""
+        """Return the module; the first call builds it."""
         if self.module is None:
             self.module = self.make().eval().requires_grad_(False)
         return self.module
 
     @contextmanager
     def on(self, like: Tensor) -> Iterator[Any]:
-        """The module where `like` is."""
+        """Give the module on the device of `like`, in float64 if `like` has float64."""
         module = self.setup()
         if like.dtype == torch.float64:
             self._double = self._double or copy.deepcopy(module).double()
@@ -65,7 +67,7 @@ class Network:
 
 
 def import_package(name: str) -> Any:
-    """An optional package, or an ImportError that says how to install it."""
+    """Return an optional package; raise ImportError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -73,27 +75,29 @@ def import_package(name: str) -> Any:
 
 
 def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -> Any:
-    """transformers' model `kind` of a local folder or hub id; OSError names the cure.
+    """Return transformers' model `kind` with the weights of a local folder or hub id.
 
-    Weights are safetensors, or, where there are none, as of facebook/dino-vitb16, a .bin
-    file, of which nothing but plain tensors is read (`weights_only`).
+    Weights are safetensors. Old models, as facebook/dino-vitb16, have only a .bin file, of
+    which only plain tensors are read (`weights_only`). Raises OSError with the cure if
+    nothing can be loaded.
     """
     cls = getattr(import_package("transformers"), kind)
-    given = {"dtype": weight_dtype(dtype), **options}
+    arguments = {"dtype": weight_dtype(dtype), **options}
     with explain_load_errors(source):
         try:
-            return cls.from_pretrained(source, use_safetensors=True, **given)
+            return cls.from_pretrained(source, use_safetensors=True, **arguments)
         except OSError as first:
             try:
                 return cls.from_pretrained(
-                    source, use_safetensors=False, weights_only=True, **given
+                    source, use_safetensors=False, weights_only=True, **arguments
                 )
             except OSError:
+                # The first error says why the source has no safetensors, which is the cause.
                 raise first from None
 
 
 def tokenizer(source: str, **options: Any) -> Any:
-    """The tokenizer of a local folder or hub id."""
+    """Return the tokenizer of a local folder or hub id."""
     with explain_load_errors(source):
         return import_package("transformers").AutoTokenizer.from_pretrained(source, **options)
 
@@ -101,14 +105,18 @@ def tokenizer(source: str, **options: Any) -> Any:
 def build_model(
     kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any
 ) -> Any:
-    """transformers' model `kind` of `config` with the weights `state`; ValueError where
-    names or sizes do not fit."""
+    """Return transformers' model `kind` of `config` with the tensors `state`.
+
+    Raises ValueError that lists the names that do not fit, or whose sizes differ.
+    """
     cls = getattr(import_package("transformers"), kind)
     model, report = cls.from_pretrained(
-        None,
+        None,  # no source: the weights are those of state_dict
         config=config,
         state_dict=dict(state),
         dtype=weight_dtype(dtype),
+        # What does not fit is reported instead of raised, so that the message below names
+        # the missing, the unexpected and the mismatched names together.
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options,
@@ -117,25 +125,21 @@ def build_model(
         what: sorted(map(str, report[f"{what}_keys"]))
         for what in ("missing", "unexpected", "mismatched")
     }
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{what}: {', '.join(names[:3])} ({len(names)})"
-            for what, names in wrong.items()
-            if names
-        )
-        raise ValueError(
-            f"these weights are not those of a {kind}: {told}. Is it the file that the reward names?"
-        )
+    _refuse_misfits(wrong, f"a {kind}")
     return model
 
 
 def weights_file(source: str) -> Path:
-    """A file: a local path, or `owner/name/file` on the hub, fetched once; OSError names
-    the cure."""
+    """Return the path of a file: a local path, or `owner/name/file` of the hub.
+
+    A file of the hub is downloaded once and then read from the hub's local cache. Raises
+    OSError with the cure if there is no such file.
+    """
     local = Path(source).expanduser()
     if local.is_file():
         return local
     parts = source.split("/")
+    # None of these can be owner/name/file, so the hub is not asked.
     if local.is_absolute() or source.startswith(".") or len(parts) < 3:
         raise OSError(f"no file {source!r}: expected a path, or owner/name/file of the hub. {CURE}")
     with explain_load_errors(source):
@@ -147,8 +151,11 @@ def weights_file(source: str) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file; those under "state_dict" or "model",
-    if it has such an entry."""
+    """Return the tensors of a .safetensors, .pt or .pth file by their names.
+
+    If the file of a training run has an entry "state_dict" or "model", the tensors of this
+    entry are returned. The prefix "module." of DistributedDataParallel is removed.
+    """
     if path.suffix == ".safetensors":
         return importlib.import_module("safetensors.torch").load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -163,12 +170,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
-    """Gives `module` the weights `state`, as float32; ValueError where names or sizes are
-    not those of `whose`.
+    """Load the tensors `state` into `module`, as float32.
 
-    >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "a linear layer")
+    Raises ValueError that lists the names that do not fit, or whose sizes differ; `whose` is
+    the network's name in this message.
+
+    >>> state = {"weight": torch.ones(1, 2), "scale": torch.ones(1)}
+    >>> load_weights(nn.Linear(2, 1), state, "a linear layer")
     Traceback (most recent call last):
-    ValueError: these weights are not those of a linear layer: missing: bias (1); unexpected: scale (1). Is it the ...
+    ValueError: these weights are not those of a linear layer: missing: bias (1); unexpected: ...
     """
     wanted = module.state_dict()
     wrong = {
@@ -180,27 +190,32 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> 
             if n in wanted and x.shape != wanted[n].shape
         ],
     }
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{what}: {', '.join(names[:3])} ({len(names)})"
-            for what, names in wrong.items()
-            if names
-        )
-        raise ValueError(
-            f"these weights are not those of {whose}: {told}. Is it the file that the reward names?"
-        )
+    _refuse_misfits(wrong, whose)
+    # integers, as the counter of a batch norm, keep their dtype
     module.load_state_dict({n: x.float() if x.is_floating_point() else x for n, x in state.items()})
 
 
+def _refuse_misfits(wrong: Mapping[str, list[str]], whose: str) -> None:
+    """Raise ValueError with up to three names of each kind of misfit, if there are any."""
+    listed = "; ".join(
+        f"{kind}: {', '.join(names[:3])} ({len(names)})" for kind, names in wrong.items() if names
+    )
+    if listed:
+        raise ValueError(
+            f"these weights are not those of {whose}: {listed}. "
+            "Is it the file that the reward names?"
+        )
+
+
 def weight_dtype(name: str) -> torch.dtype:
-    """The dtype called `name`; ValueError for another word."""
+    """Return the dtype called `name`; raise ValueError for another word."""
     if name not in DTYPES:
         raise ValueError(f"no dtype {name!r} for weights: {nearest(name, DTYPES)}")
     return DTYPES[name]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word nearest to `word`, then all of them.
+    """Return the end of an error message: the most similar known word, and all known words.
 
     >>> nearest("dinov", ["clip", "dinov2"])
     "did you mean 'dinov2'? known: clip, dinov2"
@@ -211,8 +226,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
-    """`run` of `chunk` rows at a time, joined: the memory of a forward pass is that of a
-    chunk.
+    """Return `run` of the batches, computed for `chunk` rows at a time.
+
+    The memory of a forward pass is that of one chunk. All batches have the same number of
+    rows.
 
     >>> chunked(lambda x: 2 * x, 2, torch.arange(5))
     tensor([0, 2, 4, 6, 8])
@@ -226,8 +243,11 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
 
 @contextmanager
 def explain_load_errors(source: str) -> Iterator[None]:
-    """An OSError within says what could not be loaded, and the cure; a hub that does not
-    answer is asked once."""
+    """Give each OSError of the block a message with the source and the cure.
+
+    If the hub cannot be reached, only local copies are read, see `silent_hub`.
+    """
+    # Before the block, because silent_hub() switches the hub's client to offline.
     silent = "" if Path(source).expanduser().exists() else silent_hub()
     try:
         yield
@@ -239,12 +259,13 @@ def explain_load_errors(source: str) -> Iterator[None]:
 
 @cache
 def silent_hub() -> str:
-    """Why only local copies are read from now on, "" where the hub answers or the user has
-    switched it off.
+    """Return why the hub cannot be reached; "" if it answers or the user has set it offline.
 
-    Without a network the hub's client asks again and again, for over a minute a file. Only
-    that no connection comes about counts as silence: an answer of any status is one, and
-    certificates are the client's business.
+    Without a network the hub's client would repeat its requests for more than a minute for
+    each file. So the first call tries one connection, and if it fails, sets the client
+    offline for the rest of the process: only local copies are read. An answer with any HTTP
+    status counts as an answer, and errors of certificates are left to the client, which may
+    be configured for them. The result is cached.
     """
     constants = import_package("huggingface_hub.constants")
     if constants.HF_HUB_OFFLINE:

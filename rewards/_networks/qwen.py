@@ -1,7 +1,13 @@
-"""Qwen2-VL as a judge: it reads pictures and an instruction, and a head reads its state at
-marks in the text.
+"""Qwen2-VL as a judge that reads pictures and an instruction, and gives numbers by a head.
+
+The instruction contains special tokens, called marks. The head reads the state of the
+language model at each mark. HPSv3 and VideoReward are such judges.
 
 Shapes: N conversations, T pictures in each, L tokens, P patches, M marks.
+
+Source: Wang et al. 2024 (Qwen2-VL), arXiv:2409.12191; Ma et al. 2025 (HPSv3),
+arXiv:2508.03789, github.com/MizzenAI/HPSv3; Liu et al. 2025 (VideoReward),
+arXiv:2501.13918, github.com/KwaiVGI/VideoAlign.
 """
 
 from __future__ import annotations
@@ -17,18 +23,26 @@ from torch import Tensor, nn
 from .hub import build_model, explain_load_errors, import_package
 from .pixels import OPENAI, resize, three_channels
 
-PATCH, MERGE, TEMPORAL = 14, 2, 2
-FACTOR = PATCH * MERGE
+PATCH = 14  # height and width of a patch in pixels
+MERGE = 2  # MERGE x MERGE patches become one token of the language model
+TEMPORAL = 2  # a patch covers two pictures
+FACTOR = PATCH * MERGE  # height and width of a token in pixels
+# The chat template of Qwen2-VL for one question, with places for the media and the text.
 CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "<|im_start|>user\n<|vision_start|>{media}<|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_start|>user\n<|vision_start|>{media}<|vision_end|>{text}<|im_end|>\n"
+    "<|im_start|>assistant\n"
 )
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the judge reads: tokens (N, L) padded on the right, their mask, and the patches
-    of all pictures."""
+    """The input of the judge: the tokens and the pictures of N conversations.
+
+    `ids` (N, L) are the tokens, padded on the right; `mask` (N, L) is 1 at tokens and 0 at
+    padding. `patches` (P, 3 x 2 x 14 x 14) are the patches of all pictures, and `grid` (N,
+    3) is the number of patches in time, height and width of each conversation.
+    """
 
     ids: Tensor
     mask: Tensor
@@ -37,11 +51,11 @@ class Conversation:
 
 
 class Judge(nn.Module):
-    """A Qwen2-VL without its language head, and a reward head, (N, M, out).
+    """A Qwen2-VL whose language head is replaced by a reward head, (N, M, outputs).
 
-    Positions count all tokens one by one, pictures' too, as in the published inference,
-    which hands the language model embeddings without position ids; Qwen2-VL's own
-    three-dimensional positions would give other numbers.
+    Positions count all tokens one after the other, those of pictures too. The published
+    inference does so, because it passes embeddings without position ids to the language
+    model. Qwen2-VL's own three-dimensional positions would give other numbers.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -49,45 +63,59 @@ class Judge(nn.Module):
         self.body: Any = body
         self.head = head
 
-    def forward(self, said: Conversation, media: int, marks: Sequence[int]) -> Tensor:
-        """The head at each of `marks`; `media` is the token that pictures stand for."""
-        words = self.body.get_input_embeddings()(said.ids)
-        patches = said.patches.to(words.dtype)
-        seen = self.body.visual(patches, grid_thw=said.grid).pooler_output
-        words = words.masked_scatter((said.ids == media)[..., None], seen.to(words.dtype))
-        read = self.body.language_model(
-            inputs_embeds=words, attention_mask=said.mask, use_cache=False
-        )
-        at = torch.isin(said.ids, torch.tensor(list(marks), device=said.ids.device))
-        state = read.last_hidden_state[at].unflatten(0, (len(said.ids), len(marks)))
-        return self.head(state.to(next(self.head.parameters()).dtype))
+    def forward(self, asked: Conversation, media: int, marks: Sequence[int]) -> Tensor:
+        """Return the head's outputs at each of the tokens `marks`, (N, M, outputs).
+
+        `media` is the number of the placeholder token that pictures replace. Each
+        conversation must contain each of the marks once.
+        """
+        embeddings = self.body.get_input_embeddings()(asked.ids)
+        patches = asked.patches.to(embeddings.dtype)
+        pictures = self.body.visual(patches, grid_thw=asked.grid).pooler_output
+        # masked_scatter fills the placeholders in order, so both must be in the same order
+        placeholders = (asked.ids == media)[..., None]
+        embeddings = embeddings.masked_scatter(placeholders, pictures.to(embeddings.dtype))
+        states = self.body.language_model(
+            inputs_embeds=embeddings, attention_mask=asked.mask, use_cache=False
+        ).last_hidden_state
+        at = torch.isin(asked.ids, torch.tensor(list(marks), device=asked.ids.device))
+        at_marks = states[at].unflatten(0, (len(asked.ids), len(marks)))
+        # The head stays in float32 when the body is in half precision.
+        return self.head(at_marks.to(next(self.head.parameters()).dtype))
 
 
 class ChatTokenizer:
-    """The tokenizer of a Qwen2-VL with marks added, and the instruction."""
+    """A tokenizer of Qwen2-VL to which marks are added, with the template of the instruction.
+
+    `mark_ids` are the numbers of the marks, and `media_id` is the number of the token `media`,
+    the placeholder of pictures.
+    """
 
     def __init__(self, tokenizer: Any, template: str, marks: Sequence[str], media: str) -> None:
         tokenizer.add_tokens(list(marks), special_tokens=True)
-        self.tokenizer, self.template, self.media = tokenizer, template, media
-        self.marks = tokenizer.convert_tokens_to_ids(list(marks))
-        self.medium = tokenizer.convert_tokens_to_ids(media)
+        self.tokenizer, self.template = tokenizer, template
+        self.media = media
+        self.mark_ids = tokenizer.convert_tokens_to_ids(list(marks))
+        self.media_id = tokenizer.convert_tokens_to_ids(media)
 
     def tokenize(self, prompts: Sequence[str], pictures: int) -> tuple[Tensor, Tensor]:
-        """Tokens and mask of conversations with `pictures` merged patches each; prompts
-        cannot forge a token."""
+        """Return tokens and mask (N, L) of conversations with `pictures` placeholders each."""
+        # A prompt cannot contain a special token, such as a mark: "<|" is broken up.
         texts = [
             self.template.format(text_prompt=prompt.replace("<|", "< |")) for prompt in prompts
         ]
         chats = [CHAT.format(media=self.media * pictures, text=text) for text in texts]
-        lists = [self.tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
-        longest = max(map(len, lists))
-        ids = torch.tensor([one + [0] * (longest - len(one)) for one in lists])
-        return ids, torch.arange(longest)[None] < torch.tensor([[len(one)] for one in lists])
+        rows = [self.tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        return ids, torch.arange(longest)[None] < torch.tensor([[len(row)] for row in rows])
 
 
 def smart_size(height: int, width: int, least: int, most: int) -> tuple[int, int]:
-    """Height and width as multiples of 28 with `least` to `most` pixels and nearly the same
-    shape.
+    """Return height and width as multiples of 28, with `least` to `most` pixels in all.
+
+    The shape stays nearly the same. This is `smart_resize` of Qwen2-VL's image processor.
+    Raises ValueError if one side is more than 200 times the other.
 
     >>> smart_size(480, 832, 100352, 200704), smart_size(32, 32, 100352, 200704)
     ((336, 588), (336, 336))
@@ -98,17 +126,22 @@ def smart_size(height: int, width: int, least: int, most: int) -> tuple[int, int
         )
     high, wide = (max(FACTOR, round(x / FACTOR) * FACTOR) for x in (height, width))
     if high * wide > most:
-        by = math.sqrt(height * width / most)
-        high, wide = (max(FACTOR, math.floor(x / by / FACTOR) * FACTOR) for x in (height, width))
+        shrink = math.sqrt(height * width / most)
+        high, wide = (
+            max(FACTOR, math.floor(x / shrink / FACTOR) * FACTOR) for x in (height, width)
+        )
     elif high * wide < least:
-        by = math.sqrt(least / (height * width))
-        high, wide = (math.ceil(x * by / FACTOR) * FACTOR for x in (height, width))
+        grow = math.sqrt(least / (height * width))
+        high, wide = (math.ceil(x * grow / FACTOR) * FACTOR for x in (height, width))
     return high, wide
 
 
 def prepare_frames(video: Tensor, least: int, most: int) -> Tensor:
-    """Clips (N, T, C, H, W) in [0, 1] as the vision tower takes them, resized and
-    normalised; T becomes even."""
+    """Return clips (N, T, C, H, W) in [0, 1] resized and normalised for the vision tower.
+
+    `least` and `most` limit the pixels of a frame, see `smart_size`. If T is odd, the last
+    frame is repeated, because a patch covers two frames.
+    """
     size = smart_size(video.shape[-2], video.shape[-1], least, most)
     images = resize(three_channels(video.flatten(0, 1)), size)
     mean, deviation = (torch.tensor(x).to(images)[:, None, None] for x in OPENAI)
@@ -117,47 +150,45 @@ def prepare_frames(video: Tensor, least: int, most: int) -> Tensor:
 
 
 def to_patches(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches (P, 3 x 2 x 14 x 14) of clips (N, T, 3, H, W), in the order of Qwen2-VL, and
-    the grid (N, 3)."""
+    """Return the patches (P, 3 x 2 x 14 x 14) of clips (N, T, 3, H, W), and the grid (N, 3).
+
+    Patches are in the order of Qwen2-VL: the 2 x 2 patches that become one token follow
+    each other. The grid is the number of patches in time, height and width.
+    """
     count, frames, _, height, width = images.shape
     high, wide = height // PATCH, width // PATCH
-    cells = images.reshape(
-        count,
-        frames // TEMPORAL,
-        TEMPORAL,
-        3,
-        high // MERGE,
-        MERGE,
-        PATCH,
-        wide // MERGE,
-        MERGE,
-        PATCH,
-    )
+    times = (count, frames // TEMPORAL, TEMPORAL, 3)
+    rows, columns = (high // MERGE, MERGE, PATCH), (wide // MERGE, MERGE, PATCH)
+    cells = images.reshape(*times, *rows, *columns)
     grid = torch.tensor([[frames // TEMPORAL, high, wide]], device=images.device).expand(count, 3)
-    return cells.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(
-        -1, 3 * TEMPORAL * PATCH * PATCH
-    ), grid.contiguous()
+    # to (clip, time, row and column of the token, row and column of the patch in the token),
+    # then, within a patch, (channel, frame, row and column of the pixel)
+    ordered = cells.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
+    return ordered.reshape(-1, 3 * TEMPORAL * PATCH * PATCH), grid.contiguous()
 
 
 def build_conversation(
     images: Tensor, prompts: Sequence[str], words: ChatTokenizer
 ) -> Conversation:
-    """Prepared clips (N, T, 3, H, W) and their prompts as the judge reads them."""
-    flat, grid = to_patches(images)
-    merged = int(grid[0].prod()) // MERGE**2
-    ids, mask = words.tokenize(prompts, merged)
-    return Conversation(ids.to(images.device), mask.to(images.device).long(), flat, grid)
+    """Return the judge's input for prepared clips (N, T, 3, H, W) and their N prompts."""
+    patches, grid = to_patches(images)
+    placeholders = int(grid[0].prod()) // MERGE**2  # one for each token of a clip
+    ids, mask = words.tokenize(prompts, placeholders)
+    return Conversation(ids.to(images.device), mask.to(images.device).long(), patches, grid)
 
 
 def build_body(state: Mapping[str, Tensor], config: Any, dtype: str) -> Any:
-    """transformers' Qwen2VLModel with the weights `state`; the vocabulary is as large as
-    its embeddings."""
+    """Return transformers' Qwen2VLModel with the tensors `state`.
+
+    The vocabulary's size in `config` is changed to that of the embeddings in `state`, which
+    have rows for the marks that were added to the tokenizer.
+    """
     config.text_config.vocab_size = len(state["language_model.embed_tokens.weight"])
     return build_model("Qwen2VLModel", config, state, dtype)
 
 
 def read_configuration(source: str) -> Any:
-    """The Qwen2VLConfig of a local folder or hub id."""
+    """Return the Qwen2VLConfig of a local folder or hub id."""
     with explain_load_errors(source):
         return import_package("transformers").Qwen2VLConfig.from_pretrained(source)
 
@@ -165,12 +196,13 @@ def read_configuration(source: str) -> Any:
 def split_state(
     state: Mapping[str, Tensor], scale: float = 0.0
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Body and head of a published state under today's names; adapters, times `scale`, are
-    added to their layers.
+    """Return the tensors of the body and of the reward head of a published `state`.
 
-    Names may begin with peft's "base_model.model.", and have the older layout, "visual.*"
-    beside "model.layers.*", or the newer, "model.visual.*" beside "model.language_model.*".
-    The language head is left out.
+    Low-rank adapters in `state` are merged with the factor `scale`. Names are converted to
+    those of today's transformers: they may begin with peft's "base_model.model.", and may
+    have the older layout ("visual.*" and "model.layers.*") or the newer one
+    ("model.visual.*" and "model.language_model.*"). The language head is left out. Raises
+    ValueError if there is no reward head.
     """
     plain = merge_adapters(
         {name.removeprefix("base_model.model."): value for name, value in state.items()}, scale
@@ -180,38 +212,43 @@ def split_state(
         for name, value in plain.items()
         if name.startswith("rm_head.")
     }
-    rest = {_name(k): v for k, v in plain.items() if not k.startswith(("rm_head.", "lm_head."))}
+    body = {
+        _body_name(name): value
+        for name, value in plain.items()
+        if not name.startswith(("rm_head.", "lm_head."))
+    }
     if not head:
         raise ValueError(
             "expected a reward model of Qwen2-VL, with tensors named rm_head.*: this file has none"
         )
-    return rest, head
+    return body, head
 
 
 def merge_adapters(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """A state with low-rank adapters as one without: W + scale B A."""
-    made = {
+    """Return `state` with its low-rank adapters merged into the weights: W + scale B A."""
+    merged = {
         name.replace(".base_layer.", "."): value
         for name, value in state.items()
         if ".lora_" not in name
     }
     for name, down in state.items():
-        layer, found, _ = name.partition(".lora_A.")
-        if found:
+        layer, separator, _ = name.partition(".lora_A.")
+        if separator:
             up = state[name.replace(".lora_A.", ".lora_B.")]
-            weight = made[f"{layer}.weight"]
-            made[f"{layer}.weight"] = (weight.float() + scale * up.float() @ down.float()).to(
-                weight.dtype
-            )
+            weight = merged[f"{layer}.weight"]
+            # The sum is computed in float32 and rounded once, to the dtype of the weight.
+            total = weight.float() + scale * up.float() @ down.float()
+            merged[f"{layer}.weight"] = total.to(weight.dtype)
         elif ".lora_" in name and ".lora_B." not in name:
             raise ValueError(
                 f"expected adapters of linear layers alone, lora_A and lora_B, got {name!r}"
             )
-    return made
+    return merged
 
 
-def _name(name: str) -> str:
+def _body_name(name: str) -> str:
+    """Return the name of a tensor in transformers' Qwen2VLModel."""
     inner = name.removeprefix("model.")
     if inner.startswith(("visual.", "language_model.")):
         return inner
-    return f"language_model.{inner}"
+    return f"language_model.{inner}"  # the older layout, without "language_model"

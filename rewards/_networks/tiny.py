@@ -15,6 +15,7 @@ from ..encoders import TextImage, Vision, class_token
 from .hub import Network, import_package
 from .pixels import IMAGENET, OPENAI, Pixels
 
+# The characters that the small tokenizers of CLIP and BERT know.
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."
 LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL = {**LAYER, "hidden_size": 16, "intermediate_size": 16}
@@ -30,6 +31,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
         model = make()
         for parameter in model.parameters():
+            # biases and norms (one axis) keep the values of their classes
             if parameter.dim() > 1 and parameter.numel():
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return model
@@ -37,6 +39,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 def clip_tokenizer() -> Any:
     """Return a CLIP tokenizer of single characters."""
+    # CLIP marks the last piece of a word by </w>
     pieces = [piece for letter in LETTERS for piece in (letter, f"{letter}</w>")]
     vocabulary = {piece: i for i, piece in enumerate(["<|startoftext|>", *pieces, "<|endoftext|>"])}
     return import_package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
@@ -56,9 +59,9 @@ def clip_model(side: int = 32) -> Any:
         "bos_token_id": 0,
         "eos_token_id": words - 1,
     }
-    sight = {**SMALL, "image_size": side, "patch_size": side // 2}
+    images = {**SMALL, "image_size": side, "patch_size": side // 2}
     return seeded(
-        lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=sight, projection_dim=16))
+        lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=images, projection_dim=16))
     )
 
 
@@ -104,7 +107,7 @@ def xclip_model() -> Any:
         "mit_num_hidden_layers": 1,
         "mit_num_attention_heads": 2,
     }
-    sight = {
+    images = {
         **SMALL,
         **mit,
         "image_size": 32,
@@ -114,7 +117,7 @@ def xclip_model() -> Any:
     }
     config = t.XCLIPConfig(
         text_config=text,
-        vision_config=sight,
+        vision_config=images,
         projection_dim=16,
         prompt_layers=1,
         prompt_num_attention_heads=2,
@@ -146,13 +149,14 @@ def blip_judge() -> nn.Module:
     from .blip import Judge, reward_head
 
     t = import_package("transformers")
-    sight = t.BlipVisionConfig(**SMALL, image_size=32, patch_size=16)
+    vision = t.BlipVisionConfig(**SMALL, image_size=32, patch_size=16)
     text = t.BlipTextConfig(
         **SMALL, vocab_size=96, encoder_hidden_size=16, max_position_embeddings=35
     )
-    return seeded(lambda: Judge(t.BlipVisionModel(sight), t.BlipTextModel(text), reward_head(16)))
+    return seeded(lambda: Judge(t.BlipVisionModel(vision), t.BlipTextModel(text), reward_head(16)))
 
 
+# The special tokens of Qwen2-VL's chats that the judges use.
 SPECIAL = [
     "<|im_start|>",
     "<|im_end|>",
@@ -168,6 +172,7 @@ def qwen_tokenizer() -> Any:
     import_package("transformers")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+    # Qwen2's vocabulary writes each byte as a printable letter
     letters = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
     tokens = import_package("transformers").Qwen2Tokenizer(vocab=letters, merges=[])
     tokens.add_tokens(SPECIAL, special_tokens=True)
@@ -185,12 +190,12 @@ def qwen_config() -> Any:
         "rope_parameters": rope,
         "pad_token_id": None,
     }
-    sight = {"depth": 1, "embed_dim": 32, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
-    return t.Qwen2VLConfig(text_config=text, vision_config=sight)
+    images = {"depth": 1, "embed_dim": 32, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
+    return t.Qwen2VLConfig(text_config=text, vision_config=images)
 
 
 def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
-    """Return a judge with such a Qwen2-VL; `head` makes the last layer for a width."""
+    """Return a Judge with the Qwen2-VL of `qwen_config`; `head` builds the head for a width."""
     from .qwen import Judge
 
     t = import_package("transformers")
@@ -210,7 +215,7 @@ def qwen25_judge() -> nn.Module:
         "rope_parameters": rope,
         "eos_token_id": end,
     }
-    sight = {
+    images = {
         "depth": 1,
         "hidden_size": 32,
         "intermediate_size": 16,
@@ -219,7 +224,7 @@ def qwen25_judge() -> nn.Module:
         "fullatt_block_indexes": [0],
         "tokens_per_second": 2,
     }
-    config = t.Qwen2_5_VLConfig(text_config=text, vision_config=sight, video_token_id=video)
+    config = t.Qwen2_5_VLConfig(text_config=text, vision_config=images, video_token_id=video)
     model = seeded(lambda: t.Qwen2_5_VLForConditionalGeneration(config))
     model.generation_config = t.GenerationConfig(eos_token_id=end, pad_token_id=end)
     return model

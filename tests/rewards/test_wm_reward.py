@@ -68,7 +68,7 @@ def test_a_window_has_the_published_surprise():
         torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double(),
     )
     with torch.no_grad():
-        found = vjepa2.foreseen(network, pixels, context=4)
+        found = vjepa2.prediction_similarity(network, pixels, context=4)
         torch.testing.assert_close(
             1 - found, surprise(network, pixels, 4)[None], atol=1e-9, rtol=1e-9
         )
@@ -109,7 +109,7 @@ def test_what_comes_later_does_not_leak_into_the_prediction():
     forward = network.predictor.forward
     network.predictor.forward = lambda known, **rest: heard.append(known) or forward(known, **rest)
     with torch.no_grad():
-        vjepa2.foreseen(network, pixels, context=4)
+        vjepa2.prediction_similarity(network, pixels, context=4)
     torch.testing.assert_close(heard[0][0], heard[0][1])
 
 
