@@ -95,9 +95,9 @@ def prediction_similarity(model: Any, windows: Tensor, context: int) -> Tensor:
     The result is (N,), in [-1, 1]. `windows` (N, T, 3, H, W) are `prepared`. The predictor
     reads the features of the first `context` frames, encoded without the others, and
     predicts the tokens of the other frames. The true tokens are those of the same frames
-    when all frames of the window are encoded together. Both are normalised over the D features of a token. The cosine is
-    taken over the tokens, for each feature by itself, and then averaged over features, as
-    in WMReward's code (`dim=1` of a tensor (N, L, D)).
+    when all frames of the window are encoded together. Both are normalised over the D
+    features of a token. The cosine is taken over the tokens, for each feature by itself,
+    and then averaged over features, as in WMReward's code (`dim=1` of a tensor (N, L, D)).
     """
     true = model.encoder(pixel_values_videos=windows).last_hidden_state
     known = model.encoder(pixel_values_videos=windows[:, :context]).last_hidden_state
