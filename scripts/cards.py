@@ -19,14 +19,15 @@ FILE = ROOT / "docs" / "reference" / "rewards.md"
 HEAD = """\
 # The rewards
 
-This page is written by `python scripts/cards.py` from the classes themselves. `vidrl show rewards NAME` also shows the
-options of a reward, and `vidrl audit NAME` measures whether the reward rises when a clip gets worse. Higher is better
-for every reward; many are negative, with 0 as the best value.
+This page is written by `python scripts/cards.py` from the classes themselves. `vidrl show rewards
+NAME` also shows the options of a reward, and `vidrl audit NAME` measures whether the reward rises
+when a clip gets worse. Higher is better for every reward; many are negative, with 0 as the best
+value.
 
 ## Several rewards in a recipe
 
-`[reward] name = "flicker"` trains on one reward, and `options = {...}` sets its options. `[reward.parts]` adds several
-rewards up:
+`[reward] name = "flicker"` trains on one reward, and `options = {...}` sets its options.
+`[reward.parts]` adds several rewards up:
 
 ```toml
 [reward.parts]
@@ -40,13 +41,15 @@ Each entry is a weight, or a table with these keys:
 - `weight` (1.0): the part adds weight * (value - centre) / scale.
 - `options`: the options of that reward; `vidrl show rewards NAME` lists them.
 - `scale` (1.0): a number, or `[centre, scale]`. Scales make parts of different units count alike.
-- `band = [low, high]`: inside the band the part adds nothing; outside, weight * distance / scale is subtracted.
-- `gate`: if the part's value is below the gate, the sum S becomes -10 + (S + 10) * value / gate, so that no other part
-  can make up for a low value of this part.
+- `band = [low, high]`: inside the band the part adds nothing; outside, weight * distance / scale
+  is subtracted.
+- `gate`: if the part's value is below the gate, the sum S becomes -10 + (S + 10) * value / gate,
+  so that no other part can make up for a low value of this part.
 
-`band` and `gate` are in the unit of the part's own value. `default` takes only a weight: it stands for its eight parts,
-each with its own scale, so that credit stays local and the log shows each part. If one of the eight also has its own
-entry, as `flicker` has above, the one inside the default is called `default/flicker`.
+`band` and `gate` are in the unit of the part's own value. `default` takes only a weight: it
+stands for its eight parts, each with its own scale, so that credit stays local and the log shows
+each part. If one of the eight also has its own entry, as `flicker` has above, the one inside the
+default is called `default/flicker`.
 
 ## Your own reward
 
@@ -57,15 +60,17 @@ def sharpness(samples):  # samples.frames (B, F, C, H, W) in [0, 1], samples.pro
     return samples.frames.diff(dim=-1).abs().mean((1, 2, 3, 4))
 ```
 
-The function returns B numbers, one a clip, as a tensor, an array or a list; or a tensor (B, F), one number a frame,
-whose mean is the value of the clip; or a `vidrl.rewards.Score`. NaN, or None in a list, leaves a clip unscored. The
-number of a frame is credited to the segment of that frame; the number of a clip is credited to all its segments alike.
+The function returns B numbers, one a clip, as a tensor, an array or a list; or a tensor (B, F),
+one number a frame, whose mean is the value of the clip; or a `vidrl.rewards.Score`. NaN, or None
+in a list, leaves a clip unscored. The number of a frame is credited to the segment of that frame;
+the number of a clip is credited to all its segments alike.
 
-`"my_module:sharpness"` names the function in `[reward] name`, in `[reward.parts]`, and for `vidrl score`, `bench`,
-`audit` and `serve`. In Python, `vidrl.rewards.load("my_module:sharpness")` or
-`vidrl.rewards.adapt.from_function(sharpness)` makes a reward of the function. The module is in the working folder or
-installed. A function `fn(video, prompts, fps)` is accepted too. A class may have options;
-[CONTRIBUTING.md](../../CONTRIBUTING.md) explains how to write a subclass of `Reward`.
+`"my_module:sharpness"` names the function in `[reward] name`, in `[reward.parts]`, and for `vidrl
+score`, `bench`, `audit` and `serve`. In Python, `vidrl.rewards.load("my_module:sharpness")` or
+`vidrl.rewards.adapt.from_function(sharpness)` makes a reward of the function. The module is in
+the working folder or installed. A function `fn(video, prompts, fps)` is accepted too. A class may
+have options; [CONTRIBUTING.md](../../CONTRIBUTING.md) explains how to write a subclass of
+`Reward`.
 
 ## All rewards
 
@@ -75,20 +80,25 @@ The columns of the tables:
 - *gradients*: gradients reach the pixels.
 - *images*: a clip of one frame is scored ([images.md](../guides/images.md)).
 
-Gradients are right with the flow held fixed: they go through the colours of the frames that the flow warps, not through
-the flow. Difference quotients (R(x + h d) − R(x − h d)) / 2h do not test them: with OpenCV's flow the quotients grow as
-h falls, because this flow jumps, and with `flow = "torch"` they converge to the derivative through the flow
-([flow_gradient.md](../../benchmarks/results/rewards/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
+Gradients are right with the flow held fixed: they go through the colours of the frames that the
+flow warps, not through the flow. Difference quotients (R(x + h d) − R(x − h d)) / 2h do not test
+them: with OpenCV's flow the quotients grow as h falls, because this flow jumps, and with `flow =
+"torch"` they converge to the derivative through the flow
+([flow_gradient.md](../../benchmarks/results/rewards/flow_gradient.md), `python
+benchmarks/studies/flow_gradient.py`).
 
-Below the tables each reward has its card. *sees* is what the reward measures, *blind to* what it misses, *hacks* what
-raises the score without making the clip better, *input* what clips it needs, and *cost* the time it takes, on one CPU
-thread if the card names no other device. *lowered by* names the corruptions of `vidrl.synthetic.corruptions` that lower
-the score; tests check each claim. `vidrl show rewards NAME` also prints the formula and the source.
+Below the tables each reward has its card. *sees* is what the reward measures, *blind to* what it
+misses, *hacks* what raises the score without making the clip better, *input* what clips it needs,
+and *cost* the time it takes, on one CPU thread if the card names no other device. *lowered by*
+names the corruptions of `vidrl.synthetic.corruptions` that lower the score; tests check each
+claim. `vidrl show rewards NAME` also prints the formula and the source.
 """
 KINDS = {
     "Without weights": "These need torch, numpy and OpenCV.",
-    "With the weights of a package": "`pip` brings the weights; nothing is fetched when a clip is scored.",
-    "With weights to be fetched": "The path or hub id of the weights is an option; they are loaded at first use.",
+    "With the weights of a package": "`pip` brings the weights; nothing is fetched when a clip "
+    "is scored.",
+    "With weights to be fetched": "The path or hub id of the weights is an option; they are "
+    "loaded at first use.",
     "Answered by a server": "The weights are on a server, whose address is an option.",
 }
 LIBRARIES = {

@@ -164,7 +164,8 @@ def main() -> int:
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
         print(
-            "wan_update: expected a CUDA device, found none; --cpu runs the same path with a tiny model"
+            "wan_update: expected a CUDA device, found none; --cpu runs the same path with a "
+            "tiny model"
         )
         return 2
     device = "cpu" if args.cpu else "cuda"

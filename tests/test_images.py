@@ -251,7 +251,8 @@ def test_a_run_on_images_says_what_it_leaves_out_and_shows_pictures(tmp_path):
         row["message"] for row in run.events if row["kind"] == "note" and "images" in row["message"]
     ]
     assert note == (
-        f"the backbone makes images, clips of one frame: {LEFT} need more frames, and are left out of the "
+        f"the backbone makes images, clips of one frame: {LEFT} need more frames, and are left "
+        "out of the "
         "reward"
     )
     assert set(run.held_out) == {

@@ -220,7 +220,10 @@ def test_importing_the_rewards_imports_nothing_heavy():
 
 
 def test_the_command_line_starts_without_torch():
-    code = "from vidrl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.stdout.write('\\n')"
+    code = (
+        "from vidrl.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+        "pass\nsys.stdout.write('\\n')"
+    )
     assert not loaded_by(code) & {"torch", "numpy", "cv2", *HEAVY}
 
 

@@ -121,7 +121,8 @@ def check_installed(tmp_path, wheel):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     code = (
-        "import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
+        "import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import "
+        "files\n"
         "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
         "files('vidrl').joinpath('audit/templates/picture.svg').read_text()\n"
         "from vidrl.report.page import page; from vidrl.report.run_folder import Run\n"

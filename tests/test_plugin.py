@@ -64,7 +64,8 @@ def test_a_new_file_is_a_new_plugin(kind):
     write(
         kind,
         "shine",
-        "class Shine(Reward):\n    def __init__(self, gain: float = 2.0):\n        self.gain = gain",
+        "class Shine(Reward):\n    def __init__(self, gain: float = 2.0):\n        self.gain = "
+        "gain",
     )
     write(kind, "_private", "")
     write(kind, "flow", "")
@@ -97,7 +98,8 @@ def test_helpers_and_imported_classes_do_not_count(kind):
     write(
         kind,
         "fine",
-        "from pathlib import Path\nclass _Helper: pass\nclass Facts: pass\nclass Fine(Reward): pass",
+        "from pathlib import Path\nclass _Helper: pass\nclass Facts: pass\nclass Fine(Reward): "
+        "pass",
     )
     assert plugin.find("rewards", "fine").__name__ == "Fine"
 

@@ -423,7 +423,8 @@ BAD = [
     (
         {},
         Numpy(),
-        r"scores clips on cpu with gradient, got an error \(RuntimeError: Can't call numpy.*needs the CPU",
+        r"scores clips on cpu with gradient, got an error \(RuntimeError: Can't call "
+        r"numpy.*needs the CPU",
     ),
     (
         {},

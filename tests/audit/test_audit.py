@@ -331,7 +331,8 @@ def test_rewards_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "theirs_of_test.py").write_text(
         "import torch\n\ndef light(video, prompts, fps):\n    return video.mean((1, 2, 3, 4))\n\n"
         "class Twice:\n    def __init__(self, factor: float = 2.0):\n        self.factor = factor\n"
-        "    def __call__(self, video, prompts, fps):\n        return self.factor * light(video, prompts, fps)\n"
+        "    def __call__(self, video, prompts, fps):\n        return self.factor * "
+        "light(video, prompts, fps)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     samples = Samples(torch.full((1, 9, 3, 16, 16), 0.25), [""], 8.0)

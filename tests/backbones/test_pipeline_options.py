@@ -211,7 +211,10 @@ def test_checkpointing_that_changes_a_prediction_is_refused_before_any_round() -
     chroma = Pipeline(
         FAMILIES["chroma"].build(), FAMILIES["chroma"].call, gradient_checkpointing=True
     )
-    told = "the prediction of ChromaTransformer2DModel as it is, got .*: set gradient_checkpointing = false"
+    told = (
+        "the prediction of ChromaTransformer2DModel as it is, got .*: set "
+        "gradient_checkpointing = false"
+    )
     with pytest.raises(ValueError, match=told):
         chroma.ready()
 

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.slow
 
 WIDE = """[...document.querySelectorAll("body *")].filter(one => one.getBoundingClientRect().right > innerWidth + 0.5
           && !one.closest(".scroll, pre, svg, .rules, .labels")).map(one => one.outerHTML.slice(0, 120))"""
-UNFOLD = "document.querySelectorAll('details').forEach(f => { f.removeAttribute('name'); f.open = true; })"
+UNFOLD = (
+    "document.querySelectorAll('details').forEach(f => { f.removeAttribute('name'); f.open "
+    "= true; })"
+)
 CONTRAST = """(() => {
   const light = colour => {
     const parts = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255);

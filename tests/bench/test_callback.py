@@ -179,7 +179,10 @@ def test_a_suite_without_pictures_is_refused_before_any_clip_of_a_model_that_nee
     (tmp_path / "mine.jsonl").write_text('{"prompt": "a fox"}')
     (tmp_path / "mine.toml").write_text('prompts = "mine.jsonl"\n[dims.flicker]\n')
     made = config.load(conditioned(tmp_path) | {"bench": {"suite": str(tmp_path / "mine.toml")}})
-    said = "the suite 'mine' .* expected prompts with image, .* got 'a fox' without image.* .jsonl, .csv or .parquet"
+    said = (
+        "the suite 'mine' .* expected prompts with image, .* got 'a fox' without image.* "
+        ".jsonl, .csv or .parquet"
+    )
     with pytest.raises(suite.BadSuite, match=said):
         loop.Trainer.from_recipe(made, callback.build(made))
     assert not Path(made.run).exists()

@@ -160,7 +160,8 @@ def test_one_rate_in_two_containers_is_one(tmp_path):
     found = measured(tmp_path / "m", tmp_path / "k")
     (said,) = found["fairness"]
     assert said == (
-        "the files of the sets differ in container (m mp4, k matroska); codec, pixel format and bits a "
+        "the files of the sets differ in container (m mp4, k matroska); codec, pixel format and "
+        "bits a "
         "pixel are the same"
     )
     assert not [

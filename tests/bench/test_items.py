@@ -143,7 +143,8 @@ def test_all_columns_of_a_manifest(tmp_path):
     touch(tmp_path, "v/a.mp4", "i/a.png")
     table = tmp_path / "t.tsv"
     table.write_text(
-        "path\tprompt\tseed\treference\tcamera\nv/a.mp4\ta dog\t3.0\ti/a.png\tpan\nv/b.mp4\ta cat\t\t\t\n"
+        "path\tprompt\tseed\treference\tcamera\nv/a.mp4\ta dog\t3.0\ti/a.png\tpan\nv/b.mp4\ta "
+        "cat\t\t\t\n"
     )
     found = items.find([], table)
     assert found.items == [

@@ -94,7 +94,8 @@ def test_the_headline_tells_both_ways_and_what_is_open():
         b["value"]["warp_error"] = a["value"]["warp_error"] - 0.1 - 0.001 * i
     text = re.sub(r"\s+", " ", Parsed(shown(finish(results))).text)
     assert (
-        "ours is better than base beyond doubt on 1 of 4: flicker; and worse on 1 of 4: warp_error. On the other 2 "
+        "ours is better than base beyond doubt on 1 of 4: flicker; and worse on 1 of 4: "
+        "warp_error. On the other 2 "
         "the clips do not decide."
     ) in text
 

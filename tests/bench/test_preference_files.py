@@ -170,7 +170,8 @@ def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, says: 
         ("c.tsv", 'path_a\tpath_b\tprompt\tchoice\nx.mp4\ty.mp4\t"a\ndog, b\u2028c"\ta\n'),
         (
             "c.jsonl",
-            '{"path_a": "x.mp4", "path_b": "y.mp4", "prompt": "a\\ndog, b\u2028c", "choice": "a"}\n',
+            '{"path_a": "x.mp4", "path_b": "y.mp4", "prompt": "a\\ndog, b\u2028c", "choice": '
+            '"a"}\n',
         ),
     ],
 )

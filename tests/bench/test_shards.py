@@ -102,7 +102,10 @@ def bench(path, out, processes):
         "--format",
         "csv",
     ]
-    run = f"import sys\nfrom vidrl.training import launch\nsys.exit(launch.launch({words!r}, {processes}))"
+    run = (
+        f"import sys\nfrom vidrl.training import launch\nsys.exit(launch.launch({words!r}, "
+        f"{processes}))"
+    )
     here = HERE.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", run], env=alone, capture_output=True, text=True, cwd=here

@@ -209,7 +209,8 @@ def test_too_few_prompts_for_the_family_are_said_with_the_number_that_it_takes()
     few, one_first, more = prompts(8, 12), prompts(8, 12, "d3"), prompts(12, 12)
     assert not any(verdicts.verdict(few, row) for row in few["comparisons"])
     assert (
-        "nothing can be beyond doubt, however large: 8 prompts are too few for 12 comparisons, which take 12, or "
+        "nothing can be beyond doubt, however large: 8 prompts are too few for 12 comparisons, "
+        "which take 12, or "
         "one dim named beforehand with --primary"
     ) in table(few)
     assert verdicts.verdict(one_first, one_first["comparisons"][3]) == 1

@@ -31,7 +31,8 @@ def recipe(tmp_path):
     prompts.write_text("a red circle\na blue square\n")
     path = tmp_path / "mine.toml"
     path.write_text(
-        f'run = "{tmp_path}/run"\n[backbone]\nname = "toy"\n[backbone.options]\n[policy]\nfull = true\n'
+        f'run = "{tmp_path}/run"\n[backbone]\nname = "toy"\n[backbone.options]\n[policy]\nfull '
+        "= true\n"
         f'[data]\nprompts = "{prompts}"\nheld_out = "{prompts}"\nheld_out_n = 2\n'
     )
     return path
@@ -490,7 +491,8 @@ def test_serve_stays_on_this_machine(capsys):
                 "algorithm.options.per_part=true",
                 "reward.parts={flicker = {weight = 1.0, band = [0.2, 0.8]}}",
             ],
-            "algorithm.options.per_part = false, because more is not always better of a part with a band or a gate (flicker)",
+            "algorithm.options.per_part = false, because more is not always better of a part "
+            "with a band or a gate (flicker)",
         ),
         (
             ["reward.parts={flicker = {options = {flow = 'farnback'}}}"],

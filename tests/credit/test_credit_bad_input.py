@@ -375,7 +375,10 @@ def test_groups_of_other_samples(of):
     ],
 )
 def test_advantages_of_another_shape_than_the_ratios(ratio, advantage):
-    shapes = rf"expected advantages of the ratios' shape \({', '.join(map(str, ratio))},?\), got \({advantage[0]}"
+    shapes = (
+        rf"expected advantages of the ratios' shape \({', '.join(map(str, ratio))},?\), "
+        rf"got \({advantage[0]}"
+    )
     with pytest.raises(ValueError, match=shapes):
         clipped(torch.ones(ratio), torch.ones(advantage), 0.1)
 

@@ -266,7 +266,10 @@ def test_short_steps_at_the_noisy_end_draw():
     ],
 )
 def test_no_step_that_may_draw_is_an_error_with_a_cure(times, sampler, eta):
-    said = f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on the times 1, .*"
+    said = (
+        f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta "
+        f"{eta} on the times 1, .*"
+    )
     with pytest.raises(ValueError, match=said + "take two steps or more, or lower eta"):
         stochastic_steps(flow(), sampler, times, eta)
 

@@ -77,7 +77,8 @@ def test_all_linear_is_every_linear_module():
         (["to_q", "*to_k"], r"'\*to_k' matches no module, the nearest is 'to_k'"),
         (
             ["to_q", "norm2"],
-            r"'norm2' matches blocks.0.norm2, a FP32LayerNorm, which holds no Linear or Conv module",
+            r"'norm2' matches blocks.0.norm2, a FP32LayerNorm, which holds no Linear or Conv "
+            r"module",
         ),
         (["to_q", ""], r"'' matches no module"),
         ([], "expected at least one module, got an empty list"),

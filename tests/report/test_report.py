@@ -303,8 +303,8 @@ def test_a_difference_without_an_interval_is_shown_with_the_reason(run):
     (run / "summary.json").write_text(json.dumps(summary))
     text = "".join(page_of(run).text)
     assert (
-        f"reward changed, from 0.410 to 0.530: a paired difference of +0.120; nothing is sure: {note}."
-        in text
+        "reward changed, from 0.410 to 0.530: a paired difference of +0.120; nothing is sure: "
+        f"{note}." in text
     )
     assert "got worse beyond doubt" not in text and run_folder.read(run).change("composite") == ""
     assert (
@@ -379,7 +379,8 @@ def test_weights_that_were_put_back_stand_in_the_head_of_the_page_and_of_the_ter
     put_back(run, (10, 20, 30), 0)
     told = [
         "At 3 of 3 evaluations a guard was broken and earlier weights were put back.",
-        "The run keeps the weights of round 0, the model that it started from: nothing that it learned is kept.",
+        "The run keeps the weights of round 0, the model that it started from: nothing that it "
+        "learned is kept.",
     ]
     text = (run / "report.html").read_text() if run_report.write(run) else ""
     assert all(text.index(sentence) < text.index("<h2>") for sentence in told)

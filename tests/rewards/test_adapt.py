@@ -488,7 +488,8 @@ def score_and_attach(backend, videos, prompts):
     ]
     if failed:
         raise RuntimeError(
-            f"Reward computation flagged {len(failed)} sample(s) as failure. First few: {failed[:3]}"
+            f"Reward computation flagged {len(failed)} sample(s) as failure. First few: "
+            f"{failed[:3]}"
         )
     parts = {name: torch.tensor(values) for name, values in response.component_rewards.items()}
     return torch.tensor(response.rewards, dtype=torch.float32), parts

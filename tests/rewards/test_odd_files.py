@@ -94,7 +94,8 @@ ODD = {
     "groups of pictures.m2ts": f"ref.mkv | | {H264} -g 12",
     "first is no key.mkv": r"open.mkv | | -c copy -bsf:v noise=drop=key*lt(n\,1)",
     "first is no key.mp4": r"open.mkv | | -c copy -bsf:v noise=drop=lt(n\,3)",
-    "negative times.mp4": "a.mp4 | | -c copy -bsf:v setts=pts=PTS-20000:dts=DTS-20000 -avoid_negative_ts disabled",
+    "negative times.mp4": "a.mp4 | | -c copy -bsf:v setts=pts=PTS-20000:dts=DTS-20000 "
+    "-avoid_negative_ts disabled",
     "late.mp4": "a.mp4 | -itsoffset 5 | -c copy",
     "variable.mkv": "ref.mkv | | -vf select=lt(n\\,20)+not(mod(n\\,3)) -fps_mode vfr " + H264,
     "a quarter.mp4": "a.mp4 | -display_rotation 90 | -c copy",

@@ -156,7 +156,10 @@ def test_truths_and_integers_become_numbers(give):
     ],
 )
 def test_anything_else_is_refused_with_what_was_expected(give, words):
-    expected = "expected mine to return 4 numbers, one a clip, as a tensor (4,), an array or a list; a tensor (4, 5)"
+    expected = (
+        "expected mine to return 4 numbers, one a clip, as a tensor (4,), an array or a "
+        "list; a tensor (4, 5)"
+    )
     with pytest.raises(ValueError, match=f"{re.escape(expected)}.*{re.escape(words)}"):
         as_reward(give, "mine")(SAMPLES)
 

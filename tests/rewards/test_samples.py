@@ -45,7 +45,8 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
         (VIDEO * 2 - 1, r"values from -.*: map \[-1, 1\] by \(x \+ 1\) / 2"),
         (
             VIDEO - 0.2,
-            r"values from -0\.[12].*: map \[-1, 1\] by \(x \+ 1\) / 2, or clamp\(0, 1\) what overshoots",
+            r"values from -0\.[12].*: map \[-1, 1\] by \(x \+ 1\) / 2, or clamp\(0, 1\) what "
+            r"overshoots",
         ),
         (VIDEO * 1.1 - 0.1, r"values from -0\.(09|1).* to .*clamp\(0, 1\)"),
         (VIDEO + 0.2, r"to 1\.2: clamp\(0, 1\) what overshoots"),
@@ -101,7 +102,8 @@ def test_each_pixel_is_checked_once(monkeypatch):
     [
         (
             VIDEO,
-            r"got a tensor of shape \(2, 5, 3, 16, 16\): pass Samples\(video, \[\"\"\] \* len\(video\), fps=16.0\)",
+            r"got a tensor of shape \(2, 5, 3, 16, 16\): pass Samples\(video, \[\"\"\] \* "
+            r"len\(video\), fps=16.0\)",
         ),
         (VIDEO.numpy(), r"got ndarray: pass Samples\(video, prompts, fps=16.0\)"),
         (list(VIDEO), "got list: pass Samples"),

@@ -102,7 +102,8 @@ def test_a_short_clip_sends_each_frame_once_and_braces_stay_braces():
     [
         LINES.replace("\n", "\r\n"),
         "Well:\n" + LINES + "That is all.",
-        "**Alignment Score (1-5):** 2.4036\n- Physics Score (1-5): 3.0987.\n**Style Score (1-5): 3.3889**",
+        "**Alignment Score (1-5):** 2.4036\n- Physics Score (1-5): 3.0987.\n**Style Score "
+        "(1-5): 3.3889**",
     ],
 )
 def test_stars_and_words_around_the_lines_are_allowed(answer):

@@ -342,7 +342,8 @@ def test_a_stopped_study_lets_its_runs_leave(tmp_path, sent):
     """The children get SIGTERM and have time to save; nothing stays behind."""
     lines = [
         "import signal, sys, time",
-        "signal.signal(signal.SIGTERM, lambda *a: (mark.with_suffix('.saved').touch(), sys.exit(0)))",
+        "signal.signal(signal.SIGTERM, lambda *a: (mark.with_suffix('.saved').touch(), "
+        "sys.exit(0)))",
         "mark.with_suffix('.ready').touch()",
         "time.sleep(60)",
     ]

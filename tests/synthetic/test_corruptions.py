@@ -10,7 +10,10 @@ from torch import Tensor
 from vidrl.synthetic.corruptions import corrupt, names
 from vidrl.synthetic.world import Scene, render
 
-WANTED = "freeze duplicate slow average blur dim contrast grey cut shuffle reverse loop pan shake flicker noise codec"
+WANTED = (
+    "freeze duplicate slow average blur dim contrast grey cut shuffle reverse loop pan "
+    "shake flicker noise codec"
+)
 # these only choose among the clip's frames
 TEMPORAL = ("freeze", "duplicate", "stutter", "shuffle", "reverse", "loop")
 # the further from the clip, the stronger

@@ -284,7 +284,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_two_processes_never_work_in_one_folder(tmp_path):
     code = (
-        f"import sys, time; from vidrl.training import resume; resume.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n"
+        f"import sys, time; from vidrl.training import resume; resume.claim({str(tmp_path)!r}, "
+        f"{CONFIG!r}, True)\n"
         "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

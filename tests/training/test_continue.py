@@ -350,7 +350,10 @@ def test_where_no_weights_are_within_the_bands_any_more_the_base_models_come_bac
 def test_edited_prompts_are_refused_with_the_difference(ended_at_two):
     path, run = Path(ended_at_two["data"]["prompts"]), Path(ended_at_two["run"])
     path.write_text("a cat\na dog\na cow\na hen\na giraffe\n")
-    said = "data.prompts: 5 prompts -> 5 prompts; no longer there: 'a bee'; new: 'a giraffe'; the recorded ones are in"
+    said = (
+        "data.prompts: 5 prompts -> 5 prompts; no longer there: 'a bee'; new: 'a giraffe'; "
+        "the recorded ones are in"
+    )
     with pytest.raises(checkpoint.RunFolderError, match=said):
         loop.run(changed(ended_at_two, train_rounds=3), resume=True)
     path.write_text("\n".join(PROMPTS[::-1]) + "\n")

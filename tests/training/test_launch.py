@@ -59,8 +59,10 @@ def test_a_killed_launcher_takes_its_processes_with_it(worker, tmp_path):
         "sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"
         "import importlib.util as u\n"
         f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
-        "launch = u.module_from_spec(spec); spec.loader.exec_module(launch); launch.end_with_parent()\n"
-        "signal.signal(signal.SIGTERM, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(0)))\n"
+        "launch = u.module_from_spec(spec); spec.loader.exec_module(launch); "
+        "launch.end_with_parent()\n"
+        "signal.signal(signal.SIGTERM, lambda *a: (open(f'left{rank}', 'w').close(), "
+        "os._exit(0)))\n"
         "open(f'up{rank}', 'w').close(); time.sleep(60)"
     )
     code = (
@@ -77,7 +79,8 @@ def test_a_killed_launcher_takes_its_processes_with_it(worker, tmp_path):
 
 def test_an_interrupt_reaches_every_process(worker):
     folder = worker(
-        "signal.signal(signal.SIGINT, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(130)))\n"
+        "signal.signal(signal.SIGINT, lambda *a: (open(f'left{rank}', 'w').close(), "
+        "os._exit(130)))\n"
         "open(f'up{rank}', 'w').close(); time.sleep(60)"
     )
     code = (

@@ -23,7 +23,8 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     file = tmp_path / "mine.toml"
     file.write_text(
-        '[backbone]\nname = "wan"\n[backbone.options]\nmodel = "assets/tiny-wan-32"\ntext_length = 24\n'
+        '[backbone]\nname = "wan"\n[backbone.options]\nmodel = '
+        '"assets/tiny-wan-32"\ntext_length = 24\n'
         "frames = 9\ndecode_chunk = 1\nguidance = 3.0\n"
         '[data]\nprompts = "not/here.txt"\nheld_out = "not/here.txt"\n[train]\neval_steps = 2\n'
     )

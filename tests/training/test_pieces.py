@@ -62,7 +62,8 @@ def test_each_piece_is_halved_until_it_fits_and_none_is_lost_or_made_twice():
         MemoryError("Unable to allocate 23 GiB"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 92 bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "92 bytes"
         ),
         RuntimeError("CUDA error: out of memory"),
     ],
