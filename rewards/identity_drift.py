@@ -32,11 +32,7 @@ class _Seen:
 
 
 class IdentityDrift(Reward):
-<<<<<<< HEAD
     """Minus how far each frame's features are from those of the first frame.
-=======
-    """Measure minus the distance of each frame's features from those of the first frame.
->>>>>>> 2e4035a (A first sentence with a verb)
 
     The term of frame t is -(1 - cos(z_t, z_0)), where z are the features that an image
     network gives. The range is [-2, 0]; a still gets 0. With `against="mean"`, z_0 is the
