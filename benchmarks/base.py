@@ -15,7 +15,7 @@ import numpy as np
 
 from vidrl.inference.student import Array, t_quantile
 
-BLOCKS = 20  # of the jackknife, at most
+BLOCKS = 20  # most blocks of the jackknife; more cost time and hardly narrow the interval
 NOT_ASYMPTOTIC = (
     "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an "
     "unbiased one"
@@ -120,6 +120,8 @@ class Benchmark(ABC):
         n = (len(first), len(second))
         if why := self._refused(min(n), first.shape[1]):
             return Distance(math.nan, math.nan, math.nan, math.nan, n, (why,))
+        # Without groups: positive numbers for one set and negative for the other, so that no
+        # two clips share a prompt.
         groups = groups or (range(n[0]), range(-n[1], 0))
         value, parts = self.biased(first, second), assign_blocks(groups)
         fewest_prompts = min(len(set(part.tolist())) for part in parts)
@@ -174,6 +176,7 @@ class Benchmark(ABC):
         fewest = min(map(len, sets))
         if why := self._refused(fewest, D) or self._few(fewest, D):
             return Nearer(math.nan, math.nan, math.nan, (why,))
+        # Without groups: no two clips of the three sets get the same number.
         sides = groups or tuple(
             range(1_000_000 * k, 1_000_000 * k + len(side)) for k, side in enumerate(sets)
         )

@@ -43,10 +43,11 @@ class Frechet(Benchmark):
 
     def biased(self, first: Array, second: Array) -> float:
         """Return the distance of the sets' own means and covariances."""
+        # tr S = Σ R², and tr (S1 S2)^½ is the sum of the singular values of R1 R2ᵀ.
         shift = first.mean(0) - second.mean(0)
         roots = [root(side) for side in (first, second)]
         shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-        return float(shift @ shift + sum((one * one).sum() for one in roots) - 2 * shared)
+        return float(shift @ shift + sum((side * side).sum() for side in roots) - 2 * shared)
 
 
 def root(features: Array) -> Array:
@@ -58,6 +59,8 @@ def root(features: Array) -> Array:
     """
     centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
     if len(features) <= features.shape[1]:
-        return centred
+        return centred  # already a root, and smaller than (D, D)
+    # The (D, D) root costs less than (N, D) in the singular values that `biased` needs.
     values, vectors = np.linalg.eigh(centred.T @ centred)
+    # Rounding can make eigenvalues of a singular covariance slightly negative.
     return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T

@@ -59,13 +59,14 @@ class Kernel(Benchmark):
         xx, yy, xy = self.gram(first, second)
         np.fill_diagonal(xx, 0)
         np.fill_diagonal(yy, 0)
+        # a and b are one-hot: a.T @ xx @ a sums the kernel over each pair of blocks.
         a, b = (
             (block[:, None] == np.arange(count_blocks(blocks))).astype(float) for block in blocks
         )
         n, m = a.sum(0), b.sum(0)
         sums = [
-            (one.T @ table @ other, size)
-            for one, table, other, size in (
+            (left.T @ table @ right, size)
+            for left, table, right, size in (
                 (a, xx, a, (n, n, 1)),
                 (b, yy, b, (m, m, 1)),
                 (a, xy, b, (n, m, 0)),
@@ -88,7 +89,8 @@ def _means(sums: Array, rows: Array, columns: Array, own: int) -> tuple[float, A
     not counted, 1 on the diagonal.
     """
     n, m = rows.sum(), columns.sum()
-    left = sums.sum() - sums.sum(0) - sums.sum(1) + np.diag(sums)
+    # Without block k: minus its row and its column, plus their common entry.
+    remaining = sums.sum() - sums.sum(0) - sums.sum(1) + np.diag(sums)
     N, M = n - rows, m - columns
     with np.errstate(divide="ignore", invalid="ignore"):  # a single block leaves nothing
-        return float(sums.sum() / (n * (m - own))), left / (N * (M - own))
+        return float(sums.sum() / (n * (m - own))), remaining / (N * (M - own))
