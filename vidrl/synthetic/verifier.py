@@ -78,11 +78,12 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
         raise ValueError(
             f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions"
         )
-    seen = [read(clip, fps) for clip in video]
-    said = [world.parse(caption) for caption in captions]
+    readings = [read(clip, fps) for clip in video]
+    scenes = [world.parse(caption) for caption in captions]
     words = ("shape", "colour", "motion")
     rows = [
-        [getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)
+        [getattr(reading, word) == getattr(scene, word) for word in words]
+        for reading, scene in zip(readings, scenes, strict=True)
     ]
     shape, colour, motion = torch.tensor(rows).reshape(-1, 3).T
     still = video.shape[1] == 1
@@ -90,7 +91,7 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
         shape,
         colour,
         None if still else motion,
-        torch.tensor([reading.identity for reading in seen]),
+        torch.tensor([reading.identity for reading in readings]),
     )
 
 
@@ -104,26 +105,31 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     video = video.detach().float().cpu()
     mask = object_mask(video)
     area = mask.mean((1, 2))
-    seen = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
-    still = len(video) == 1
-    if seen.sum() < (1 if still else 2):
-        return Reading(None, None, None, nan if still else 0.0)
+    has_object = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
+    is_image = len(video) == 1
+    # A motion needs the object in at least two frames.
+    if has_object.sum() < (1 if is_image else 2):
+        return Reading(None, None, None, nan if is_image else 0.0)
     centre = centroid(mask)
     shapes, colours = (
-        _shapes(mask[seen], centre[seen], area[seen]),
-        _colours(video[seen], mask[seen]),
+        _shapes(mask[has_object], centre[has_object], area[has_object]),
+        _colours(video[has_object], mask[has_object]),
     )
-    usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (
+    typical = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (
         colours == colours.mode().values
     )
-    identity = nan if still else int(usual.sum()) / len(video)
-    if seen.float().mean() < 0.75:
+    # Divided by all frames: a frame without the object has lost the identity too.
+    identity = nan if is_image else int(typical.sum()) / len(video)
+    if has_object.float().mean() < 0.75:
         return Reading(None, None, None, identity)
+    # One shape for the clip: the correlations are averaged before the best one is chosen.
     shape = (
         world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
     )
     colour = list(world.COLOURS)[int(colours.mode().values)]
-    return Reading(shape, colour, None if still else _motion(centre, area, seen, fps), identity)
+    return Reading(
+        shape, colour, None if is_image else _motion(centre, area, has_object, fps), identity
+    )
 
 
 def object_mask(video: Tensor) -> Tensor:
@@ -215,8 +221,8 @@ def _softened(masks: Tensor, sigma: float) -> Tensor:
 
 def _shapes(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
     """Return each mask's best correlation with the templates of each shape, (F, shapes)."""
-    seen = _canonical(mask, centre, area)
-    return torch.einsum("fp,ksp->fks", seen, _templates()).amax(1)
+    normalised = _canonical(mask, centre, area)
+    return torch.einsum("fp,ksp->fks", normalised, _templates()).amax(1)
 
 
 @lru_cache
@@ -225,6 +231,7 @@ def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
     seconds = torch.arange(frames) / fps
     names, paths = [], []
     for motion in world.MOTIONS:
+        # Only motions that repeat have a phase; only motions that move have a rate.
         phases = [i / 16 for i in range(16)] if motion in ("bounce", "circle") else [0.0]
         rates = (1.0,) if motion == "rest" else (0.75, 1.0, 1.5, 2.0, 2.6)  # of the slow speed
         for phase in phases:
@@ -234,12 +241,12 @@ def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
     return tuple(names), torch.stack(paths)
 
 
-def _motion(centre: Tensor, area: Tensor, seen: Tensor, fps: float) -> str:
+def _motion(centre: Tensor, area: Tensor, has_object: Tensor, fps: float) -> str:
     """Return the motion whose ideal path is nearest, after removal of mean position and size."""
     names, bank = _bank(len(centre), float(fps))
     # Half of the log-area is the log-radius, the third coordinate of `world.trajectory`.
-    path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[seen]
+    path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[has_object]
     weight = torch.tensor([1.0, 1.0, _SIZE_WEIGHT])
-    ideal = bank[:, seen]
+    ideal = bank[:, has_object]
     error = (path - path.mean(0) - ideal + ideal.mean(1, keepdim=True)) * weight
     return names[int(error.square().sum((1, 2)).argmin())]
