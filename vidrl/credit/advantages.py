@@ -27,7 +27,7 @@ from .parts import (
 
 MEASURED = ("influence", "gls", "posterior")  # estimators that need a measured influence
 ESTIMATORS = ("whole", "segment", *MEASURED)
-WAYS = ESTIMATORS  # its former name, for code that imports it
+WAYS = ESTIMATORS  # the former name of this tuple, for code that imports it
 
 
 def advantages(
@@ -75,32 +75,37 @@ def advantages(
     split = per_part and bool(score.weights)
     weights = part_fractions(score) if split else {"composite": 1.0}
     scores = {name: score.parts[name] for name in weights} if split else {"composite": score}
-    # A sample without a composite value is left out of every part, or parts would disagree on it.
-    lost = score.value.isnan()
-    parts = {name: mask_samples(part, lost | part.value.isnan()) for name, part in scores.items()}
-    each = [
+    # A sample without a composite value is left out of every part. Otherwise the parts' means
+    # would be over different samples.
+    unscored = score.value.isnan()
+    parts = {
+        name: mask_samples(part, unscored | part.value.isnan()) for name, part in scores.items()
+    }
+    weighted = [
         weights[name] * normalise(part.value, group, scale, eps) for name, part in parts.items()
     ]
-    whole = torch.stack(each).sum(0)
+    whole = torch.stack(weighted).sum(0)  # A, (N,)
     # The credit of segments is leave-one-out already, whatever the scale.
     scale = "none" if scale == "leave_one_out" else scale
     if split and scale != "none":
         whole = scaled(whole, group, "batch")  # a sum of normalised parts has no std of 1
     if estimator == "whole" or not alpha or len(spans) == 1 or not has_curve(parts):
         return whole[:, None].expand(-1, len(spans))
-    each = [
+    weighted = [
         weights[name]
         / _std(part, group, scale)
-        * _local(name, part, group, spans, estimator, moments or {}, ridge)
+        * _segment_credit(name, part, group, spans, estimator, moments or {}, ridge)
         for name, part in parts.items()
     ]
-    return blend(whole, scale_steps(torch.stack(each).sum(0), group, estimator, scale), alpha)
+    local = scale_steps(torch.stack(weighted).sum(0), group, estimator, scale)  # a_j
+    return blend(whole, local, alpha)
 
 
 def _std(part: Score, group: Tensor, scale: str) -> float:
     """Return the root mean square of a part's advantages over all groups; 1 if nothing varies.
 
-    One number for all groups: a group in which the part hardly differs is not enlarged.
+    All groups share one number: a std for each group would enlarge the noise of a group in
+    which the part hardly differs.
     """
     advantage = leave_one_out(part.value.double(), group)
     if scale == "none" or not bool(advantage.any()):
@@ -108,7 +113,7 @@ def _std(part: Score, group: Tensor, scale: str) -> float:
     return float(advantage[~part.value.isnan()].square().mean().sqrt()) or 1.0
 
 
-def _local(
+def _segment_credit(
     name: str,
     part: Score,
     group: Tensor,

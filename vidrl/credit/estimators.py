@@ -7,9 +7,9 @@ variance, and in what they need:
 
 - `entries` (N, E): the reward of each frame, NaN for an unscored clip.
 - `group` (N,): the number of each clip's prompt; clips of one prompt are compared.
-- how far the noise of each segment moves each entry, as `vidrl.credit.influence` measures:
-  the root mean square `influence` (S, E), or the second moments `moment` (S, E, E). A segment
-  whose noise moves no entry gets credit 0.
+- how far the noise of each segment moves each entry, which `vidrl.credit.influence`
+  measures: the root mean square change `influence` (S, E), or the second moments of the
+  change, `moment` (S, E, E). A segment whose noise moves no entry gets credit 0.
 
 Legend: N samples, E entries (frames), F pixel frames, S segments, K steps, G members of a
 group; b the baseline, the mean over the other clips of the group. NaN marks an unscored
@@ -71,21 +71,21 @@ def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 
     """
     if scale not in ("group", "batch", "none", "unbiased", "global", "leave_one_out"):
         raise ValueError(
-            f'expected scale "group", "batch" or "none", got {scale!r}; "unbiased" or "global" of '
-            "others"
+            f'expected scale "group", "batch" or "none", got {scale!r}; "unbiased", "global" and '
+            '"leave_one_out" are possible too'
         )
     if scale == "leave_one_out":
         return leave_one_out(values, group)
     # In float32 the mean of equal values may differ from them by rounding, and a division by
     # their tiny std would turn this difference into an advantage of order 1.
     exact = values.double()
-    scored = _group_sum((~values.isnan()).to(exact.dtype), group)
-    deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
+    count = _group_sum((~values.isnan()).to(exact.dtype), group)
+    deviation = torch.where(count >= 2, exact - group_mean(exact, group), torch.nan)
     if scale == "group":
         deviation = deviation / (group_std(exact, group) + eps)
     elif scale == "unbiased":
         deviation = deviation / (
-            group_std(exact, group) * (scored / (scored - 1).clamp(min=1)).sqrt() + eps
+            group_std(exact, group) * (count / (count - 1).clamp(min=1)).sqrt() + eps
         )
     elif scale == "batch":
         deviation = deviation / (deviation.square().nanmean().sqrt() + eps)
@@ -114,7 +114,7 @@ def blend(whole: Tensor, local: Tensor, alpha: float) -> Tensor:
 
 
 def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
-    """Return r − mean of the other samples of the group, (N, ...) (RLOO, arXiv 2402.14740).
+    """Return r less the mean of the group's other samples, (N, ...) (RLOO, arXiv 2402.14740).
 
     With n scored members this equals n/(n − 1) (r − mean). The baseline does not depend on the
     sample's own noise, so that subtracting it does not bias the gradient. NaN and groups of
@@ -133,12 +133,12 @@ def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
 
 
 def leave_pair_out(values: Tensor, group: Tensor) -> Tensor:
-    """Return r − mean of the other pairs of the group, (N, ...), for `antithetic` samples.
+    """Return r less the mean of the group's other pairs, (N, ...), for `antithetic` samples.
 
     Samples 2i and 2i + 1 are a pair: a clip and its mirror, whose noise has the opposite
-    sign. They share their noise, so that a baseline that contains the mirror is not
-    independent: the gradient of `leave_one_out` would be too long, by a factor n/(n − 1) in
-    groups of n. Groups of one pair have no other pair and get 0, as NaN does.
+    sign. A baseline that contains the mirror depends on the clip's own noise: the gradient of
+    `leave_one_out` would be too long, by a factor n/(n − 1) in groups of n. Groups of one
+    pair have no other pair and get 0, as NaN does.
 
     Example:
         >>> leave_pair_out(torch.tensor([1.0, 3.0, 5.0, 9.0]), torch.zeros(4, dtype=torch.long))
@@ -172,7 +172,7 @@ def pooled_covariance(entries: Tensor, group: Tensor, shrink: float = 0.2) -> Te
         raise ValueError(f"expected shrink in [0, 1], got {shrink}")
     scored = ~entries.isnan().any(1)
     samples, groups = entries[scored].double(), group[scored.to(group.device)]
-    # each group's mean takes one degree of freedom
+    # The mean of each group is estimated too, which costs one degree of freedom a group.
     freedom = len(samples) - len(groups.unique())
     if freedom < 1:
         raise ValueError(
@@ -355,7 +355,7 @@ def scaled(credit: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-
     if scale == "none":
         return credit
     square = credit.reshape(len(credit), -1).double().square().mean(1)
-    pool = torch.zeros_like(group) if scale == "batch" else group  # one pool of all samples
+    pool = torch.zeros_like(group) if scale == "batch" else group  # zeros: all are one group
     count = _group_sum((square > 0).to(square), pool).clamp(min=1)
     size = (_group_sum(square, pool) / count).sqrt()
     return credit / (size + eps).reshape(-1, *[1] * (credit.dim() - 1)).to(credit)

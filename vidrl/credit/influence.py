@@ -30,7 +30,7 @@ from vidrl.training.pieces import Pieces
 from vidrl.training.rollout import Plan, decoded, draws
 
 FILE = "influence.safetensors"
-WHOLE = "composite"  # the name, among the parts, of the whole reward
+WHOLE = "composite"  # the name of the whole reward in `moment` and `covariance`
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,19 @@ class Influence:
     """Measured second moments of the change of a reward's entries, which `save` and `load` keep.
 
     - `moment[part]` (K, L, F, F): M of each part of the reward, and of the "composite".
-    - `covariance[part]` (F, F): of the entries of the clips of one prompt.
+    - `covariance[part]` (F, F): the covariance of the entries over the clips of one prompt,
+      averaged over prompts.
     - `decoder` (F, L): the fraction of each latent frame in the change of each pixel frame.
-    - `times` (K,): where the measured steps start.
+    - `times` (K,): the times t at which the measured steps start.
     - `meta`: sampler, eta, latent shape, and how many clips were measured.
 
     Example:
         >>> moment, covariance = {"a": torch.ones(1, 2, 3, 3)}, {"a": torch.eye(3)}
-        >>> one = Influence(moment, covariance, torch.ones(3, 2), (0.5,))
-        >>> one.energy("a").shape, one.segment_moments("a", [0.5], segments=1)[0, 0, 0].tolist()
-        (torch.Size([1, 2, 3]), [2.0, 2.0, 2.0])
+        >>> influence = Influence(moment, covariance, torch.ones(3, 2), (0.5,))
+        >>> influence.energy("a").shape
+        torch.Size([1, 2, 3])
+        >>> influence.segment_moments("a", [0.5], segments=1)[0, 0, 0].tolist()
+        [2.0, 2.0, 2.0]
     """
 
     moment: dict[str, Tensor]
@@ -63,7 +66,8 @@ class Influence:
     def segment_moments(self, part: str, times: Sequence[float], segments: int) -> Tensor:
         """Return M of each segment at the steps that start at `times`, (K', S, F, F).
 
-        It is the sum over the segment's latent frames, whose noises are independent.
+        The M of a segment is the sum of the M of its latent frames, because the noises of
+        different latent frames are independent.
         """
         moment = self._moment(part)[[self._step_at(time) for time in times]]
         return torch.stack(
@@ -80,11 +84,11 @@ class Influence:
 
     def check(self, parts: Iterable[str]) -> None:
         """Raise ValueError if the influence has a part that is not among these parts."""
-        strange = set(self.moment) - {WHOLE, *parts}
-        if strange:
+        unexpected = set(self.moment) - {WHOLE, *parts}
+        if unexpected:
             raise ValueError(
                 f"expected an influence on {', '.join([WHOLE, *parts])}, got one on "
-                f"{', '.join(sorted(strange))} too: measure it for this reward, "
+                f"{', '.join(sorted(unexpected))} too: measure it for this reward, "
                 "`vidrl influence RECIPE`"
             )
 
@@ -109,14 +113,14 @@ class Influence:
 
     def _step_at(self, time: float) -> int:
         """Return which measured step starts at `time`; raise ValueError if none does."""
-        near = min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
-        if abs(self.times[near] - time) > 1e-4:  # more than the rounding of float32 times
+        nearest = min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
+        if abs(self.times[nearest] - time) > 1e-4:  # more than the rounding of float32 times
             raise ValueError(
                 f"expected an influence of the step at t = {time:.4f}, got those at "
                 f"{', '.join(f'{t:.4f}' for t in self.times)}: measure it with "
                 "`vidrl influence RECIPE`"
             )
-        return near
+        return nearest
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file."""
@@ -176,13 +180,13 @@ class Influence:
             )
         found = cls.load(file)
         measured = [found.meta.get(key) for key in ("sampler", "eta", "shape")]
-        asked = [plan.sampler, plan.eta, list(backbone.shape)]
-        if measured != asked and (needed or path):
+        wanted = [plan.sampler, plan.eta, list(backbone.shape)]
+        if measured != wanted and (needed or path):
             raise ValueError(
-                f"expected an influence of sampler, eta and latent shape {asked}, got one of "
+                f"expected an influence of sampler, eta and latent shape {wanted}, got one of "
                 f"{measured} in {file}: measure it with `vidrl influence RECIPE`"
             )
-        return found if measured == asked else None
+        return found if measured == wanted else None
 
     def summary(self, segments: int) -> dict[str, Any]:
         """Return the content of influence.json of a run folder: I of each part, (S, F).
@@ -196,8 +200,8 @@ class Influence:
         }
         return {
             "parts": {
-                part: [[round(float(x), 5) for x in row] for row in one]
-                for part, one in parts.items()
+                part: [[round(float(x), 5) for x in row] for row in rows]
+                for part, rows in parts.items()
             },
             "steps": "mean over steps",
             "meta": self.meta,
@@ -250,7 +254,7 @@ def measure(
         "shape": list(backbone.shape),
     }
     covariance = {part: covariances.mean(part) for part in moments.parts}
-    # of the first prompts only: each clip costs L + 1 decodes
+    # Eight prompts are enough for a mean, and each clip costs L + 1 decodes.
     decoder = decoder_map(backbone, backbone.encode(prompts[:8]), seed)
     return Influence(moment, covariance, decoder, times, meta)
 
@@ -303,6 +307,7 @@ def _clips(
         if k in plan.stochastic:
             noise, fresh = (backbone.noise(generators).to(x) for _ in range(2))
             x = step.sample(noise)
+            # one variant for each latent frame, in which only this frame has other noise
             noises = [
                 torch.where(_frame_mask(noise, frame), fresh, noise)
                 for frame in range(latent_frames)
@@ -344,16 +349,16 @@ def _entries(
     pieces: Pieces,
 ) -> dict[str, Tensor]:
     """Finish clips without noise from the start of step k, and return their entries by part."""
-    quiet, clips = replace(plan, stochastic=(), keep=()), len(next(iter(cond.values())))
+    noiseless, clips = replace(plan, stochastic=(), keep=()), len(next(iter(cond.values())))
 
     def finished(piece: slice) -> dict[str, Tensor]:
         latents = x[piece]
         # x holds the same clips L + 1 times, one after the other: row i is of clip i mod clips
         owner = torch.arange(piece.start, piece.stop, device=x.device) % clips
-        some = rows(cond, owner)
+        piece_cond = rows(cond, owner)
         for step in range(k, len(plan.times) - 1):
-            latents = quiet.step(backbone, latents, step, some).mean
-        return _parts(reward(decoded(backbone, latents, [prompt] * len(latents), some)))
+            latents = noiseless.step(backbone, latents, step, piece_cond).mean
+        return _parts(reward(decoded(backbone, latents, [prompt] * len(latents), piece_cond)))
 
     found = list(pieces.each(len(x), finished))
     return {part: torch.cat([piece[part] for piece in found]) for part in found[0]}
@@ -389,8 +394,8 @@ def decoder_map(
     latents = backbone.generate(backbone.noise(generators).to(backbone.device), cond, steps)
     before, changes = backbone.decode_with(latents, cond).float(), []
     for frame in range(latents.shape[2]):
-        moved, push = latents.clone(), backbone.noise(generators).to(latents)
-        moved[:, :, frame] += size * push[:, :, frame]
+        moved, noise = latents.clone(), backbone.noise(generators).to(latents)
+        moved[:, :, frame] += size * noise[:, :, frame]
         after = backbone.decode_with(moved, cond).float()
         changes.append((after - before).square().mean((0, 2, 3, 4)))
     energy = torch.stack(changes, 1).cpu()

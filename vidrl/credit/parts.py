@@ -1,4 +1,4 @@
-"""This module reads scores for credit: how much of a score each segment and each part gives.
+"""Split scores for credit: compute how much each segment and each part adds to a score.
 
 A composite reward R is made of parts with values m_p. Its score carries, for each part p, the
 slope ∂R/∂m_p (`slopes`), and, where the composite has bands or gates, the contribution c_p of
@@ -83,22 +83,23 @@ def _part_sums(part: Score, added: Tensor, spans: Sequence[Span]) -> Tensor:
     contribution, slope = added.unbind(1)
     sums, value = segment_sums(part, spans), part.value
     same_slope = bool((slope == slope[0]).all())
-    # The rest below is credited to every segment in full if the part is not local. Where a band
-    # gives the samples different slopes, the rest would be large: it would contain most of the
-    # band's edge. Values measured from the mean of all samples keep the rest small.
+    # A part that is not local credits `rest` to every segment in full, so `rest` should be
+    # small. In a composite with a band the slopes differ between samples, and slope · value is
+    # then far from the contribution. Values measured from the mean of all samples keep `rest`
+    # small.
     if not same_slope and not _is_local(part):
         sums, value = sums - sums.nanmean(0), value - value.nanmean()
-    rest = contribution - slope * value  # of the linearisation, which no frame explains
+    rest = contribution - slope * value  # what the linearisation ascribes to no frame
     return slope[:, None] * sums + rest[:, None] * _even_fractions(part, spans)
 
 
 def _is_local(score: Score) -> bool:
-    """Return whether a score is the sum of what each frame gives.
+    """Return whether a score is a sum over frames, in which each term is about its own frame.
 
     A composite is local if all its parts are and no gate multiplies them.
     """
-    own = score.frames is not None and score.support in LOCAL
-    return own and all(map(_is_local, score.parts.values())) and not _is_gated(score)
+    has_local_curve = score.frames is not None and score.support in LOCAL
+    return has_local_curve and all(map(_is_local, score.parts.values())) and not _is_gated(score)
 
 
 def _is_gated(score: Score) -> bool:
@@ -185,13 +186,13 @@ def _sum_of_parts(
     segment in full.
     """
     added, size = _added(score), next(iter(moments.values())).shape[:2]
-    each = []
+    credits = []
     for name, part in score.parts.items():
         if part.frames is not None:
             curve = _added_curve(part, part.frames, added[name])
             moment = _added_moments(moments, name, added[name])
-            each.append(measured_credit(name, curve, group, estimator, moment, ridge))
-    credit = torch.stack(each).nan_to_num(0.0).sum(0)
+            credits.append(measured_credit(name, curve, group, estimator, moment, ridge))
+    credit = torch.stack(credits).nan_to_num(0.0).sum(0)
     if not score.adds:
         return credit
     return credit + leave_one_out(_remainder(score), group)[:, None, None].expand(-1, *size)
@@ -223,8 +224,9 @@ def segment_scores(score: Score, spans: list[Span]) -> Tensor:
         return by_segment(score.value, score.frames, score.support, spans)
     scores = score.value[:, None].expand(-1, len(spans))
     for name, part in score.parts.items():
-        departure = segment_scores(part, spans) - part.value[:, None]
-        scores = scores + score.slopes[name][:, None] * departure.nan_to_num(0.0)
+        deviation = segment_scores(part, spans) - part.value[:, None]
+        # a part that could not score a sample (NaN) changes no segment of this sample
+        scores = scores + score.slopes[name][:, None] * deviation.nan_to_num(0.0)
     return scores
 
 
@@ -234,7 +236,8 @@ def part_fractions(score: Score) -> dict[str, float]:
     The absolute values sum to 1. Raises ValueError for a part whose slope changes sign, as
     under a band, and for a composite with gates: no single number is its weight.
     """
-    # Rewards of time score no images: such a part is NaN everywhere and has the fraction 0.
+    # A reward that compares frames cannot score images: its part is NaN everywhere, and has
+    # the fraction 0.
     scored = [name for name in score.weights if bool(score.parts[name].value.isfinite().any())]
     total = sum(abs(score.weights[name]) for name in scored)
     fractions = {}
@@ -255,11 +258,11 @@ def part_fractions(score: Score) -> dict[str, float]:
     return fractions
 
 
-def mask_samples(score: Score, lost: Tensor) -> Score:
-    """Return a score whose samples `lost` (N,) are NaN, in every part's value and curve."""
-    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], torch.nan)
-    parts = {name: mask_samples(part, lost) for name, part in score.parts.items()}
-    return replace(score, value=score.value.masked_fill(lost, torch.nan), frames=curve, parts=parts)
+def mask_samples(score: Score, mask: Tensor) -> Score:
+    """Return a score whose samples in `mask` (N,) are NaN, in every part's value and curve."""
+    curve = None if score.frames is None else score.frames.masked_fill(mask[:, None], torch.nan)
+    parts = {name: mask_samples(part, mask) for name, part in score.parts.items()}
+    return replace(score, value=score.value.masked_fill(mask, torch.nan), frames=curve, parts=parts)
 
 
 def has_curve(parts: Mapping[str, Score]) -> bool:
@@ -279,8 +282,8 @@ def scale_steps(credit: Tensor, group: Tensor, estimator: str, scale: str) -> Te
     """Return credit (N, S) or (N, K, S) divided by its root mean square (`estimators.scaled`).
 
     Each step is divided by its own root mean square, except for "posterior" credit, which is
-    divided by one for all steps: it is each step's part of the deviation, and steps that
-    caused more of it must keep more credit.
+    divided by one number for all steps: the posterior credit of a step is that step's part
+    of the reward's deviation, and steps that caused more of the deviation keep more credit.
     """
     if credit.dim() == 2 or estimator == "posterior":
         return scaled(credit, group, scale)

@@ -1,8 +1,8 @@
-"""A noise path mixes a clean latent with noise, x_t = α_t x0 + σ_t ε, and reads predictions.
+"""A noise path mixes a clean latent with noise: x_t = α_t x0 + σ_t ε.
 
 Networks of four kinds are supported: they predict the flow ε − x0, the noise ε, v, or x0.
-`Path.split` turns each prediction into the pair (x0, ε), so that the rest of vidrl does not
-depend on what the network predicts.
+`Path.split` turns the prediction of each kind into the pair (x̂0, ε̂), so that the rest of
+vidrl does not depend on what the network predicts.
 
 Legend: x0 clean latent, ε unit Gaussian noise, t in [0, 1] with t = 1 pure noise; t is a
 float or a tensor (B,), x is (B, ...). Arithmetic is at least float32 whatever the network's
@@ -75,6 +75,7 @@ class Path:
         """
         a, s = self._at(t, x)
         raw, x = exact(raw), exact(x)
+        # Each line solves two equations for x0 and ε: x = a x0 + s ε, and the definition of raw.
         if self.predicts == "flow":
             return (x - s * raw) / (a + s), (x + a * raw) / (a + s)
         if self.predicts == "v":
@@ -106,14 +107,15 @@ def discrete(
     """Return a variance-preserving path of N trained levels (DDPM, arXiv 2006.11239).
 
     α = √ᾱ_i and σ = √(1 − ᾱ_i), where t = (i + 1)/N is level i and t = 0 has ᾱ = `final`.
-    With final = 1, t = 0 is a clean clip; some schedulers end at ᾱ_0 instead.
+    With final = 1, t = 0 is a clean clip; some schedulers end at ᾱ_0 instead (diffusers'
+    `set_alpha_to_one=False`). Times between two levels get the nearest level.
     """
     table = torch.cat(
         [torch.as_tensor(x, dtype=torch.float64).flatten() for x in (final, alphas_cumprod)]
     )
 
     def level(t: Tensor) -> Tensor:
-        # round: t was divided by N, and t · N may be 0.999… of the wanted integer
+        # t is level/N, so that t · N may miss the integer level by rounding; hence `round`.
         return table.to(t.device)[(t * (len(table) - 1)).round().long()]
 
     return Path(lambda t: level(t).sqrt(), lambda t: (1 - level(t)).sqrt(), predicts, "vp")

@@ -37,10 +37,10 @@ def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Te
     - keep ≥ 0: a step that draws noise keeps less of the predicted noise, so that x_s holds
       the noise σ_s that the later steps remove. Where keep < 0 the drawn noise exceeds σ_s,
       and the excess stays in the clip.
-    - σ_t ≤ 4 σ_s: the end of a steeper step is nearly clean. Its noise is too small to be
-      seen in a clip, but its log-ratio changes by (σ_t − σ_s)/σ_s or more times a change of
-      the prediction. diffusers' flow grids contain such a step: they end with the smallest
-      trained level, and then 0.
+    - σ_t ≤ 4 σ_s: a steeper step ends nearly clean. The noise that it draws is too small to
+      be seen in a clip, but its log-ratio is very sensitive: a change of the prediction is
+      multiplied by (σ_t − σ_s)/σ_s or more. diffusers' flow grids contain such a step, from
+      the smallest trained level's predecessor to that level; the next level is 0.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -118,7 +118,8 @@ def sensitivity(
 ) -> Tensor:
     """Return the sensitivity c = |∂mean/∂raw|/std of a step t → s, of the shape of t.
 
-    It is how many std the mean moves when the prediction moves by one. The gradient of a
+    c is the number of std by which the mean moves when the prediction moves by one; `second`
+    is that of `transition.coefficients`. The gradient of a
     log-ratio with respect to the prediction is proportional to c (c(t) of Flash-GRPO, arXiv
     2605.15980, which states it for dance_sde; here it is computed for every sampler).
 

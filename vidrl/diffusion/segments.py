@@ -1,4 +1,4 @@
-"""Segments cut the time axis of a clip: pixel frame ↔ latent frame ↔ segment.
+"""Segments cut the time axis of a clip into runs of latent frames, and so of pixel frames.
 
 Legend: B batch, C channels, L latent frames, F pixel frames, S segments. A step's density is
 a diagonal Gaussian, so that log p = Σ_j log p_j holds exactly for any partition of the latent
@@ -26,10 +26,10 @@ def borders(frames: int, segments: int) -> list[Span]:
         [(0, 3), (3, 5)]
     """
     if not 1 <= segments <= frames:
-        why = ": an image has one latent frame, use segments=1" if frames == 1 else ""
+        cure = ": an image has one latent frame, use segments=1" if frames == 1 else ""
         raise ValueError(
             f"expected 1 to {frames} segments, one latent frame or more in each, got "
-            f"{segments}{why}"
+            f"{segments}{cure}"
         )
     sizes = [frames // segments + (j < frames % segments) for j in range(segments)]
     ends = torch.tensor(sizes).cumsum(0).tolist()

@@ -38,6 +38,10 @@ class Step:
         return self.mean + self.std * exact(noise)
 
 
+# Each function below returns the pair (std, keep) of one sampler for a step t → s with s > 0.
+# All take the same arguments, so that a table can hold them; only flow_sde reads `second`.
+
+
 def _ddim(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
     # σ_t² − (α_t/α_s)² σ_s² is the variance that the forward process adds from s to t. Rounding
     # may make it, or σ_s² − std², slightly negative; hence the clamps.
@@ -90,6 +94,7 @@ def coefficients(
 ) -> tuple[Tensor, Tensor]:
     """Return (std, keep) of a step t → s in float64; a step to s = 0 is deterministic.
 
+    t and s are float64 tensors of any one shape, and so are std and keep.
     `second` is the level of the schedule after t = 1. flow_sde has 1 − t in a denominator,
     and at t = 1 uses `second` in place of t, as Flow-GRPO's code does. Raises ValueError for
     an unknown sampler, a flow-path sampler on another path, η < 0, or, if `strict`, for
