@@ -314,7 +314,7 @@ def test_the_gradient_beside_is_the_weighted_gradient_of_sft(tmp_path):
     made = trainer(with_clips(tmp_path, recipe(tmp_path, train_data_weight=0.3)))
     made.files.read()
     own = next(made.algorithm.minibatches(made._sampled(made._plan())))
-    beside = next(made.files.beside(0))
+    beside = next(made.files.data_loss_parts(0))
     assert beside[2] == 0.3 and len(beside[1]) == 4  # 8 clips a round, half of them a step
     both = gradient(made, [(made.algorithm, own, 1.0), beside])
     alone = gradient(made, [(made.algorithm, own, 1.0)])
@@ -328,7 +328,7 @@ def test_a_round_of_fewer_clips_than_optimiser_steps_has_a_data_loss_in_each(tmp
     made = recipe(tmp_path, train_data_weight=0.3, train_prompts_per_round=1, train_group=2)
     made["algorithm"] = {"name": "nft", "options": {"steps": 3, "noises": 4, "updates": 5}}
     made = trainer(with_clips(tmp_path, made))
-    beside = made.files.beside(0)
+    beside = made.files.data_loss_parts(0)
     assert [len(next(beside)[1]) for _ in range(5)] == [2, 1, 1, 1, 1]  # 2 clips, 3 noises each
 
 

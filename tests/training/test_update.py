@@ -248,6 +248,7 @@ def test_the_scale_is_kept_in_the_checkpoint_and_an_overflow_is_an_event(tmp_pat
         if row["kind"] == "overflow"
     ] == [(1, "overflow")]
     again = loop.Trainer.from_recipe(config.load(made))
+    again.restart.claim(True)
     again.restart.restore(True)
     assert again.workers.loss_scale == 512
 

@@ -31,8 +31,8 @@ class Credited(Algorithm):
       clip's.
     - `influence`, a file that `vidrl influence` wrote; "" is the one in the model's folder.
     - `scale` of advantages with `scale_eps` (`vidrl.credit.estimators.normalise`).
-    - `per_part` normalises each part of a composite before they are added.
-    - `max_advantage` bounds |A|.
+    - `per_part` normalises each part of a composite before the parts are added.
+    - `max_advantage` A_max: advantages are clamped to [−A_max, A_max].
     """
 
     segments: int = 1
@@ -87,13 +87,14 @@ class Credited(Algorithm):
             found["per_part"] = "the reward has no parts"
         if pairs:
             names = ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage")
-            why = "data.pairs says which clip is better, and no advantage is computed"
-            found |= dict.fromkeys((*names, "influence"), why)
+            reason = "data.pairs says which clip is better, and no advantage is computed"
+            found |= dict.fromkeys((*names, "influence"), reason)
         return found
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
-        # Any round's plan has the sampler, eta and times that the influence must be of.
+        # The sampler, eta and times are the same in all rounds, so that round 0 can stand for
+        # all when the measured influence is compared with the plan.
         plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))
         found = Influence.find(self.influence, self.backbone, plan, self.reads_influence)
         self.measured_influence = found

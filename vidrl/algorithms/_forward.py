@@ -39,7 +39,7 @@ class Forward(Credited, Gated):
       `train.ema` keeps.
 
     Options of the update:
-    - `noises` M of a sample, at levels t from `low` to `high`.
+    - `noises` M, how many noises are added to each sample, at levels t from `low` to `high`.
     - `levels`: "uniform", "discrete" (the sampler's own times) or "logit_normal".
     - `same_noise` gives the samples of a group the same noises and levels.
     - `updates`, the optimiser steps a round.
@@ -49,7 +49,8 @@ class Forward(Credited, Gated):
       (`old_decay`).
     """
 
-    # Whether the loss reads the weights "old"; they are kept only then, because they cost memory.
+    # Whether the loss reads the moving average of weights "old". Algorithms that do not read it
+    # do not keep it, because it costs the memory of one set of weights.
     moving: ClassVar[bool] = True
 
     steps: int = 10
@@ -92,8 +93,8 @@ class Forward(Credited, Gated):
         found = super().unread(reward, pairs)
         if pairs:
             names = ["sample_from"] if self.levels == "discrete" else ["sample_from", "steps"]
-            why = "the clips are those of data.pairs, and nothing is sampled"
-            found |= dict.fromkeys(names, why)
+            reason = "the clips are those of data.pairs, and nothing is sampled"
+            found |= dict.fromkeys(names, reason)
         return found
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
@@ -122,8 +123,8 @@ class Forward(Credited, Gated):
     def levels_and_seeds(self, experience: Experience, items: int) -> tuple[Tensor, list[int]]:
         """Draw the level and the seed of each noise of each item, (items · M,).
 
-        They are the same in every process, which then makes only the noises of its own rows:
-        the result is the same however the rows are divided among processes.
+        Every process draws all levels and seeds, and then makes only the noises of its own
+        rows: the result is the same however the rows are divided among processes.
         """
         draw, times = experience.draw("levels"), experience.rollout.plan.times
         u = stratified(items, self.noises, draw)
@@ -136,13 +137,14 @@ class Forward(Credited, Gated):
         return self.backbone.noise(generators)
 
     def minibatches(self, experience: Experience) -> Iterator[Batch]:
-        count, times = len(experience.group), self.noises
-        # whose noises a sample gets: its own, or those of its group
+        count, noises = len(experience.group), self.noises
+        # The samples of one owner get the same noises: each sample owns its noises, or each group.
         owner = experience.group if self.same_noise else torch.arange(count)
         level, seeds = self.levels_and_seeds(experience, int(owner.max()) + 1)
-        for row, share in experience.cut(torch.arange(count * times) // times, self.updates):
-            sample = row // times
-            number = owner[sample] * times + row % times
+        # Row i is noise i % M of sample i // M.
+        for row, share in experience.cut(torch.arange(count * noises) // noises, self.updates):
+            sample = row // noises
+            number = owner[sample] * noises + row % noises
             x0 = experience.rollout.latents[experience.here[sample]]
             yield experience.batch(
                 sample,

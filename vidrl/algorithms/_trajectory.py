@@ -39,19 +39,23 @@ AUTO = "auto"  # the sampler is `vidrl.diffusion.schedule.default_sampler` of th
 class Trajectory(Gated):
     """An algorithm whose rows are (sample, step) pairs of a noisy sampler.
 
-    In a row, x at time `t` went to `after` at time `s`, with the log-densities `old` (n, S).
+    A row holds one step of the rollout: the latent `x` at time `t`, the latent `after` at time
+    `s` < `t` that the step ended at, and the step's log-densities `old` (n, S).
 
     Options of the rollout:
     - `sampler` and its noise level `eta`; "auto" is dance_sde on the straight path of flow
-      models and ddim on a variance-preserving one. `steps` of the sampler.
-    - `window` of stochastic steps (0 is all steps that `vidrl.diffusion.schedule.may_draw`
-      noise), which `window_schedule` moves, `window_stride` rounds at a place.
+      models and ddim on a variance-preserving path.
+    - `steps`, the number of denoising steps.
+    - `window`, the number of neighbouring steps that draw noise; 0 is all steps that
+      `vidrl.diffusion.schedule.may_draw` noise. The window moves over the rounds by
+      `window_schedule` and `window_stride` (`vidrl.diffusion.schedule.window_start`).
     - `same_start`: the clips of a group start from one noise.
 
     Options of the update:
     - `segments` S, each with a ratio of its own.
-    - `train_steps` drawn of the stochastic steps (0 is all); `updates`, the optimiser steps a
-      round.
+    - `train_steps`, how many of the stochastic steps are trained in a round; they are drawn
+      anew in each round, and 0 is all.
+    - `updates`, the optimiser steps a round.
     - `clip_range` ε of the ratio at S = 1. The range of a segment is ε√S: a mean over fewer
       elements varies more.
     - `step_weight`, how much a step counts (`vidrl.diffusion.schedule.step_weights`), or
@@ -90,7 +94,8 @@ class Trajectory(Gated):
     beta: float = 0.0
     kl: Literal["step", "time", "velocity", "mean"] = "step"
 
-    coefficients: ClassVar[tuple[str, ...]] = ("beta",)  # for `Gated`: what puts a KL into the loss
+    # The options that put a KL into the loss: `Gated` refuses its own options where all are 0.
+    coefficients: ClassVar[tuple[str, ...]] = ("beta",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +106,7 @@ class Trajectory(Gated):
                 f"got {self.sampler!r} and {self.eta}: a step that draws no noise has no "
                 "density, so nothing to take the ratio of"
             )
-        least = {
+        minimum = {
             "steps": 1,
             "window": 0,
             "window_stride": 1,
@@ -109,7 +114,7 @@ class Trajectory(Gated):
             "updates": 1,
             "beta": 0,
         }
-        low = [name for name, bound in least.items() if getattr(self, name) < bound]
+        low = [name for name, bound in minimum.items() if getattr(self, name) < bound]
         if low or self.clip_range <= 0:
             got = ", ".join(f"{name} = {getattr(self, name)}" for name in low or ["clip_range"])
             raise ValueError(
@@ -135,19 +140,19 @@ class Trajectory(Gated):
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
         sampler = default_sampler(backbone.path) if self.sampler == AUTO else self.sampler
-        may = stochastic_steps(backbone.path, sampler, times, self.eta)
-        _fits("window", self.window, len(may), f"of {self.steps} steps may draw noise")
-        noisy = may
+        allowed = stochastic_steps(backbone.path, sampler, times, self.eta)
+        _check_at_most("window", self.window, len(allowed), f"of {self.steps} steps may draw noise")
+        noisy = allowed
         if self.window:
-            places = len(may) - self.window + 1
+            places = len(allowed) - self.window + 1
             start = window_start(round, places, self.window_stride, self.window_schedule, draw)
-            noisy = may[start : start + self.window]
+            noisy = allowed[start : start + self.window]
         forks = self.forks(noisy)
         # Before the first fork all clips of a group are one clip. Noise drawn there would be the
         # same for the whole group, and its ratio could not say which clip was better.
         if forks:
             noisy = tuple(k for k in noisy if k >= forks[0][0])
-        _fits("train_steps", self.train_steps, len(noisy), "draw noise")
+        _check_at_most("train_steps", self.train_steps, len(noisy), "draw noise")
         count = self.train_steps or len(noisy)
         chosen = torch.randperm(len(noisy), generator=draw)[:count].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
@@ -166,9 +171,11 @@ class Trajectory(Gated):
         The mean over all steps that may be drawn in some round is 1.
         """
         path, kind = self.backbone.path, "rectified" if self.equalise else self.step_weight
-        may = stochastic_steps(path, plan.sampler, plan.times, plan.eta)
-        weights = step_weights(path, plan.sampler, plan.times, may, plan.eta, kind)
-        return weights[[may.index(k) for k in plan.keep]]
+        # All steps that any round may draw, and not those of this plan: with a moving window,
+        # the weight of a step must not change with the other steps of its window.
+        allowed = stochastic_steps(path, plan.sampler, plan.times, plan.eta)
+        weights = step_weights(path, plan.sampler, plan.times, allowed, plan.eta, kind)
+        return weights[[allowed.index(k) for k in plan.keep]]
 
     def merge_rows(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Return advantages (N, K, S), and which (sample, step) rows are trained, (N, K).
@@ -188,8 +195,9 @@ class Trajectory(Gated):
         rows = trained.flatten().nonzero().flatten()
         fractions = segment_fractions(self.backbone.shape[1], plan.segments)
         weights = self.step_weights(plan)[:, None] * fractions  # (K, S)
-        # The loss is a mean over trained rows. The factor makes it the mean over all N · K rows,
-        # of which a trained one may stand for several.
+        # The loss is a mean over the trained rows alone. The factor (trained rows) / (all rows)
+        # turns it into the mean over all N · K rows: a row that is not trained is represented by
+        # the merged advantage of a trained row.
         weighted = merged * (weights * len(rows) / trained.numel()).to(merged)  # (N, K, S)
         kl_weight = None if bool(trained.all()) else self.merged_kl_weights(experience, trained)
         for item, share in experience.cut(rows // kept, self.updates):
@@ -217,14 +225,14 @@ class Trajectory(Gated):
 
         The KL of the loss is the mean over samples and steps, whether rows are merged or not.
         """
-        everyone = torch.arange(len(trained))
-        each = self.gated(experience, everyone).get("kl_weight", torch.ones(len(trained)))
-        rows = each.cpu().double()[:, None, None].expand(*trained.shape, 1)
+        all_samples = torch.arange(len(trained))
+        weight = self.gated(experience, all_samples).get("kl_weight", torch.ones(len(trained)))
+        rows = weight.cpu().double()[:, None, None].expand(*trained.shape, 1)
         merged = self.merge_rows(rows, experience.rollout.plan)[0][..., 0]
         return merged * (int(trained.sum()) / trained.numel())
 
     def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
-        """Return log p_j of each row's end, (n, S), the mean over the elements of segment j."""
+        """Return log p_j of the latent `after` of each row, (n, S), a mean over segment j."""
         return pool(transition.log_density(step, batch["after"]), batch.plan.segments)
 
     def ratio(self, step: transition.Step, batch: Batch) -> Tensor:
@@ -296,7 +304,7 @@ class Trajectory(Gated):
         return batch.plan.gaussian(policy.backbone, raw, batch["x"], batch["t"], batch["s"])
 
 
-def _fits(name: str, asked: int, available: int, which: str) -> None:
+def _check_at_most(name: str, asked: int, available: int, which: str) -> None:
     """Raise ValueError if an option asks for more steps than there are."""
     if asked > available:
         raise ValueError(

@@ -1,8 +1,8 @@
 """The base of every algorithm: how to sample, which clip gets the credit, and the loss.
 
-`Algorithm` is the interface that the training loop calls; `Experience` is what a round brought;
-`Batch` holds the rows of one optimiser step. Legend: B samples of this process, N of all
-processes, K kept steps, S segments, n rows of a minibatch.
+`Algorithm` is the interface that the training loop calls. `Experience` holds the samples and
+advantages of a round, `Batch` the rows of one optimiser step. Legend: B samples of this
+process, N of all processes, K kept steps, S segments, n rows of a minibatch.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Batch:
     def by_time(self) -> Batch:
         """Return the same rows sorted by falling time t, if they have a time.
 
-        Most micro-batches then have one time only. Some backbones call the network once for
-        each time in a micro-batch, and so call it less often. The gradient of the whole batch
-        does not depend on the order; a measure on some of the rows does, and must take them
-        from the unsorted batch.
+        Most micro-batches of the sorted rows have one time only. This saves calls of the
+        network, because some backbones call the network once for each time in a micro-batch.
+        The gradient of the whole batch does not depend on the order of the rows. A measure on
+        some of the rows does, so such a measure must use the unsorted batch.
         """
         if "t" not in self.data:
             return self
@@ -81,9 +81,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Experience:
-    """An experience is what a round brought: rollout, advantages, prompts and groups.
+    """An experience holds what a round produced: rollout, advantages, prompts and groups.
 
-    The rollout holds the B samples of this process; everything else is of all N samples.
+    The rollout holds the B samples of this process; all other fields are of all N samples.
 
     - `advantage` (N, S) or (N, K, S).
     - `group` (N,) numbers the `prompts` (N,): samples of one prompt have one number.
@@ -111,8 +111,8 @@ class Experience:
 
         The row of a sample of another process is −1.
         """
-        rows = torch.full((len(self.group),), -1)
-        return rows.index_put((self.index,), torch.arange(len(self.index)))
+        row = torch.full((len(self.group),), -1)
+        return row.index_put((self.index,), torch.arange(len(self.index)))
 
     def draw(self, *name: object) -> torch.Generator:
         """Return a generator of this name, round and seed, which is the same in every process."""
@@ -139,6 +139,7 @@ class Experience:
                 "train.prompts_per_round a multiple of the number of processes"
             )
         for items in order.tensor_split(updates):
+            # 1 / the items of all processes: their gradients are summed, not averaged
             yield items[local.all(1)[items]], 1 / len(items)
 
     def batch(self, sample: Tensor, share: float, **data: Tensor) -> Batch:
@@ -177,26 +178,28 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
 
 @dataclass(eq=False, kw_only=True)
 class Algorithm(ABC):
-    """An algorithm decides how clips are sampled, who gets the credit, and what the loss is.
+    """An algorithm decides how clips are sampled, how they are credited, and what the loss is.
 
     The dataclass fields of a subclass, and those that it inherits, are its options. The loop
     calls `setup` once, and in each round `plan`, `advantages`, `minibatches`, `loss` and
     `after`, in this order.
 
     `setup` is the only method that may store what other methods read (backbone, reward, group
-    size, measured influence). `plan` changes nothing: later methods compute what they need
-    from the plan that the rollout or the batch carries. Statistics that run over rounds belong
-    into `state` and `load_state`.
+    size, measured influence); the other methods may be called only after `setup`. `plan`
+    changes nothing: later methods compute what they need from the plan that the rollout or
+    the batch carries. An algorithm that keeps statistics over rounds must save and restore
+    them in `state` and `load_state`.
     """
 
     # Where the samples come from: "none" is the policy, "clips" is data.clips, and "optional
     # pairs" is data.pairs if a recipe names that file, else the policy.
     data: ClassVar[str] = "none"
 
-    # how far noise moves the reward, which `setup` reads from a file; not an option
+    # How far noise moves the reward: `setup` reads it from a file. It is not an option.
     measured_influence: Influence | None = field(default=None, init=False, repr=False)
 
-    # B027: these methods do nothing here on purpose; a subclass overrides those it needs.
+    # "noqa: B027": these methods do nothing here on purpose; a subclass overrides those that
+    # it needs, and must not be forced to write the others.
 
     def __post_init__(self) -> None:  # noqa: B027
         """Raise ValueError for options that contradict each other or are out of range.
@@ -263,7 +266,7 @@ class Algorithm(ABC):
         """Move named sets of weights after a round's updates."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside weights, such as statistics over rounds.
+        """Return what a resumed run needs besides the weights, such as statistics over rounds.
 
         The values are numbers, text, lists, dicts and tensors.
         """

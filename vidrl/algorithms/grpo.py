@@ -18,12 +18,12 @@ from .base import Batch, Loss, clipped
 
 @dataclass(eq=False, kw_only=True)
 class GRPO(Credited, Trajectory):
-    """GRPO takes the group's mean off each reward and clips one ratio for each segment.
+    """GRPO subtracts the group's mean from each reward and clips one ratio for each segment.
 
     L = mean over rows and segments of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL, with
-    ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783); the
-    options of `Trajectory` have Flow-, Dance-, Mix-, Flash- and TempFlow-GRPO.
-    docs/guides/coming_from.md has the settings of other trainers.
+    ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783). The
+    docstring of `Trajectory` lists the options of Flow-, Dance-, Mix-, Flash- and
+    TempFlow-GRPO, and docs/guides/coming_from.md the settings of other trainers.
 
     Options of the loss:
 

@@ -13,15 +13,15 @@ from vidrl.training.policy import Policy
 from ._forward import Forward
 from .base import Batch, Loss
 
-LEAST = 1e-5  # the least adaptive weight w, which is a divisor
+LOWEST_WEIGHT = 1e-5  # the lowest adaptive weight w, by which errors are divided
 
 
 @dataclass(eq=False, kw_only=True)
 class NFT(Forward):
     """NFT, negative-aware fine-tuning, trains the forward process of each segment of a clip.
 
-    v± = v_old ± β (v − v_old), x̂0± is the clean clip that v± predicts at x_t, r_j = A_j/(2
-    A_max) + ½, and
+    v is the network's prediction at x_t, and v_old that of the weights "old". With v± = v_old ±
+    β (v − v_old), the clean clips x̂0± that v± imply at x_t, and r_j = A_j/(2 A_max) + ½,
 
         L = A_max/β · mean of r_j ‖x̂0⁺ − x0‖²_j/w⁺_j + (1 − r_j) ‖x̂0⁻ − x0‖²_j/w⁻_j
             + kl_beta ‖v − v_ref‖²
@@ -66,9 +66,9 @@ class NFT(Forward):
         """
         clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
         # x̂0 is linear in v, so that x̂0± = x̂0_old ± β (x̂0 − x̂0_old)
-        error, step = before - batch["x0"], self.beta * (clean - before)
+        error, shift = before - batch["x0"], self.beta * (clean - before)
         good, bad = (
-            normalised_error(each, batch.plan.segments) for each in (error + step, error - step)
+            normalised_error(e, batch.plan.segments) for e in (error + shift, error - shift)
         )
         return good, bad
 
@@ -85,5 +85,5 @@ def normalised_error(error: Tensor, segments: int) -> Tensor:
         >>> normalised_error(error, 1)  # (1 + 9)/2 over (1 + 3)/2
         tensor([[2.5000]])
     """
-    size = pool(error.detach().double().abs(), segments).clamp(min=LEAST)
+    size = pool(error.detach().double().abs(), segments).clamp(min=LOWEST_WEIGHT)
     return pool(error.square(), segments) / size.to(error)

@@ -38,8 +38,9 @@ class RewardBackprop(Algorithm):
     `way` names the published method, and with it the steps that the gradient goes through:
 
     - "draft": the last K steps of the deterministic sampler (DRaFT-K, arXiv 2309.17400);
-    - "lv": the last step, for each clip from where the sampler was before it, and from
-      `renoise` times x0 noised anew (DRaFT-LV, the same paper);
+    - "lv": the last step. Each clip gives 1 + `renoise` rows: one starts from the sampler's
+      own latent before the last step, the others from x0 with new noise at that step's time
+      (DRaFT-LV, the same paper; it lowers the variance of the gradient);
     - "alignprop": the last k steps, k drawn from 1 to K once a round (AlignProp,
       2310.03739);
     - "refl": the prediction x̂0 of one step only, drawn from the last K once a round
@@ -49,12 +50,14 @@ class RewardBackprop(Algorithm):
       reward scores this segment as a clip (VADER, 2407.08737). A backbone that cannot decode
       such a piece is refused before anything is sampled.
 
-    `last` is K; 0 is that of the paper: 1 for "draft", "lv" and "vader", all for
-    "alignprop", a quarter for "refl". Steps narrower than `min_width` are run and not
-    counted: the last step of diffusers' flow grids moves nothing. `steps` of a rollout,
-    `updates` a round, `beta` β. `blind_parts` allows a composite of which some parts carry
-    no gradient. Where the gradient goes through several steps, each is computed again in
-    the backward pass, so that memory holds the activations of one.
+    Further options: `steps` of the sampler; `last` is K, where 0 is the paper's number: 1 for
+    "draft", "lv" and "vader", all steps for "alignprop", a quarter of them for "refl";
+    `min_width`: steps that are narrower are run and not counted in K, because the last step
+    of diffusers' flow grids hardly moves the latent; `updates`, the optimiser steps a round;
+    `beta` β; `blind_parts` allows a composite of which some parts carry no gradient.
+
+    Where the gradient goes through several steps, each step is computed again in the backward
+    pass, so that memory holds the activations of one step.
     """
 
     way: Literal["draft", "lv", "alignprop", "refl", "vader"] = "draft"
@@ -69,6 +72,7 @@ class RewardBackprop(Algorithm):
     blind_parts: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (
             min(self.last, self.beta) < 0
             or min(self.steps, self.renoise, self.context, self.updates) < 1
@@ -129,45 +133,48 @@ class RewardBackprop(Algorithm):
 
     def minibatches(self, experience: Experience) -> Iterator[Batch]:
         rollout, plan = experience.rollout, experience.rollout.plan
-        each = 1 + self.renoise if self.way == "lv" else 1  # rows a clip
-        count = len(experience.group) * each
+        rows_per_clip = 1 + self.renoise if self.way == "lv" else 1
+        count = len(experience.group) * rows_per_clip
         seeds = torch.randint(2**62, (count,), generator=experience.draw("noise"))
         segments = experience.draw("segment")
-        for item, share in experience.cut(torch.arange(count) // each, self.updates):
-            row = experience.here[item // each]
+        for item, share in experience.cut(torch.arange(count) // rows_per_clip, self.updates):
+            row = experience.here[item // rows_per_clip]
             x, t = rollout.before[row, 0], plan.times[plan.keep[0]]
-            again = item % each > 0  # the first row of a clip is the sampler's own latent
-            if bool(again.any()):
-                eps = self._noise(seeds[item[again]])
-                noised = self.backbone.path.noise(rollout.latents[row[again]], eps.to(x), t)
-                x = x.index_put((again.to(x.device),), noised)
+            # the first row of a clip keeps the sampler's own latent, the others get new noise
+            renoised = item % rows_per_clip > 0
+            if bool(renoised.any()):
+                eps = self._noise(seeds[item[renoised]])
+                noised = self.backbone.path.noise(rollout.latents[row[renoised]], eps.to(x), t)
+                x = x.index_put((renoised.to(x.device),), noised)
             segment = torch.randint(self.decode_segments, (), generator=segments).expand(len(item))
-            yield experience.batch(item // each, share, x=x, segment=segment)
+            yield experience.batch(item // rows_per_clip, share, x=x, segment=segment)
 
     def _noise(self, seeds: Tensor) -> Tensor:
         """Return one noise for each seed."""
         return self.backbone.noise([torch.Generator().manual_seed(s) for s in seeds.tolist()])
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        x0, distance = self._clean(policy, batch)
+        x0, distance = self._run_last_steps(policy, batch)
         with without_autocast(x0.device):  # decoders and rewards need float32
             clips = exact(self._decoded(x0, batch).clamp(0, 1))
-            given = images(batch.prompts, clips.shape[-2], clips.shape[-1], clips.device)
-            samples = Samples(clips.detach(), list(batch.prompts), self.backbone.fps, given)
+            references = images(batch.prompts, clips.shape[-2], clips.shape[-1], clips.device)
+            samples = Samples(clips.detach(), list(batch.prompts), self.backbone.fps, references)
             value, slope = gradient.value_and_gradient(self.reward, samples)
+        # The reward's gradient was computed above, outside autocast and without the network's
+        # graph; `Attached` puts it on the clips, so that `backward` goes on from there.
         rewards = gradient.Attached.apply(clips, slope) + value.nan_to_num(0.0)
         return Loss(self.beta * distance - rewards.sum() / len(batch), {"reward": value})
 
-    def _clean(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _run_last_steps(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the clean latents, and the summed distance of predictions to the reference's."""
         plan, x = batch.plan, batch["x"]
         first, distance = plan.keep[0], x.new_zeros(())
         for k in range(first, first + 1 if self.way == "refl" else self.steps):
             t = torch.full((len(x),), plan.times[k], device=x.device)
-            # A single step gains nothing from being computed again in the backward pass.
+            # With a single step, computing it again in the backward pass saves no memory.
             single = self.way == "refl" or k == self.steps - 1 == first
-            again = partial(checkpoint, policy.predict, use_reentrant=False)
-            predict = policy.predict if single else again
+            recomputed = partial(checkpoint, policy.predict, use_reentrant=False)
+            predict = policy.predict if single else recomputed
             raw = predict(x, t, batch.cond)
             if self.beta:
                 # The distance has no gradient through x: predict again where x has one.
@@ -188,11 +195,14 @@ class RewardBackprop(Algorithm):
         a, b = self._pieces()[j]
         start, end = frame_spans(self.backbone.frame_map, self.decode_segments)[j]
         part = x0[:, :, a:b]
-        # the last end − start frames: those before are of the context
+        # keep the last end − start pixel frames: the frames before them are of the context
         return self.backbone.decode_with(part, batch.cond)[:, start - end :]
 
     def _pieces(self) -> list[tuple[int, int]]:
-        """Return the latent frames [start, end) to decode for each segment; [] for whole clips."""
+        """Return the latent frames [start, end) to decode for each segment, with their context.
+
+        The result is empty where whole clips are decoded.
+        """
         if self.way != "vader":
             return []
         spans = borders(len(self.backbone.frame_map), self.decode_segments)

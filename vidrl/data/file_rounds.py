@@ -28,10 +28,11 @@ Encode = Callable[[Sequence[str]], Cond]
 
 
 class Files:
-    """The files that a run learns from; `source` is "clips", "pairs" or "".
+    """The files of clips that a run learns from.
 
-    `check` comes first and needs no clip; `read` encodes the clips; `experience` calls
-    `read` if that was not done.
+    `source` is the kind of file from which the rounds take their samples: "clips", "pairs",
+    or "" if the policy samples them. `check` reads no clip. `read` encodes the clips, once;
+    `experience` calls `read` if nobody did, and `notes` counts clips only after `read`.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Files:
         self.source, self.weight = config.offline(recipe, algorithm.data), recipe.train.data_weight
         keys = [key for key in (self.source, "clips" if self.weight else "") if key]
         self.tables = {key: config.read_table(recipe.data, key) for key in keys}
-        self.clips: dict[str, Clips] = {}  # of the tables, once they are read
+        self.clips: dict[str, Clips] = {}  # the encoded clips of each table, once `read` was called
         updates = getattr(algorithm, "updates", 1)
-        # above 1 only if a round has fewer clips than optimiser steps
+        # Each optimiser step needs a row, and a row is a (clip, noise) pair: a round with fewer
+        # clips than optimiser steps needs several noises a clip.
         noises = ceil(updates / self.n)
         self.data_loss: Algorithm = plugin.load("algorithms", "sft", noises=noises, updates=updates)
 
@@ -65,7 +67,7 @@ class Files:
 
     @property
     def width(self) -> int:
-        """The number of samples that a row of the table gives; 0 if the policy samples."""
+        """The number of clips in a row of the table; 0 if the policy samples."""
         return {"clips": 1, "pairs": 2, "": 0}[self.source]
 
     @property
@@ -146,7 +148,7 @@ class Files:
             rollout, no_credit, group, prompts, torch.tensor(index), seed, round, *pairs
         )
 
-    def beside(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
+    def data_loss_parts(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
         """Return an endless iterator of data-loss batches for a round's optimiser steps.
 
         Each item is (algorithm, batch, weight): the total is reward loss + weight · data
@@ -170,10 +172,10 @@ def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
     """Raise BadData if a round of n clips, the processes or the plan do not suit a table."""
     width = len(table.entries[0].clips)
     if n % (width * workers):
-        why = f"; {workers} processes share it" if workers > 1 else ""
+        processes = f"; {workers} processes share it" if workers > 1 else ""
         raise BadData(
             f"data.{key}: expected train.prompts_per_round x train.group clips to be a multiple of "
-            f"{width * workers} ({width} a row{why}), got {n}: change one of the two"
+            f"{width * workers} ({width} a row{processes}), got {n}: change one of the two"
         )
     if plan.keep:
         raise BadData(
@@ -199,7 +201,8 @@ def dealt(total: int, n: int, round: int, seed: int, name: str) -> list[int]:
     """
     chosen = []
     for place in range(round * n, (round + 1) * n):
-        epoch, at = divmod(place, total)
+        # rounds take neighbouring places of an endless list of shuffled passes over the items
+        epoch, position = divmod(place, total)
         order = torch.randperm(total, generator=draws(seed, [(name, epoch)])[0])
-        chosen.append(int(order[at]))
+        chosen.append(int(order[position]))
     return chosen

@@ -1,4 +1,4 @@
-"""Between the rounds of a run: evaluate, hold the guards, save checkpoints, stop."""
+"""Between the rounds of a run: evaluate, apply the guards, save checkpoints, stop."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ class BetweenRounds:
         self.weights = parts.evaluated_weights
 
     @contextmanager
-    def leaving(self) -> Iterator[None]:
-        """Save a checkpoint where an evaluation is interrupted; resuming evaluates again."""
+    def saving_if_abandoned(self) -> Iterator[None]:
+        """Save a checkpoint if an evaluation in this context is interrupted by a signal.
+
+        The resumed run makes that evaluation again.
+        """
         try:
             yield
         except Abandoned:
@@ -68,7 +71,11 @@ class BetweenRounds:
             self.state.stop = "interrupted"
 
     def run(self) -> None:
-        """Evaluate, call the callback, save and stop, where it is time and not done yet."""
+        """Evaluate, call the callback, save and stop, each if it is due and not done yet.
+
+        `state` says what is done: after a resume, this method does only what the checkpoint
+        lacks.
+        """
         state, options = self.state, self.options
         self._decide_stop()
         last = state.round >= options.rounds
@@ -131,7 +138,7 @@ class BetweenRounds:
     # Evaluation
 
     def evaluate_policy(self, clips: str = "") -> bool:
-        """Measure the held-out prompts and hold the guards; return whether weights were restored.
+        """Measure the held-out prompts, apply the guards; return whether weights were restored.
 
         `clips` names the side of the page, "before" or "after", that the clips are for.
         Between rounds `clips` is empty, and the first `train.eval_n` prompts are measured.
@@ -141,7 +148,7 @@ class BetweenRounds:
             self.weights, state.round, clips or "after", all_prompts=bool(clips)
         )
         state.evaluated = state.round
-        restored = self._hold_guards(measures)
+        restored = self._apply_guards(measures)
         if state.round and not clips:
             self.workers.once(lambda: self.record.progress(state.round))
         return restored
@@ -172,25 +179,25 @@ class BetweenRounds:
 
     def protocol(self) -> str:
         """Return a digest of what an evaluation's numbers depend on besides the weights."""
-        asked = list(map(identity, self.held_out.prompts))
-        how: list[Any] = [asked, self.options.eval_steps, self.options.mixed_precision]
+        prompts = list(map(identity, self.held_out.prompts))
+        settings: list[Any] = [prompts, self.options.eval_steps, self.options.mixed_precision]
         n = self.held_out.eval_n
-        how += [n] if n < len(self.held_out.prompts) else []
-        return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
+        settings += [n] if n < len(self.held_out.prompts) else []
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
     # Guards
 
-    def _hold_guards(self, now: evaluate.Measures) -> bool:
-        """Note the best weights within the bands; restore them where a measure has left its band.
+    def _apply_guards(self, now: evaluate.Measures) -> bool:
+        """Remember the best weights within the bands; restore them if a measure left its band.
 
-        The bands are fractions of the base model's values on the prompts that were measured
-        now. Returns whether weights were restored.
+        `now` are the measures of the present weights. The bands are fractions of the base
+        model's values on the same prompts. Returns whether weights were restored.
         """
         base = self.means(0, len(now["composite"]))
         complaints = evaluate.outside(self.guard.bands, base, evaluate.values(now))
         if self.state.round == 0:
             self.check_bands()
-        self.record.broken(self.state.round, complaints)
+        self.record.broken_guards(self.state.round, complaints)
         value = self._value(now)
         if not complaints and value > self.state.best["value"]:
             self.state.best = {"value": value, "checkpoint": f"{self.state.round:06d}"}
@@ -258,7 +265,7 @@ class BetweenRounds:
         state.saved = state.round
 
     def _content(self) -> dict[str, Any]:
-        """Return all that a resumed run needs to go on exactly."""
+        """Return all that a resumed run needs to continue as if it had never stopped."""
         state = self.state
         return self.parts.updater.state() | {
             "round": state.round,

@@ -360,12 +360,12 @@ def _prune(folder: Path, keep: int, protected: set[str]) -> None:
 
 def _complaint(run_dir: str | Path, what: str, error: Exception) -> str:
     """Return the message for a file that the disk refused, with the cure."""
-    before = latest(run_dir)
-    left = f"checkpoint {before} is intact" if before else "there is no earlier checkpoint"
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
-        error
-    )
-    cure = "Make room on the disk" if full else "Make the folder writable"
+    earlier = latest(run_dir)
+    left = f"checkpoint {earlier} is intact" if earlier else "there is no earlier checkpoint"
+    # safetensors wraps the disk's error: its number is lost, and only its text is left
+    number, text = getattr(error, "errno", None), str(error)
+    disk_is_full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+    cure = "Make room on the disk" if disk_is_full else "Make the folder writable"
     return f"could not write {what} of {run_dir}: {error}; {left}. {cure} and add --resume"
 
 

@@ -140,8 +140,8 @@ def score_some(reward: Reward, samples: Samples) -> list[Score | Failure]:
         return [_finite(reward(samples))]
     except Exception as error:  # noqa: BLE001
         failure = Failure(_without_clips(error))
-    full, n = out_of_memory(failure.error), len(samples)
-    if n == 1 and full:
+    memory_ran_out, n = out_of_memory(failure.error), len(samples)
+    if n == 1 and memory_ran_out:
         cure = "use fewer or smaller frames, or a reward that needs less memory"
         raise torch.OutOfMemoryError(
             f"the reward has not enough memory for one clip: {cure}"
@@ -149,7 +149,7 @@ def score_some(reward: Reward, samples: Samples) -> list[Score | Failure]:
     if n == 1:
         return [failure]
     release()
-    size = (n + 1) // 2 if full else 1
+    size = (n + 1) // 2 if memory_ran_out else 1
     parts = [samples.pick(range(a, min(a + size, n))) for a in range(0, n, size)]
     return [found for part in parts for found in score_some(reward, part)]
 
@@ -180,20 +180,21 @@ def _finite(score: Score) -> Score:
 
     An infinite reward would decide the advantages of the whole group.
     """
-    lost = (
+    infinite = (
         score.value.isinf()
         if score.frames is None
         else score.value.isinf() | score.frames.isinf().any(1)
     )
-    if not bool(lost.any()):
+    if not bool(infinite.any()):
         return score
-    why = [*score.why, *[""] * (len(lost) - len(score.why))]
+    why = [*score.why, *[""] * (len(infinite) - len(score.why))]
     why = [
-        "unscored: the reward gave infinity" if infinite else reason
-        for infinite, reason in zip(lost.tolist(), why, strict=True)
+        "unscored: the reward gave infinity" if is_infinite else reason
+        for is_infinite, reason in zip(infinite.tolist(), why, strict=True)
     ]
-    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], float("nan"))
-    return replace(score, value=score.value.masked_fill(lost, float("nan")), frames=curve, why=why)
+    nan, curve = float("nan"), score.frames
+    curve = None if curve is None else curve.masked_fill(infinite[:, None], nan)
+    return replace(score, value=score.value.masked_fill(infinite, nan), frames=curve, why=why)
 
 
 def check_scored(score: Score, allowed: float, round: int) -> None:
@@ -201,7 +202,7 @@ def check_scored(score: Score, allowed: float, round: int) -> None:
 
     `allowed`: the largest share of unscored samples, train.max_unscored.
     """
-    # in float64, because in float32 3 of 5 would be more than 0.6
+    # in float64: the float32 mean of 3 unscored of 5 is more than the float64 limit 0.6
     missing = float(score.value.isnan().double().mean())
     reason = next((why for why in score.why if why), "another process knows the reason")
     check_share(missing, allowed, round, reason)
@@ -305,7 +306,8 @@ def _verifier(samples: Samples) -> Measures:
 def thumbnails(video: Tensor, side: int = 16) -> Tensor:
     """Return clips (N, F, C, H, W) as rows (N, ·) of frames averaged to at most side × side.
 
-    Small frames compare clips as a glance does, without noise and texture.
+    The difference of two clips' thumbnails ignores noise and texture, which the average
+    removes.
     """
     rows, columns = min(side, video.shape[-2]), min(side, video.shape[-1])
     return torch.nn.functional.adaptive_avg_pool2d(video.flatten(1, 2), (rows, columns)).flatten(1)
@@ -423,14 +425,14 @@ def outside(
         if name not in now or name not in base:
             advice = plugin.nearest(name, [measure for measure in now if measure in base])
             raise ValueError(f"guard.bands.{name}: expected a held-out measure: {advice}")
-        # sorted, because the base model's value may be negative
+        # sorted: with a negative value of the base model, the lower fraction is the upper bound
         bottom, top = sorted(share * guards.unit(name, base[name]) for share in (low, high))
         if not bottom <= now[name] <= top:
-            what = {
+            units = {
                 "unscored_share": "clips",
                 "weight_drift": "the norm of the base model's weights",
             }
-            band = f"{low} to {high} of {what.get(name, 'the base model')}"
+            band = f"{low} to {high} of {units.get(name, 'the base model')}"
             messages.append(
                 f"{name}: expected {bottom:.3g} to {top:.3g} ({band}), got {now[name]:.3g}"
             )

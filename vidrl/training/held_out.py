@@ -24,8 +24,8 @@ from .rollout import SCORE_BATCH, clips, draws
 from .scored import Scored
 from .weight_drift import weight_drift
 
-# The first 32 held-out prompts get a second clip: the distance of the two clips of a prompt
-# measures the diversity of a group.
+# The first 32 held-out prompts get a second clip, with other noise: the distance between the
+# two clips of a prompt measures the diversity of a group.
 GROUP_PAIRS = 32
 # Called between rounds, on every process, as callback(round, policy, name of the weights that
 # are evaluated, workers, whether the run ends). It may have a method `check(backbone)`, which
@@ -63,7 +63,8 @@ class HeldOut:
         self.decoding, self.show = pieces(score_batch), show
         self.eval_n = eval_n or len(prompts)
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.eval_n)}
-        # of all prompts, and not of this process's part: all must measure the same names
+        # Asked of all prompts, not of this process's part: every process must gather the same
+        # measures, or each would wait for the others for ever.
         self.captions = evaluate.are_captions(prompts)
 
     def names(self, images: bool = False) -> list[str]:
@@ -98,12 +99,14 @@ class HeldOut:
         second = [i for i in places if i < GROUP_PAIRS]
         bar = _bar(len(places) + len(second), self.workers.main)
         with bar, policy.using(weights):
+            # one visit of an offloaded text encoder for all prompts
             self.encode.learn([self.prompts[i] for i in places])
             first = self._clips(policy, places, "held out", batch)
             scored, guards = self._scored(_counted(first, bar))
-            again = self._clips(policy, second, "held out twin", batch)
-            others = list(map(_thumbnails, _counted(again, bar)))
-        # a signal reaches processes at different moments, but they must stop together
+            second_clips = self._clips(policy, second, "held out twin", batch)
+            others = list(map(_thumbnails, _counted(second_clips, bar)))
+        # A signal reaches processes at different moments, but they must stop together:
+        # `agree("")` returns the reason of any process, "" if none has one.
         if self.workers.agree(""):
             raise Abandoned
         score = scored.score

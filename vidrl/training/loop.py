@@ -130,7 +130,8 @@ class Trainer:
         if not self.restart.claim(resume):
             return self.record.folder
         self.workers.start_trackers()
-        with self.workers.interruptible(), self.between.leaving():
+        with self.workers.interruptible(), self.between.saving_if_abandoned():
+            # before `note`, which reports the clips that could not be read
             self.files.read()
             self.restart.restore(resume)
             preflight.note(self.parts)
@@ -141,7 +142,7 @@ class Trainer:
         return self.record.folder
 
     def close(self) -> None:
-        """End the trackers, and the group of processes: nothing can be trained afterwards."""
+        """End the trackers and the group of processes; nothing can be trained afterwards."""
         self.workers.close()
 
     def _loop(self) -> None:
@@ -172,40 +173,45 @@ class Trainer:
             experience = self.files.experience(round, plan) if from_files else self._sampled(plan)
         experience, row = self._scored(experience, clock) if plan.scored else (experience, {})
         with clock("update"):
-            row |= self.updater.update(experience, self.files.beside(round))
+            row |= self.updater.update(experience, self.files.data_loss_parts(round))
         for kind, message in events_of(row, plan.scored).items():
             self.record.event(round + 1, kind, message)
+        # clips that the loss itself scored; clips that the loop scored are checked in `_scored`
         unscored = row.get("unscored_share", 0.0)
         evaluate.check_share(unscored, self.options.max_unscored, round, UNDEFINED)
         return row | {"seconds": clock.seconds}
 
     def _sampled(self, plan: Plan) -> Experience:
         """Return the round's samples, with advantages of 0 until they are scored."""
+        # index: which of the round's N samples this process makes
         prompts, index = self._round_prompts()
         group = torch.arange(len(prompts)) // self.options.group
         rollout = self._sample([prompts[i] for i in index], index, plan)
-        zeros, places = torch.zeros(len(prompts), plan.segments), torch.tensor(index)
-        return Experience(rollout, zeros, group, prompts, places, self.seed, self.state.round)
+        zeros, own = torch.zeros(len(prompts), plan.segments), torch.tensor(index)
+        return Experience(rollout, zeros, group, prompts, own, self.seed, self.state.round)
 
-    def _scored(self, seen: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
+    def _scored(self, unscored: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
         """Decode and score the samples; return them with advantages, and the row of rewards."""
-        plan, own_prompts = seen.rollout.plan, [seen.prompts[i] for i in seen.index.tolist()]
+        rollout, plan = unscored.rollout, unscored.rollout.plan
+        group, prompts = unscored.group, unscored.prompts
+        own_prompts = [prompts[i] for i in unscored.index.tolist()]
+        # only the main process writes clips, and only the best and the worst one
         scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
-        for samples in clock.each("decode", self._decoded(seen.rollout, own_prompts)):
+        for samples in clock.each("decode", self._decoded(rollout, own_prompts)):
             with clock("reward"):
                 scored.add(samples)
             del samples  # else these clips would live while the next ones are decoded
         score = self.workers.gather_score(scored.score)
         evaluate.check_scored(score, self.options.max_unscored, self.state.round)
-        advantage = self.algorithm.advantages(score, seen.group, seen.prompts, plan)
-        own, frame_map = advantage[seen.index], self.backbone.frame_map
+        advantage = self.algorithm.advantages(score, group, prompts, plan)
+        own, frame_map = advantage[unscored.index], self.backbone.frame_map
         self.record.credit(scored, own, plan, frame_map, self.algorithm.measured_influence)
-        row = summarise(score, seen.group)
+        row = summarise(score, group)
         # every process gathers, also where the groups have one clip and no diversity
         thumbnails = self.workers.all(scored.thumbnails)
-        if not alone(seen.group):
-            row["diversity"] = float(evaluate.diversity(thumbnails, seen.group).mean())
-        return replace(seen, advantage=advantage, score=score), row
+        if not alone(group):
+            row["diversity"] = float(evaluate.diversity(thumbnails, group).mean())
+        return replace(unscored, advantage=advantage, score=score), row
 
     def _check(self) -> None:
         """Fail early: build the first round's prompts and plan without sampling.
@@ -215,7 +221,7 @@ class Trainer:
         """
         preflight.check_measures(self.parts)
         prompts, index = self.files.places() if self.files.source else self._round_prompts()
-        # `setup` comes before the first plan: it may remember sets of weights
+        # `setup` comes before the first plan: a plan may name a set of weights that it remembers
         self.algorithm.setup(self.policy, self.reward, self.files.members)
         plan = self._plan()
         self.files.check(plan, self.reward)
@@ -235,7 +241,7 @@ class Trainer:
         return replace(plan, scored=False) if self.files.source == "pairs" else plan
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
-        """Return the round's prompts, each `group` times, and the places of this process."""
+        """Return the round's prompts, each `group` times, and this process's places among them."""
         n, group = self.options.prompts_per_round, self.options.group
         prompts = self.parts.prompts
         chosen = dealt(len(prompts), n, self.state.round, self.seed, "order")
@@ -249,9 +255,9 @@ class Trainer:
 
         def part(piece: slice) -> Rollout:
             names = [(self.state.round, *divmod(i, group)) for i in index[piece]]
-            above = tree(plan, self.seed, names, group)
+            levels = tree(plan, self.seed, names, group)
             with self.workers.autocast(), self.policy.using(plan.weights):
-                return sample(self.policy, rows(cond, piece), draws(self.seed, names), plan, above)
+                return sample(self.policy, rows(cond, piece), draws(self.seed, names), plan, levels)
 
         return join(list(self.parts.pieces["sample"].each(len(prompts), part)), cond)
 

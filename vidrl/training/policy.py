@@ -61,7 +61,9 @@ class Policy:
         self.lora = None if full else _adapter(backbone, rank, alpha, targets, lora, seed, partial)
         self.weights = _trained(backbone.network, full)
         if full and lora:
-            _start(backbone, Path(lora), partial)
+            # after `_trained`, which makes the weights float32: a LoRA is added in float32
+            _load_start(backbone, Path(lora), partial)
+            # again, because peft freezes the own weights of a network that gets a LoRA
             self.weights = _trained(backbone.network, full)
         self.sets: dict[str, list[Tensor]] = {}
         self.remember("reference")
@@ -127,6 +129,7 @@ class Policy:
             self._put(live)
 
     def _put(self, values: Sequence[Tensor]) -> None:
+        """Let the parameters point at other tensors; nothing is copied."""
         for parameter, value in zip(self.weights.values(), values, strict=True):
             parameter.data = value
         # code that calls the network without `predict` would see the former weights
@@ -255,7 +258,7 @@ def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
+def _load_start(backbone: Denoiser, folder: Path, partial: bool) -> None:
     """Load a folder's weights into the network, whose weights are float32 already.
 
     The folder holds all weights, as network.safetensors, or a LoRA, which is added.

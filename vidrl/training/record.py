@@ -1,7 +1,8 @@
 """Write the run folder, which holds all that a page or a later comparison needs of a run.
 
-Only the main process writes. When a call returns, the disk has what was written. Rows are
-appended, and other files are replaced at once.
+Only the main process writes. When a call returns, the disk has what was written. Logs
+(*.jsonl) grow by rows; any other file is replaced as a whole, so that a reader never sees
+half of a file.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def _written(what: str) -> Callable[[Method], Method]:
 class Record:
     """The writer of one run's folder; it does nothing unless it is `active`.
 
-    `bands`: the guards' bands, which the summary and the page judge.
+    `active` is whether this is the main process. `bands` are the guards' bands, to which the
+    summary and the page compare the held-out measures.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Record:
             return
         path = self.folder / "metrics.jsonl"
         checkpoint.append(path, row)
+        # the rows that `standstill` compares: ROUNDS rounds and the two before them
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-ROUNDS - 2 :]
         warning = standstill([json.loads(line) for line in last])
         if warning:
@@ -274,7 +277,7 @@ class Record:
             self._show("summary.json", content)
             (self.folder / "progress.json").unlink(missing_ok=True)
 
-    def broken(self, round: int, complaints: Sequence[str]) -> None:
+    def broken_guards(self, round: int, complaints: Sequence[str]) -> None:
         """Write an event for each guard whose mean has left its band, with the verdict."""
         if self.active and complaints:
             rows = guards.verdicts(self.bands, self.compared(round))

@@ -19,7 +19,8 @@ from .broadcast import from_main, unlike, unseen
 class Restart:
     """Starts a run in its folder, or resumes the run that the folder holds.
 
-    Call `claim` first, then `restore`. Every process must call both.
+    Call `claim` first, then `restore`, which raises RuntimeError for a folder that was not
+    claimed. Every process must call both.
     """
 
     def __init__(self, parts: Parts, state: State, between: BetweenRounds):
@@ -28,6 +29,7 @@ class Restart:
         self.workers, self.record = parts.workers, parts.record
         self.policy = parts.policy
         self.recipe, self.held_out = parts.recipe, parts.held_out
+        self.claimed = False
 
     def claim(self, go_on: bool) -> bool:
         """Claim the run folder on the main process's machine; return whether work is left.
@@ -40,6 +42,7 @@ class Restart:
         self.workers.once(lambda: resume.claim(run, recipe, go_on, self._given_prompts()))
         if self.recipe.bench.suite:
             self._check_one_disk()
+        self.claimed = True
         return bool(from_main(self.workers, lambda: resume.goes_on(run, recipe)))
 
     def _given_prompts(self) -> dict[str, list[str]] | None:
@@ -51,12 +54,13 @@ class Restart:
     def _check_same_everywhere(self, recipe: Mapping[str, Any]) -> None:
         """Raise RuntimeError where a process has another recipe or other prompts.
 
-        Such a process would make another plan, and wait for ever for what the others never
-        send.
+        Such a process would make another plan, and then wait for ever for numbers that the
+        other processes never send.
         """
-        asked = [list(map(identity, some)) for some in (self.parts.prompts, self.held_out.prompts)]
-        # the folder may have another path on another machine
-        text = json.dumps([{**recipe, "run": ""}, *asked])
+        both = (self.parts.prompts, self.held_out.prompts)
+        prompts = [list(map(identity, some)) for some in both]
+        # without `run`: the folder may have another path on another machine
+        text = json.dumps([{**recipe, "run": ""}, *prompts])
         others = unlike(self.workers, hashlib.sha256(text.encode()).hexdigest())
         if others:
             raise RuntimeError(
@@ -71,17 +75,22 @@ class Restart:
         With `bench.suite`, every process writes clips into the run folder.
         """
         folder = self.record.folder.resolve()
-        lost = unseen(self.workers, folder)
-        if lost:
+        blind = unseen(self.workers, folder)
+        if blind:
             raise RuntimeError(
                 f"bench.suite: every process writes its clips into {folder / 'bench'}, but process "
-                f"{', '.join(map(str, lost))} does not see what process 0 writes into {folder}: "
+                f"{', '.join(map(str, blind))} does not see what process 0 writes into {folder}: "
                 "name a folder that all machines share, as run=/shared/mine, or leave bench.suite "
                 "empty"
             )
 
     def restore(self, go_on: bool) -> None:
         """Restore the newest checkpoint where `go_on`; delete what was written after it."""
+        if not self.claimed:
+            raise RuntimeError(
+                f"expected `claim` before `restore`, which deletes files of {self.recipe.run}, got "
+                "`restore` alone: call `claim` first"
+            )
         saved, state = self.between.load() if go_on else None, self.state
         if saved is not None:
             self.parts.updater.load_state(saved)
@@ -98,7 +107,8 @@ class Restart:
         """Log what differs from the checkpoint, and do what follows from each difference."""
         keys = self._log_changes(saved)
         if not keys & {"train.micro_batch", "train.score_batch", "device"}:
-            # the sizes may have been halved where memory ran out
+            # Where memory ran out, the earlier start halved these sizes. Without this, the
+            # resumed run would run out of memory again; it keeps to the known sizes.
             for name, size in saved.get("pieces", {}).items():
                 self.parts.pieces[name].size = size
         if "train.mixed_precision" not in keys:
@@ -124,8 +134,8 @@ class Restart:
     def _review_evaluations(self, saved: Mapping[str, Any], guards_changed: bool) -> None:
         """Evaluate again where earlier numbers cannot be compared; else apply changed guards."""
         protocol = self.between.protocol()
-        other = saved.get("protocol", protocol) != protocol
-        if other or not from_main(self.workers, self._comparable):
+        other_protocol = saved.get("protocol", protocol) != protocol
+        if other_protocol or not from_main(self.workers, self._comparable):
             self._measure_again()
         elif guards_changed:
             self._judge_best()
@@ -148,6 +158,7 @@ class Restart:
         self.between.check_bands()
         if not name:
             return
+        # the name of a checkpoint begins with its round, as 000010 or 000010-2
         base, best = self.between.means(0, n), self.between.means(int(name[:6]), n)
         if evaluate.outside(self.recipe.guard.bands, base, best):
             self.state.best = no_best()
@@ -193,7 +204,7 @@ class Restart:
         # the policy alone: the optimiser's state is twice as large
         policy = from_main(self.workers, lambda: (checkpoint.load(run, name) or {})["policy"])
         kind = self.between.weights
-        # the checkpoint is older than train.ema
+        # A checkpoint that was written before train.ema was set holds no "ema" weights.
         if f"{kind}/{next(iter(self.policy.weights))}" not in policy:
             kind = "live"
         return [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]

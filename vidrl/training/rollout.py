@@ -46,9 +46,10 @@ class Plan:
     # The indices of the steps that the rollout keeps. The log-density of a kept step that
     # draws no noise is 0.
     keep: tuple[int, ...] = ()
-    # Pairs (step, children), which make the samples of a group a tree: all samples begin with
-    # one noise, and before that step draws its noise, each node divides into so many children.
-    # 0 children stands for the whole group. Without forks, samples share nothing.
+    # Pairs (step, children), which make the samples of a group a tree. All samples of the group
+    # begin with one noise; before `step` draws its noise, each node of the tree divides into
+    # `children` nodes, which draw different noise. 0 children stands for the size of the group.
+    # Without forks, each sample has noise of its own from the start.
     forks: tuple[tuple[int, int], ...] = ()
     # The name of the set of weights that samples.
     weights: str = "live"
@@ -67,10 +68,10 @@ class Plan:
                 f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is "
                 "deterministic"
             )
-        at = [step for step, _ in self.forks]
-        if at != sorted(set(at)) or any(not 0 <= k < len(self.times) - 1 for k in at):
+        steps = [step for step, _ in self.forks]
+        if steps != sorted(set(steps)) or any(not 0 <= k < len(self.times) - 1 for k in steps):
             raise ValueError(
-                f"expected forks at rising steps from 0 to {len(self.times) - 2}, got {at}"
+                f"expected forks at rising steps from 0 to {len(self.times) - 2}, got {steps}"
             )
 
     def depth(self, k: int) -> int:
@@ -79,8 +80,8 @@ class Plan:
 
     def step(self, policy: Denoiser | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
         """Return the Gaussian of step k at x."""
-        at = torch.full((len(x),), self.times[k], device=x.device)
-        raw = policy.predict(x, at, cond)
+        t = torch.full((len(x),), self.times[k], device=x.device)
+        raw = policy.predict(x, t, cond)
         return self.gaussian(
             _backbone(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic
         )
@@ -95,6 +96,7 @@ class Plan:
         noisy: bool = True,
     ) -> transition.Step:
         """Return the Gaussian of steps t → s that follows from a prediction `raw` at x."""
+        # a step outside `stochastic` is deterministic, whatever the plan's sampler is
         sampler = self.sampler if noisy else "ode"
         return transition.step(backbone.path, sampler, raw, x, t, s, self.eta, self.times[1])
 
@@ -134,6 +136,7 @@ class Level:
     @property
     def first(self) -> list[int]:
         """Return the first sample of each node."""
+        # reversed, so that the first sample of a node overwrites the later ones
         first = {n: i for i, n in reversed(list(enumerate(self.node)))}
         return [first[n] for n in range(len(self.generators))]
 
@@ -188,8 +191,8 @@ def tree(plan: Plan, seed: int, samples: Sequence[tuple[int, int, int]], group: 
         nodes = [
             (r, p, "node", depth, member // width) if depth else (r, p) for r, p, member in samples
         ]
-        place = {name: n for n, name in enumerate(dict.fromkeys(nodes))}
-        levels.append(Level([place[name] for name in nodes], draws(seed, list(place))))
+        number = {name: n for n, name in enumerate(dict.fromkeys(nodes))}
+        levels.append(Level([number[name] for name in nodes], draws(seed, list(number))))
     return levels
 
 
@@ -213,6 +216,7 @@ def sample(
             f"expected one level above the samples for each of {len(plan.forks)} forks, got "
             f"{len(above)}"
         )
+    # x holds one latent for each node of the present level, not one for each sample
     kept, level = [], levels[0]
     x = exact(backbone.noise(level.generators)).to(backbone.device)
     for k in range(len(plan.times) - 1):
@@ -229,13 +233,15 @@ def sample(
             else step.mean
         )
         if k in plan.keep:
-            ends = [x, drawn, _density(plan, step, drawn, k), *([step.mean] if plan.means else [])]
-            kept.append([value[list(level.node)] for value in ends])
+            values = [x, drawn, _density(plan, step, drawn, k)]
+            values += [step.mean] if plan.means else []
+            # from one row a node to one row a sample
+            kept.append([value[list(level.node)] for value in values])
         x = drawn
     before, after, logs, *mean = (
         (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
         if kept
-        else (x.new_zeros(len(generators), 0),) * (4 if plan.means else 3)
+        else (x.new_zeros(len(generators), 0),) * (4 if plan.means else 3)  # K = 0
     )
     return Rollout(cond, x[list(level.node)], before, after, logs, plan, *mean)
 
@@ -292,7 +298,10 @@ def decoded_pieces(
     cond: Cond | None = None,
     size: Pieces | int = SCORE_BATCH,
 ) -> Iterator[Samples]:
-    """Decode latents a few at a time, in order; host memory holds the clips that are kept."""
+    """Decode latents a few at a time, in order, so that the caller can free earlier clips.
+
+    `size` is how many clips are decoded at once.
+    """
     return pieces(size).each(
         len(prompts), lambda p: decoded(backbone, latents[p], prompts[p], rows(cond or {}, p))
     )
@@ -319,7 +328,9 @@ def clips(
     def sampled(part: slice) -> tuple[Tensor, Sequence[str], Cond]:
         cond = encode(prompts[part])
         with autocast():
-            return sample(policy, cond, copied(generators[part]), plan).latents, prompts[part], cond
+            # copies: where memory runs out, this piece begins again with the same noise
+            noise = copied(generators[part])
+            return sample(policy, cond, noise, plan).latents, prompts[part], cond
 
     for latents, part_prompts, cond in pieces(batch).each(len(prompts), sampled):
         yield from decoded_pieces(backbone, latents, part_prompts, cond, decode_batch)

@@ -24,7 +24,8 @@ from .weight_drift import weight_drift
 
 # A part of an optimiser step: the algorithm whose loss it is, its rows, and the loss's weight.
 Part = tuple[Algorithm, Batch, float]
-# The metric that holds the share of a round's rows that a trained network predicted.
+# The metric that holds the fraction of a round's rows that a trained network predicted. A
+# backbone with several networks may train only one of them.
 TRAINED = "trained_share"
 FROZEN = (
     "no trained network takes part in the steps that were learned from: they are of networks that "
@@ -54,7 +55,7 @@ class Updater:
         self.pieces = Pieces(
             options.micro_batch or workers.first_micro_batch(), "the update of one row", cure
         )
-        # whether the ratio before the first update was proven to be 1
+        # whether the check that the ratio is 1 before the first update was made
         self.proven = False
         # whether any round had a row that a trained network predicted
         self.learns = False
@@ -75,16 +76,20 @@ class Updater:
         have no `kl`.
         """
         rate = self._set_rate(experience.round)
-        seen: list[dict[str, Tensor]] = []
+        metrics_of_steps: list[dict[str, Tensor]] = []
         norms: list[float] = []
         skipped = 0
         for parts in self._steps(experience, data_loss):
-            seen.append(self._accumulate(parts))
+            metrics_of_steps.append(self._accumulate(parts))
             norm = self._step(experience.round)
             norms += [] if norm is None else [norm]
             skipped += norm is None
-        names = sorted(set().union(*seen))
-        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
+        names = sorted(set().union(*metrics_of_steps))
+        metrics = {
+            name: torch.cat([step[name] for step in metrics_of_steps if name in step])
+            for name in names
+        }
+        # a fresh iterator: the KL is measured on the first minibatch, after all updates
         first = next(self.algorithm.minibatches(experience), None)
         kl = {} if first is None else {"kl": self._divergence(first)}
         self.algorithm.after(self.policy, experience.round)
@@ -142,6 +147,7 @@ class Updater:
     def _set_rate(self, round: int) -> float:
         """Set the optimiser's learning rate to that of a round, and return it."""
         o = self.options
+        # set in each round and not by a torch scheduler: a resumed run needs no scheduler state
         rate = o.learning_rate * factor(round, o.rounds, o.lr_schedule, o.lr_end, o.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -157,7 +163,7 @@ class Updater:
 
     def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
         """Compute the gradients in micro-batches of `size` rows; return the rows' metrics."""
-        seen: dict[str, list[Tensor]] = {}
+        metrics: dict[str, list[Tensor]] = {}
         # a larger micro-batch may have added gradients before memory ran out
         self.optimiser.zero_grad(set_to_none=True)
         for algorithm, micro, weight in (
@@ -165,28 +171,30 @@ class Updater:
         ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
-            # without a gradient where frozen networks predicted all rows
+            # the loss has no gradient if frozen networks predicted all rows
             trained = loss.value.requires_grad
             if trained:
+                # `loss.value` is a mean over the micro-batch's rows, and `share` is 1 / (all rows
+                # of the step): the gradients add up to that of the mean over all rows
                 self.workers.backward(loss.value * len(micro) * micro.share * weight)
-            seen.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
+            metrics.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
             for name, value in loss.metrics.items():
-                seen.setdefault(name, []).append(value.flatten().cpu())
-        found = {name: torch.cat(values) for name, values in seen.items()}
+                metrics.setdefault(name, []).append(value.flatten().cpu())
+        joined = {name: torch.cat(values) for name, values in metrics.items()}
         if not self.proven and any(algorithm is self.algorithm for algorithm, _, _ in parts):
-            self._prove(found)
-        return found
+            self._check_ratio(joined)
+        return joined
 
-    def _prove(self, seen: Mapping[str, Tensor]) -> None:
-        """Raise RuntimeError where a ratio is not 1 before the first update.
+    def _check_ratio(self, metrics: Mapping[str, Tensor]) -> None:
+        """Raise RuntimeError where a ratio is not 1 before the first update; check only once.
 
         The policy has not changed since it sampled, so that it must give its samples the
         same density again.
         """
         self.proven = True
         tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
-        own = seen.get("ratio", torch.zeros(0))  # a loss without ratios has none to prove
-        # of all processes, so that all fail together
+        own = metrics.get("ratio", torch.zeros(0))  # empty for a loss that has no ratio
+        # gathered, so that all processes fail together
         ratio = self.workers.all(own)
         worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
         if not worst <= tolerance:
@@ -222,7 +230,8 @@ class Updater:
             mean, rows = self.pieces.attempt(
                 len(batch), lambda size: self._mean_divergence(batch.split(size)[0])
             )
-            # one value a row, so that each process counts by its rows, and without rows not
+            # One value for each row, so that the mean over processes weights each process by
+            # its number of rows; a process without rows adds no value.
             values = torch.full((rows,), float(mean), dtype=torch.float64)
         return float(self.workers.all(values).mean())
 
@@ -231,13 +240,13 @@ class Updater:
         with torch.no_grad(), self.workers.autocast():
             return self.algorithm.divergence(self.policy, micro), len(micro)
 
-    def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _summary(self, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the metrics' means over all processes' rows; of the ratio also the range."""
         # this process may have no row of a metric that another one reported
         empty = torch.zeros(0)
         # all processes must gather the same metrics, else each waits for ever
-        names = self.workers.names(seen)
-        gathered = {name: self.workers.all(seen.get(name, empty).double()) for name in names}
+        names = self.workers.names(metrics)
+        gathered = {name: self.workers.all(metrics.get(name, empty).double()) for name in names}
         row: dict[str, Any] = {name: float(values.mean()) for name, values in gathered.items()}
         if "ratio" in gathered:
             low, high = gathered["ratio"].aminmax()
@@ -286,9 +295,9 @@ def events_of(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
     """
     messages, share = {}, row.get("unscored_share", 0.0)
     if "kl" not in row:
-        what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
+        done = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
         messages["skipped"] = (
-            f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+            f"{done}: the samples gave nothing to learn from, as where those of every group tie"
         )
     if row.get(TRAINED) == 0:
         messages["skipped"] = FROZEN
@@ -302,17 +311,20 @@ def events_of(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
     return messages
 
 
-class _Cut(Exception):
-    """The samples of a round were cut into optimiser steps, and the rehearsal ends."""
+class _CutSucceeded(Exception):
+    """The samples of a round could be cut into optimiser steps, and the rehearsal ends."""
 
 
 class _Rehearsal(Experience):
     """A round that ends where its samples are cut into optimiser steps."""
 
     def cut(self, samples: Tensor, updates: int) -> NoReturn:
-        """Raise `_Cut`, or the error of the cut."""
+        """Raise `_CutSucceeded`, or the error of the cut.
+
+        An exception, because `minibatches` would go on to read latents that are not there.
+        """
         next(super().cut(samples, updates))
-        raise _Cut
+        raise _CutSucceeded
 
 
 def rehearse(
@@ -336,6 +348,7 @@ def rehearse(
         {}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps
     )
     credit = (1.0 + torch.arange(n))[:, None].expand(-1, plan.segments)
-    seen = _Rehearsal(rollout, credit, torch.arange(n) // group, prompts, torch.tensor(index), 0, 0)
-    with suppress(_Cut):
-        next(iter(algorithm.minibatches(seen)), None)
+    group_of = torch.arange(n) // group
+    rehearsal = _Rehearsal(rollout, credit, group_of, prompts, torch.tensor(index), 0, 0)
+    with suppress(_CutSucceeded):
+        next(iter(algorithm.minibatches(rehearsal)), None)
