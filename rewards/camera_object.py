@@ -30,7 +30,8 @@ class CameraObject(Reward):
     of the similarity's lasting speed.
 
     `what` chooses the value, "object" or "camera". The value is cut at `most`, so that more
-    speed than that is not rewarded. A term is three frames, credited to the middle frame.
+    speed than that is not rewarded. A term reads three frames and is credited to the middle
+    frame.
 
     For whole clips, `Score.parts` holds both speeds, and the camera's pan to the right and
     tilt up (diagonals a second), zoom in (natural log of the scale a second) and roll

@@ -21,7 +21,7 @@ class Cut(Reward):
     histograms (16 bins a channel, averaged over the channels). l is max(0, (1 - r) / 2 -
     0.05), where r is the correlation of the light of the two frames over an 8 x 8 grid. A
     pan hardly changes h, and a change of the light of the whole picture hardly changes l,
-    so neither appearance like a cut.
+    so neither looks like a cut.
 
     - A cut between two frames: s is taken over all pairs of a frame up to `flash` seconds
       before and a frame up to as long after, and the least counts, so that a flash, after
@@ -121,7 +121,7 @@ class Cut(Reward):
         soft = torch.stack(
             [self._dissolves(appearance, round(about.fps * s)) for s in (0.5, 1.0)]
         ).amax(0)
-        # a hard cut also appearance like the end of a dissolve: it must not count twice
+        # a hard cut also looks like the end of a dissolve: it must not count twice
         soft = soft * (1 - around_max(hard, round(about.fps / 2)))
         return -(hard + once(soft, round(about.fps))).clamp(max=1) * about.fps
 

@@ -17,8 +17,9 @@ class EvalcrafterWarpingError(Moving):
     The value is -mean_t E_t. E_t is the sum over channels and pixels of ((I_{t+1}(x + f) -
     I_t(x)) n(x))^2, divided by the sum of n. f is the flow from frame t to t+1, and n is 1
     where the flow can be trusted, as in `lai_warping_error`. Pictures have values in [0,
-    1], half the size, and are padded to multiples of 8. A term is a pair of frames. The
-    range is [-3, 0]; the published number is minus the value. A frozen clip is perfect.
+    1], half the size, and are padded to multiples of 8. A term compares two neighbouring
+    frames. The range is [-3, 0]; the published number is minus the value. A frozen clip
+    gets 0.
 
     As published:
 

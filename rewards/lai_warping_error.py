@@ -19,8 +19,8 @@ class LaiWarpingError(Moving):
     from frame t-1 to t, and w is the flow back at x + f(x), sampled bilinearly with
     repeated edges. n is 0 where the flow cannot be trusted, |w + f|^2 > 0.01 (|w|^2 +
     |f|^2) + 0.5 (occlusion) or |grad f|^2 > 0.01 |f|^2 + 0.002 (a moving edge; forward
-    differences), and 1 elsewhere. A term is a pair of frames. The range is [-1, 0]; the
-    published number is minus the value. A frozen clip is perfect.
+    differences), and 1 elsewhere. A term compares two neighbouring frames. The range is
+    [-1, 0]; the published number is minus the value. A frozen clip gets 0.
 
     As published, a pair where n is 0 everywhere counts 0, as if it were perfect. Published
     numbers use the flow of FlowNet2: `network` gets (N, 3, H, W) with values from 0 to 255,

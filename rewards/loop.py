@@ -35,7 +35,7 @@ class Loop(Reward):
     median over the clip), and A the departure, the largest E(u, t) for u between s and t.
     The least E(s, t) / min(e, A / 2) over all s decides: from `alike` down to half of it,
     the term falls from 0 to -1. A clip that stops, or never moves, does not depart and gets
-    0. A term is one frame.
+    0. A term belongs to one frame.
 
     Where the prompt asks for something that repeats (circling, bouncing, spinning, waving,
     dancing, ...) or for rest, the clip gets 0. It is exempt rather than unscored, so that

@@ -19,8 +19,8 @@ class Pumping(Reward):
     of edges, about as much as codecs and grain cause. The reward finds blended frames
     between sharp ones, as in slow motion and after rate conversion, and decoders that
     render some frames of a group better than others. It needs no flow, because moving
-    things keep their edges. Frames are measured at a shorter side of at most 192. A term is
-    three frames, credited to the middle frame.
+    things keep their edges. Frames are measured at a shorter side of at most 192. A term
+    reads three frames and is credited to the middle frame.
 
     >>> import torch
     >>> Pumping()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()

@@ -36,9 +36,9 @@ class SegmentSeam(Reward):
       4 k.
 
     A clip whose `meta` has an entry "borders" uses that entry. A clip without a border
-    inside is inapplicable. A term is a pair of frames, credited to both frames; it is 0
-    except at borders. Raises ValueError unless at most one of the options is given, with
-    numbers above 0.
+    inside is inapplicable. A term compares two neighbouring frames and is credited to both;
+    it is 0 except at borders. Raises ValueError unless at most one of the options is given,
+    with numbers above 0.
 
     >>> SegmentSeam(latents=2).places(13)  # latents 0 1 | 2 3: frames 0 to 4, 5 to 12
     [5]

@@ -14,8 +14,8 @@ class VbenchMotionSmoothness(Reward):
 
     The network interpolates the frame midway between f_{2k} and f_{2k+2}. d_k is the mean
     absolute difference to f_{2k+1} in 0..255. The value is (255 - mean_k d_k) / 255, in [0,
-    1]. A term is three frames, beginning with an even one; the terms that begin with an odd
-    one are not measured and get the mean of the others.
+    1]. A term reads three frames, the first of which has an even number; the terms whose
+    first frame has an odd number are not measured and get the mean of the others.
 
     As published: the interpolated frame is cut, not rounded, to whole grey levels. If the
     number of frames is even, the last frame is not used. The published code lowers the

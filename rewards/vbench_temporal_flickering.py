@@ -15,10 +15,10 @@ class VbenchTemporalFlickering(Reward):
     """VBench's temporal_flickering: 1 minus the mean change between neighbouring frames.
 
     The value is (255 - mean_t m_t) / 255 in [0, 1], where m_t is the mean over pixels and
-    channels of |f_t - f_{t+1}| in 0..255, without resizing; a frozen clip gets 1. A term is
-    a pair of frames. Sums are whole numbers or float64, which agrees with the published
-    float32 mean to 1e-6 for clips of whole grey levels. Other floats are used as they are,
-    although a file would hold them rounded.
+    channels of |f_t - f_{t+1}| in 0..255, without resizing; a frozen clip gets 1. A term
+    compares two neighbouring frames. Sums are whole numbers or float64, which agrees with
+    the published float32 mean to 1e-6 for clips of whole grey levels. Other floats are used
+    as they are, although a file would hold them rounded.
 
     As published: any motion counts as flicker, and the best clip is frozen. VBench applies
     this dimension only to clips that `vbench_static_filter` passes (its custom_input mode

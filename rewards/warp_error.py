@@ -174,10 +174,8 @@ def panned(motion: Motion) -> Tensor:
         first, second, there, back = (x[moves][None] for x in (first, second, *both))
     else:
         first, second, there, back = (x.flatten(0, 1)[None] for x in (first, second, *both))
-    onto_first, onto_second = (
-        squared(warp(second, there) - first),
-        squared(warp(first, back) - second),
-    )
+    onto_first = squared(warp(second, there) - first)
+    onto_second = squared(warp(first, back) - second)
     moved = identity.masked_scatter(moves, (onto_first + onto_second).mean((2, 3)) / 2)
     return torch.minimum(identity, moved)
 

@@ -179,10 +179,8 @@ def _cells(flow: Tensor, ink: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor,
     pooled = _pool(layers, CELLS)
     mean = pooled[:, :, :4] / pooled[:, :, 4:].clamp(min=1e-12)
     weight = _pool(contrast.unsqueeze(2), CELLS)[:, :, 0] * (pooled[:, :, 4] > 1e-12)
-    at, moved = (
-        torch.complex(mean[:, :, 0], mean[:, :, 1]),
-        torch.complex(mean[:, :, 2], mean[:, :, 3]),
-    )
+    at = torch.complex(mean[:, :, 0], mean[:, :, 1])
+    moved = torch.complex(mean[:, :, 2], mean[:, :, 3])
     return at, moved / hypot(height, width), weight
 
 

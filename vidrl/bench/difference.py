@@ -118,11 +118,13 @@ def compare_dim(sets: MatchedSets, request: DimRequest, least: int, family: int 
     notes = [
         *few_clips_note(sets.names, numbers, least),
         *equality_notes(numbers),
-        *numbers["said"],
+        *numbers["estimate_notes"],
         *sets.notes,
         *unscored_note(sets.names, numbers),
     ]
-    numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
+    numbers = {
+        key: value for key, value in numbers.items() if key not in ("equal", "estimate_notes")
+    }
     numbers |= {
         "margin": request.margin,
         "within": margin_statement(numbers, request.margin) if enough else None,
@@ -238,7 +240,7 @@ def _paired_estimate(
     """Return mean, intervals and p of paired differences, in the limits of the dim's range."""
     limits = limits_of_difference(as_limits(request.range))
     return _with_intervals(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
-        "said": dominant_group_notes(gaps, groups)
+        "estimate_notes": dominant_group_notes(gaps, groups)
     }
 
 
@@ -278,27 +280,27 @@ def _with_bound(scored_estimate: Row, worst_estimate: Row | None, bottom: float)
     """
     notes = [
         *[scored_estimate["note"]] * bool(scored_estimate["note"]),
-        *scored_estimate.get("said", []),
+        *scored_estimate.get("estimate_notes", []),
     ]
-    row = {key: json_number(scored_estimate[key]) for key in _NUMBERS} | {"said": notes}
+    row = {key: json_number(scored_estimate[key]) for key in _NUMBERS} | {"estimate_notes": notes}
     if worst_estimate is None:
         return {**row, "p_scored": row["p"], "p_holm": None, "worst": None}
     worst = {key: json_number(worst_estimate[key]) for key in _NUMBERS}
     same_sign = scored_estimate["difference"] * worst_estimate["difference"] > 0
-    p = (
-        None
-        if row["p"] is None or worst["p"] is None
-        else max(row["p"], worst["p"])
-        if same_sign
-        else 1.0
-    )
     return {
         **row,
-        "p": p,
+        "p": _p_of_both(row["p"], worst["p"], same_sign),
         "p_scored": row["p"],
         "p_holm": None,
         "worst": {"value": json_number(bottom), **worst},
     }
+
+
+def _p_of_both(scored: float | None, worst: float | None, same_sign: bool) -> float | None:
+    """Return the p value of the claim that needs both differences; None if either has none."""
+    if scored is None or worst is None:
+        return None
+    return max(scored, worst) if same_sign else 1.0
 
 
 def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
@@ -479,16 +481,8 @@ def margin_statement(row: Mapping[str, Any], margin: float | None) -> str | None
         estimate["all_low"] is None or estimate["all_high"] is None for estimate in estimates
     ):
         return None
-    not_worse, not_better = (
-        all(estimate["all_low"] > -margin for estimate in estimates),
-        all(estimate["all_high"] < margin for estimate in estimates),
-    )
-    return (
-        "equivalent"
-        if not_worse and not_better
-        else "not worse"
-        if not_worse
-        else "not better"
-        if not_better
-        else None
-    )
+    not_worse = all(estimate["all_low"] > -margin for estimate in estimates)
+    not_better = all(estimate["all_high"] < margin for estimate in estimates)
+    if not_worse and not_better:
+        return "equivalent"
+    return "not worse" if not_worse else "not better" if not_better else None

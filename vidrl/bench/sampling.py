@@ -109,10 +109,8 @@ def sample(
         key: value for key, value in suite.sampling.items() if key not in SAMPLING_KEYS
     } | dict(options or {})
     generator = _load(backbone, model, backbone_options)
-    steps, lossless = (
-        steps or int(suite.sampling.get("steps", 20)),
-        bool(suite.sampling.get("lossless", True)),
-    )
+    steps = steps or int(suite.sampling.get("steps", 20))
+    lossless = bool(suite.sampling.get("lossless", True))
     made_by = {
         "model": _identity(model),
         "backbone": backbone,

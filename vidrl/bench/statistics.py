@@ -122,10 +122,8 @@ def within_prompt_spread(values: Values, groups: Groups) -> tuple[float, float]:
     degrees_of_freedom = len(scored_values) - len(means)
     if degrees_of_freedom == 0:
         return math.nan, math.nan
-    variance, total = (
-        float(((scored_values - means[rows]) ** 2).sum() / degrees_of_freedom),
-        float(scored_values.var(ddof=1)),
-    )
+    variance = float(((scored_values - means[rows]) ** 2).sum() / degrees_of_freedom)
+    total = float(scored_values.var(ddof=1))
     return math.sqrt(variance), min(1.0, variance / total) if total > 0 else math.nan
 
 
