@@ -289,7 +289,7 @@ def _with_bound(scored_estimate: Row, worst_estimate: Row | None, bottom: float)
     same_sign = scored_estimate["difference"] * worst_estimate["difference"] > 0
     return {
         **row,
-        "p": _p_of_both(row["p"], worst["p"], same_sign),
+        "p": _p_of_both(json_number(scored_estimate["p"]), worst["p"], same_sign),
         "p_scored": row["p"],
         "p_holm": None,
         "worst": {"value": json_number(bottom), **worst},
