@@ -70,9 +70,7 @@ IRREGULAR = set(
 )
 
 # Folders and files whose words still have to be rewritten.
-PENDING: set[str] = {
-    "vidrl/cli",
-}
+PENDING: set[str] = set()
 
 
 def sources():

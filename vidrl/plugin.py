@@ -197,7 +197,7 @@ def conform(value: Any, hint: Any) -> Any:
     if origin is typing.Annotated:
         return conform(value, arguments[0])
     if origin is typing.Literal:
-        return _checked(value, value in arguments, hint)
+        return _choice(value, arguments)
     if origin is not None:
         return _conform_container(value, hint, origin, arguments)
     return _conform_plain(value, type(None) if hint is None else hint)
@@ -424,6 +424,13 @@ def _checked(value: Any, fits: bool, hint: Any) -> Any:
     """Return the value; raise TypeError with the expected type if it does not fit."""
     if not fits:
         raise TypeError(f"expected {spell(hint)}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
+    """Return the value if it is one of the choices; raise TypeError with the choices if not."""
+    if value not in choices:
+        raise TypeError(f"expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 

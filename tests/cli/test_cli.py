@@ -2,6 +2,7 @@
 mistake."""
 
 import argparse
+import io
 import json
 import re
 import subprocess
@@ -478,6 +479,116 @@ def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
 def test_serve_stays_on_this_machine(capsys):
     assert cli.main(["serve", "frame_quality", "--host", "0.0.0.0"]) == 2
     assert "others could reach it" in capsys.readouterr().err
+
+
+# --- wrong inputs
+# -----------------------------------------------------------------------------------------------------------
+
+TINY = "sample --model assets/tiny-wan --prompt a --out {}/out "
+CHECK = "train scripts/recipes/demo.toml --check "
+WRONG = {
+    TINY + "--steps -1": "--steps: expected a whole number of at least 1, got '-1'",
+    TINY + "--height -64": "--height: expected a whole number of at least 1, got '-64'",
+    TINY + "--device gpu": "--device: expected a device such as cpu, cuda or cuda:1, got 'gpu'",
+    TINY + "--device cuda": "expected a --device of this machine, got cuda",
+    TINY + "--backbone dtype=bf16": "expected one of 'float32', 'bfloat16', 'float16', got 'bf16'",
+    TINY + "--backbone call=32": "backbone 'wan' has no option 'call'",
+    TINY + "--backbone guidance=high": "option 'guidance' of backbone 'wan': expected float",
+    TINY + "--backbone guidence=3": "did you mean 'guidance'?",
+    "sample --model assets/tiny-wan --prompt a --out {}/file": "--out: expected a folder, got the",
+    "sample --model {}/file --prompt a --out {}/out": "expected a diffusers folder",
+    "sample --model {}/empty --prompt a --out {}/out": "which has no model_index.json",
+    "bench {}/empty": "expected videos (.mp4, .webm, .mkv, .gif ...) or images in the folder",
+    "bench --model assets/tiny-wan --limit -1": "--limit: expected a whole number of at least 0",
+    "bench {}/empty --out {}/file": "--out: expected a folder, got the file",
+    "bench {}/empty --fps fast": "--fps: expected a number of at least 0, got 'fast'",
+    "score {}/empty --memory -1": "--memory: expected a number of at least 0, got '-1'",
+    "score {}/empty --fps 0": "--fps: expected a number greater than 0, got '0'",
+    "score {}/empty --json {}/none/s.jsonl": "expected a folder for the file",
+    "score {}/empty --json {}/empty": "--json: expected a file, got the folder",
+    "audit flicker --frames 0": "--frames: expected a whole number of at least 1, got '0'",
+    "audit flicker --size -1": "--size: expected a whole number of at least 8, got '-1'",
+    "serve flicker --port 99999": "--port: expected a whole number from 0 to 65535, got '99999'",
+    "schema --out {}/empty": "--out: expected a file, got the folder",
+    CHECK + "run={}/file": "expected a run folder, got the file",
+    CHECK + "--processes -2": "--processes: expected a whole number of at least 0, got '-2'",
+    CHECK + "train.rounds=-1": "train.rounds: expected at least 1, got -1",
+    "report {}/file": "expected a run folder",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_input_is_one_clear_message(capsys, tmp_path, monkeypatch, command):
+    """The exit status is 2, without a traceback, and no file is written."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, out, err = said(capsys, *command.replace("{}", str(tmp_path)).split())
+    assert status == 2 and WRONG[command] in err, err
+    assert "Traceback" not in err and out == "" and not list(tmp_path.glob("out/*"))
+
+
+def test_a_recipe_may_be_indented_with_tabs(capsys, recipe, trained, tmp_path):
+    recipe.write_text(re.sub("^", "\t", recipe.read_text(), flags=re.MULTILINE))
+    assert said(capsys, "train", recipe, "--check")[:2] == (0, f"new {tmp_path / 'run'}\n")
+
+
+# --- on a terminal
+# -----------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_table_and_a_pipe_gets_text(capsys, monkeypatch):
+    text = said(capsys, "list", "algorithms")[1]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["list", "algorithms"]) == 0
+    drawn = terminal.getvalue()
+    assert max(map(len, drawn.splitlines())) <= 60 < max(map(len, text.splitlines()))
+    assert text.split()[0] in drawn
+
+
+def test_a_table_shows_no_control_of_the_terminal_and_no_markup(monkeypatch):
+    from vidrl.cli._tables import Table, print_tables
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    name = "[red]a \x1b]0;title\x07 \x9b31m caf\udce9"
+    print_tables([Table(("name",), [(name,)], notes=[name])], "text")
+    drawn = terminal.getvalue()
+    assert drawn.count("[red]a \\x1b]0;title\\x07 \\x9b31m caf\\udce9") == 2
+    assert "\x9b" not in drawn and "\x07" not in drawn
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(capsys, monkeypatch):
+    from vidrl.cli._progress import clip_progress
+
+    assert list(clip_progress(iter("abc"), 3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(clip_progress(iter("abc"), 3)) == ["a", "b", "c"]
+    assert "3/3" in terminal.getvalue() and capsys.readouterr().out == ""
+
+
+def test_a_bar_of_tqdm_may_move_the_cursor_up():
+    from vidrl.cli._terminal import Plain
+
+    stream = io.StringIO()
+    for text in ("\x1b[A", "\x1b[A\x1b[A", "a\x1b[A"):
+        Plain(stream).write(text)
+    assert stream.getvalue() == "\x1b[A\x1b[A\x1b[Aa\\x1b[A"
 
 
 # --- before any work

@@ -67,10 +67,10 @@ def refused(capsys, *words) -> str:
 def test_wrong_inputs(run, tmp_path, capsys):
     file = run / "lora" / "pytorch_lora_weights.safetensors"
     before = file.read_bytes()
-    assert "another place than" in refused(
+    assert "another path than" in refused(
         capsys, run, "--format", "diffusers", "--out", run / "lora"
     )
-    assert "another place than" in refused(capsys, file, "--format", "comfyui", "--out", file)
+    assert "another path than" in refused(capsys, file, "--format", "comfyui", "--out", file)
     assert file.read_bytes() == before
     words = refused(capsys, run, "--format", "peft", "--out", tmp_path / "x.safetensors")
     assert "expected a folder for --format peft" in words

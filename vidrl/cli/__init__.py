@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported inside the command that needs it."""
+"""The command line. Heavy packages are imported inside the command that needs them."""
 
 from __future__ import annotations
 
@@ -25,64 +25,76 @@ from . import (
     score,
     train,
 )
-from ._declare import parser
+from ._declare import check_device, parser
 from ._terminal import plainly
 
 ABOUT = """\
-vidrl aligns video generators with temporal rewards: train them, and score any video.
+vidrl aligns video generators by reinforcement learning with temporal rewards, and scores any video.
 
-  vidrl train scripts/recipes/demo.toml          fine-tune the embedded model, minutes on two CPU cores
-  vidrl cost scripts/recipes/demo.toml           what that takes: calls, memory, seconds
-  vidrl report runs/demo                         its before/after table, and report.html
-  vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompt "a red circle moves left slowly ..." --out clips
-  vidrl export runs/demo --format comfyui        its LoRA for another program, here ComfyUI
-  vidrl score clips --reward flicker             one JSON line a clip
-  vidrl bench clips                              how steady they are, with intervals and a report
-  vidrl list rewards                             what there is; `vidrl show rewards flicker` tells more
+  vidrl train scripts/recipes/demo.toml     fine-tune the included small model, minutes on two cores
+  vidrl cost scripts/recipes/demo.toml      estimate what that takes: calls, memory, seconds
+  vidrl report runs/demo                    print its before/after table and write report.html
+  vidrl sample --model assets/tiny-wan --lora runs/demo/lora --out clips \\
+      --prompt "a red circle moves left slowly on a dark background"
+  vidrl export runs/demo --format comfyui   write its LoRA for another program, here ComfyUI
+  vidrl score clips --reward flicker        print one JSON line for each clip
+  vidrl bench clips                         measure how steady the clips are, and write a report
+  vidrl list rewards                        list the rewards
+  vidrl show rewards flicker                describe one reward
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit
-    failed, 2 an error."""
+    """Run the command line and return its exit status.
+
+    0: done; 1: clips were not scored, or an audit failed; 2: an error; 3: an audit could not
+    decide; 130: interrupted.
+    """
     with plainly():
         return _main(arguments)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    reader = build()
-    args, rest = reader.parse_known_args(arguments)
-    args.reader = reader  # `vidrl completion` writes a script from the parser
+    command_line = build()
+    args, rest = command_line.parse_known_args(arguments)
+    args.reader = command_line  # `vidrl completion` writes a script from the parser
     args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
+    # argparse does not take KEY=VALUE after an option, so these words are collected here
     if rest and not (
         hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)
     ):
-        reader.error(f"unrecognized arguments: {' '.join(rest)}")
+        command_line.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     try:
+        check_device(getattr(args, "device", ""))
         return args.run(args) or 0
     except KeyboardInterrupt:
         print("vidrl: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # or Python complains once more at exit
+        # Python flushes standard output at exit and would complain a second time
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:  # noqa: BLE001  the last place that can say it, in full where it is not ours
-        if os.environ.get("VIDRL_TRACEBACK") or not explains_itself(error):
-            traceback.print_exc()
-        else:
-            rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
-            print(f"vidrl{rank}: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001  the last place that can print any error
+        _print_error(error)
         return 2
 
 
+def _print_error(error: Exception) -> None:
+    """Print the message of an error for the user, or the traceback of any other error."""
+    if os.environ.get("VIDRL_TRACEBACK") or not explains_itself(error):
+        traceback.print_exc()
+    else:
+        rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+        print(f"vidrl{rank}: {error}", file=sys.stderr)
+
+
 def build() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    made = parser(argparse.ArgumentParser, ABOUT, prog="vidrl")
-    made.add_argument("--version", action="version", version=f"vidrl {__version__}")
-    commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    """Build the parser of the command line."""
+    command_line = parser(argparse.ArgumentParser, ABOUT, prog="vidrl")
+    command_line.add_argument("--version", action="version", version=f"vidrl {__version__}")
+    commands = command_line.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for declare in (
         train.declare_train,
         sample.declare,
@@ -100,12 +112,15 @@ def build() -> argparse.ArgumentParser:
         completion.declare,
     ):
         declare(commands)
-    return made
+    return command_line
 
 
 def explains_itself(error: BaseException) -> bool:
-    """Whether the error explains itself: raised by vidrl for the user, and not a slip in
-    somebody's code."""
+    """Return whether the message of an error suffices, so that no traceback is printed.
+
+    True for vidrl's own error classes, and for common errors that vidrl's code raises; an
+    error that another package raises may be a mistake in the code and needs its traceback.
+    """
     if type(error).__module__.partition(".")[0] == "vidrl":
         return True
     return isinstance(error, (ValueError, RuntimeError, ImportError, OSError)) and _raised_here(
@@ -114,9 +129,11 @@ def explains_itself(error: BaseException) -> bool:
 
 
 def _raised_here(trace: TracebackType | None) -> bool:
+    """Return whether the error was raised in a file of vidrl."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     package = Path(__file__).resolve().parent.parent
-    places = (package, (package / "rewards").resolve(), (package / "benchmarks").resolve())
+    # rewards and benchmarks are links to folders outside the package
+    folders = (package, (package / "rewards").resolve(), (package / "benchmarks").resolve())
     raised_in = Path(trace.tb_frame.f_code.co_filename).resolve() if trace else Path()
-    return any(raised_in.is_relative_to(place) for place in places)
+    return any(raised_in.is_relative_to(folder) for folder in folders)

@@ -1,4 +1,4 @@
-"""vidrl completion: the completion script of a shell."""
+"""Defines the command `vidrl completion`, which prints a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ._declare import command
 
 COMPLETION = """\
-The completion script of a shell: commands, options and files.
+Print a script that lets your shell complete vidrl's commands, options and file names.
 
   vidrl completion bash > ~/.local/share/bash-completion/completions/vidrl
   vidrl completion zsh > ~/.zfunc/_vidrl        # with fpath+=~/.zfunc before compinit in ~/.zshrc
@@ -18,9 +18,9 @@ The completion script of a shell: commands, options and files.
 
 def declare(commands: Any) -> None:
     """Declare the command `completion`."""
-    about = "the completion script of a shell"
-    created = command(commands, "completion", COMPLETION, about, _completion)
-    created.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
+    brief = "print a completion script for your shell"
+    completion = command(commands, "completion", COMPLETION, brief, _completion)
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell that you use")
 
 
 def _completion(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""vidrl cost: what a recipe will cost before it runs."""
+"""Defines the command `vidrl cost`, which estimates the cost of a recipe before it runs."""
 
 from __future__ import annotations
 
@@ -6,52 +6,66 @@ import argparse
 import json
 from typing import Any
 
-from ._declare import command
+from ._declare import add_recipe, command
+from ._tables import Table, print_tables
 
 COST = """\
-What a recipe will cost before it runs: shapes, denoiser calls, FLOPs, memory by part, seconds a round.
+Estimate what a recipe will cost before it runs: shapes, calls of the denoiser, FLOPs, memory
+and seconds for a round. Nothing is downloaded.
 
-  vidrl cost scripts/recipes/demo.toml                          this machine, by a short calibration
-  vidrl cost scripts/recipes/wan_1.3b.toml --gpu h100-80        a card, by its data sheet: an estimate, not measured
+  vidrl cost scripts/recipes/demo.toml                       this machine, after a short calibration
+  vidrl cost scripts/recipes/wan_1.3b.toml --gpu h100-80     a GPU, from its data sheet
   vidrl cost scripts/recipes/demo.toml train.group=16 --no-measure --json
 
-Nothing is downloaded. Known cards: h100-80, a100-40, rtx4090-24.
+The numbers for a GPU are an estimate, not a measurement. Known GPUs: h100-80, a100-40, rtx4090-24.
 """
 
 
 def declare(commands: Any) -> None:
-    """Declare the command."""
-    made = command(commands, "cost", COST, "what a recipe will cost", _cost)
-    made.add_argument("recipe", metavar="RECIPE", help="a TOML file; scripts/recipes holds some")
-    made.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5"
+    """Declare the command `cost`."""
+    cost = command(commands, "cost", COST, "estimate time and memory of a recipe", _cost)
+    add_recipe(cost)
+    cost.add_argument(
+        "--gpu",
+        default="",
+        metavar="CARD",
+        help="estimate for this GPU: h100-80, a100-40 or rtx4090-24 (default: this machine)",
     )
-    made.add_argument("--gpu", default="", metavar="CARD", help="h100-80, a100-40 or rtx4090-24")
-    made.add_argument(
+    cost.add_argument(
         "--utilisation",
         type=float,
-        metavar="SHARE",
-        help="of the card's peak FLOP/s that is reached (0.35): an assumption",
+        metavar="FRACTION",
+        help="the fraction of the GPU's peak FLOP/s that training is assumed to reach (0.35)",
     )
-    made.add_argument(
+    cost.add_argument(
         "--measure",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="time a few calls here (yes for a model on this machine where no card is named)",
+        help="time a few calls of the model on this machine (default: yes if the model's weights "
+        "are here and no --gpu is named)",
     )
-    made.add_argument(
-        "--json", action="store_true", help="the same as one JSON object; bytes, FLOPs and seconds"
+    cost.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object with bytes, FLOPs and seconds instead of the table",
     )
 
 
 def _cost(args: argparse.Namespace) -> int:
     from vidrl import config
 
+    # the recipe is read before the heavy imports, so that a mistake in it shows at once
     recipe = config.load(args.recipe, args.overrides)
     from vidrl import cost
     from vidrl.cost import cards, table
 
-    share = cards.UTILISATION if args.utilisation is None else args.utilisation
-    found = cost.estimate(recipe, args.gpu, share, args.measure)
-    print(json.dumps(found.to_dict(), indent=2) if args.json else table.text(found))
+    utilisation = cards.UTILISATION if args.utilisation is None else args.utilisation
+    estimate = cost.estimate(recipe, args.gpu, utilisation, args.measure)
+    if args.json:
+        print(json.dumps(estimate.to_dict(), indent=2))
+        return 0
+    tables = [
+        Table((), block.rows, block.title, notes=block.notes) for block in table.blocks(estimate)
+    ]
+    print_tables(tables, table.text(estimate))
     return 0

@@ -1,4 +1,4 @@
-"""vidrl sample: clips from a model."""
+"""Defines the command `vidrl sample`, which samples clips from a model."""
 
 from __future__ import annotations
 
@@ -9,68 +9,78 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _model
-from ._declare import command
+from ._declare import command, device, new_folder, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE = f"""\
-Make clips with a model, with or without a trained LoRA, as mp4; images, clips of one frame, as png.
+Sample clips from a model, with or without a trained LoRA. Clips are written as mp4; images, which
+are clips of one frame, as png.
 
-  vidrl sample --model assets/tiny-wan --prompt "a red circle moves left slowly on a dark background" --out clips
+  vidrl sample --model assets/tiny-wan --out clips \\
+      --prompt "a red circle moves left slowly on a dark background"
   vidrl sample --run runs/demo --prompts assets/prompts/world_held_out.txt --out clips
-  vidrl sample --recipe scripts/recipes/wan_1.3b.toml --backbone dtype=bfloat16 --prompts prompts.txt --out clips
+  vidrl sample --recipe scripts/recipes/wan_1.3b.toml --backbone dtype=bfloat16 \\
+      --prompts prompts.txt --out clips
 
 {_model.MODEL}
-Clip i starts from the noise of torch.Generator().manual_seed(seed + i), as a diffusers pipeline given that generator.
-Wan folders are sampled with FlowMatchEulerDiscreteScheduler, whatever scheduler they carry: `pipe()` of a released
-folder, which carries UniPC, makes other clips of the same noise. Clips are made one at a time. A clip that fails is
-left out with its reason, and the exit status is then 1. prompts.csv beside the clips says what was asked for, the
-image that a clip was made from in its column reference; `vidrl bench clips` reads it.
+Clip i starts from the noise of torch.Generator().manual_seed(seed + i), like a diffusers pipeline
+that is given this generator. Wan models are sampled with FlowMatchEulerDiscreteScheduler, whatever
+scheduler their folder names: a released folder names UniPC, so that `pipe()` makes other clips of
+the same noise. Clips are sampled one at a time. A clip that fails is left out with its reason, and
+the exit status is then 1. The file prompts.csv next to the clips lists path, prompt, seed and, in
+the column reference, the image that a clip was conditioned on; `vidrl bench clips` reads this file.
 """
 
-BACKBONE_OPTIONS = {
-    "guidance": float,
-    "frames": int,
-    "height": int,
-    "width": int,
-    "text_length": int,
-}
 STEPS = 20
+# options of the backbone that have an argument of their own: type and help of each
+BACKBONE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "guidance": (float, "the strength of classifier-free guidance"),
+    "frames": (whole_number(1), "the number of frames of a clip"),
+    "height": (whole_number(1), "the height of a clip in pixels"),
+    "width": (whole_number(1), "the width of a clip in pixels"),
+    "text_length": (whole_number(1), "the number of tokens to which prompts are padded or cut"),
+}
 
 
 def declare(commands: Any) -> None:
-    """Declare the command."""
-    made = command(commands, "sample", SAMPLE, "make clips", _sample)
-    _model.declare(made)
-    prompts = made.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
+    """Declare the command `sample`."""
+    sample = command(commands, "sample", SAMPLE, "sample clips from a model", _sample)
+    _model.declare(sample)
+    prompts = sample.add_mutually_exclusive_group(required=True)
+    prompts.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="sample this prompt; may be repeated"
+    )
     prompts.add_argument(
         "--prompts",
         metavar="FILE",
-        help="one prompt a line, or a .jsonl, .csv or .parquet table with the column prompt and what "
-        "goes with it, as image",
+        help="sample the prompts of this file: one prompt a line, or a .jsonl, .csv or .parquet "
+        "table with the column prompt and, for models that need it, further columns such as image",
     )
-    made.add_argument(
+    sample.add_argument(
         "--out",
+        type=new_folder,
         required=True,
         metavar="DIR",
-        help="the clips go here: 0000.mp4 ..., or 0000.png ...",
+        help="the folder in which the clips are written as 0000.mp4 ..., or 0000.png ...",
     )
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument(
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
+    sample.add_argument(
         "--steps",
-        type=int,
+        type=whole_number(1),
         metavar="N",
         help=f"denoising steps (train.eval_steps of the recipe or run, else {STEPS})",
     )
-    made.add_argument("--device", default="", help="cpu, cuda ...; a GPU where there is one")
-    for name, kind in BACKBONE_OPTIONS.items():
-        made.add_argument(
+    sample.add_argument(
+        "--device", type=device, default="", help="cpu, cuda ... (a GPU if the machine has one)"
+    )
+    for name, (kind, meaning) in BACKBONE_OPTIONS.items():
+        sample.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             metavar="N",
-            help="the recipe's or run's, else the model's own",
+            help=f"{meaning} (the value of the recipe or run, else of the model)",
         )
 
 
@@ -84,34 +94,30 @@ def _sample(args: argparse.Namespace) -> int:
     }
     source = _model.resolved(args, **given)
     prompts = args.prompt or config.read_prompts(args.prompts)
-    _tell_left_out(args.prompts)
+    _print_skipped_rows(args.prompts)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     make, fps = _maker(source, args.steps or source.steps or STEPS, args.device, prompts)
-    rows, lost = [], []
+    rows, failed = [], []
     for i, prompt in _progress(prompts):
-        name, why = _made(make, prompt, args.seed + i, out / f"{i:04d}", fps)
+        name, why = _write_clip(make, prompt, args.seed + i, out / f"{i:04d}", fps)
         if why:
-            lost.append(f"{name}: {why}")
+            failed.append(f"{name}: {why}")
         else:
-            rows.append(
-                {
-                    "path": name,
-                    "prompt": prompt,
-                    "seed": args.seed + i,
-                    **references.columns(prompt),
-                }
-            )
+            row = {"path": name, "prompt": prompt, "seed": args.seed + i}
+            rows.append({**row, **references.columns(prompt)})
     if rows:
         manifest.write(out / "prompts.csv", rows)
-    return _tell(len(rows), lost, out)
+    return _print_result(len(rows), failed, out)
 
 
 def _maker(
     source: Any, steps: int, device: str, prompts: Sequence[str]
 ) -> tuple[Callable[[str, int], Tensor], float]:
-    """A function of a prompt and a seed that returns the clip (F, 3, H, W), and the clips'
-    frames a second."""
+    """Load the model; return a function that samples, and the clips' frames a second.
+
+    The function takes a prompt and a seed, and returns the clip (F, 3, H, W).
+    """
     import torch
 
     from vidrl import plugin
@@ -124,19 +130,20 @@ def _maker(
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(backbone, source.lora, source.partial) if source.lora else backbone
     encode = PromptCache(backbone)
-    encode.learn(prompts)  # in one visit of an offloaded text encoder to the device
+    # all prompts at once, so that an offloaded text encoder moves to the device only once
+    encode.learn(prompts)
     for note in backbone.notes:
         print(f"vidrl: note: {note}", file=sys.stderr)
 
     def make(prompt: str, seed: int) -> Tensor:
-        draw = torch.Generator().manual_seed(seed)
-        return generate(policy, [prompt], [draw], steps, encode=encode).video[0]
+        generator = torch.Generator().manual_seed(seed)
+        return generate(policy, [prompt], [generator], steps, encode=encode).video[0]
 
     return make, backbone.fps
 
 
-def _tell_left_out(file: str | None) -> None:
-    """Tell which rows of a table of prompts are left out, and why."""
+def _print_skipped_rows(file: str | None) -> None:
+    """Print the rows of a table of prompts that are left out, each with its reason."""
     from vidrl.data import prompts
 
     found = prompts.table(file) if file else prompts.File([])
@@ -144,10 +151,10 @@ def _tell_left_out(file: str | None) -> None:
         print(f"vidrl: {line}", file=sys.stderr)
 
 
-def _made(
+def _write_clip(
     make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float
 ) -> tuple[str, str]:
-    """Make and write one clip: the name of its file, and why it could not be made."""
+    """Sample and write one clip; return its file name, and the reason if it failed."""
     from vidrl.rewards import video
 
     try:
@@ -157,8 +164,8 @@ def _made(
             return path.name, "the model gave NaN or infinity"
         video.write(path, clip, fps)
     except (ImportError, OSError):
-        raise  # of every clip alike: a missing package, a full disk
-    except Exception as error:  # noqa: BLE001  whatever a model raises on one prompt, the other prompts go on
+        raise  # a missing package or a full disk would fail every further clip too
+    except Exception as error:  # noqa: BLE001  an error of one prompt must not stop the others
         return path.name, f"{type(error).__name__}: {error}"
     return path.name, ""
 
@@ -166,11 +173,12 @@ def _made(
 def _progress(prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
     from tqdm import tqdm
 
+    # disable=None hides the bar if standard error is not a terminal
     yield from enumerate(tqdm(prompts, desc="clips", unit="clip", disable=None))
 
 
-def _tell(made: int, lost: Sequence[str], out: Path) -> int:
-    print(f"{made} clips in {out}")
-    for line in lost:
+def _print_result(count: int, failed: Sequence[str], out: Path) -> int:
+    print(f"{count} clips in {out}")
+    for line in failed:
         print(f"vidrl: not made: {line}", file=sys.stderr)
-    return 1 if lost else 0
+    return 1 if failed else 0

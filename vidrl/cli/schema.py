@@ -1,4 +1,4 @@
-"""vidrl schema: the JSON schema of recipes."""
+"""Defines the command `vidrl schema`, which prints the JSON schema of recipes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ._declare import command
+from ._declare import command, new_file
 
 SCHEMA = """\
-The JSON schema of recipes, with which an editor completes keys and marks errors.
+Print the JSON schema of recipes, with which an editor completes keys and marks errors.
 
   vidrl schema --out recipe.schema.json
 
@@ -21,10 +21,15 @@ that the first line of a recipe names: #:schema recipe.schema.json
 
 def declare(commands: Any) -> None:
     """Declare the command `schema`."""
-    created = command(commands, "schema", SCHEMA, "the JSON schema of recipes", _schema)
-    created.add_argument("--out", type=Path, metavar="FILE", help="write to FILE, not to stdout")
-    created.add_argument(
-        "--markdown", action="store_true", help="print a page with a table of the keys instead"
+    brief = "print the JSON schema of recipes"
+    schema = command(commands, "schema", SCHEMA, brief, _schema)
+    schema.add_argument(
+        "--out", type=new_file, metavar="FILE", help="write the schema to this file, print its path"
+    )
+    schema.add_argument(
+        "--markdown",
+        action="store_true",
+        help="print a Markdown page with a table of the keys instead of the schema",
     )
 
 
@@ -36,6 +41,6 @@ def _schema(args: argparse.Namespace) -> int:
     if args.out is None:
         print(text, end="")
     else:
-        args.out.write_text(text, encoding="utf-8")
+        Path(args.out).write_text(text, encoding="utf-8")
         print(args.out)
     return 0

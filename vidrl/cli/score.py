@@ -1,4 +1,4 @@
-"""vidrl score: rewards over video files."""
+"""Defines the command `vidrl score`, which scores video files with rewards."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ._declare import command
+from ._declare import command, new_file, number, whole_number
+from ._progress import clip_progress
 
 SCORE = """\
-Score video files, or the videos in folders: one JSON line a clip with path, value, parts, curve (one number a frame),
-fps, size, frames and, where a clip could not be scored, why.
+Score video files, or the videos in folders. Each clip is one JSON line with path, value, parts,
+curve (one number for each frame), fps, size, frames, note, and why if the clip was not scored.
 
   vidrl score clips/                                        the default composite
   vidrl score a.mp4 b.webm --reward flicker --reward drift
@@ -22,82 +22,92 @@ fps, size, frames and, where a clip could not be scored, why.
   vidrl score clips/ --reward my_package.rewards:Sharpness  a class, or a function, of yours
   vidrl score clips/ --reward aesthetic --option head=weights/linear.pth
   vidrl score clips/ --reward default --reward judge --option judge.model=NAME
-  vidrl score clips/ --prompts clips/prompts.csv            columns path, prompt; .tsv, .json, .jsonl, .parquet
+  vidrl score clips/ --prompts clips/prompts.csv            a table with the columns path and prompt
   vidrl score clips/ --jobs 8 --timeout 60                  eight processes of one thread each
-  vidrl score clips/ --json scores.jsonl --strict           exit status 1 if any clip could not be scored
+  vidrl score clips/ --json scores.jsonl --strict           exit status 1 if a clip is not scored
 
-A file that crashes its decoder, takes longer than the timeout or needs more than --memory is a line with its reason;
-the rest goes on. A folder that holds nothing but numbered pictures is one clip. `note` says what to know of a file:
-that it was cut off, or that its frame rate varies, and how it was measured. An image (.png, .jpg, .webp, .bmp) is a
-clip of one frame: rewards that need time do not score it, and a composite leaves them out of its value and says so.
+A file that crashes its decoder, takes longer than --timeout or needs more than --memory gets a
+line with the reason, and the other files are scored. A folder that holds only numbered pictures
+is one clip. `note` warns about a file, for example that it is cut off or that its frame rate
+varies, and says how it was measured. An image (.png, .jpg, .webp, .bmp) is a clip of one frame:
+rewards that need time do not score it, and a composite leaves them out and says so in `note`.
 """
 
 
 def declare(commands: Any) -> None:
-    made = command(commands, "score", SCORE, "score videos", _score)
-    made.add_argument(
+    """Declare the command `score`."""
+    score = command(commands, "score", SCORE, "score videos with rewards", _score)
+    score.add_argument(
         "paths",
         metavar="PATH",
         nargs="*",
-        help="video files, or folders of them; those of the table of --prompts if not given",
+        help="video files, or folders of videos (the files in the table of --prompts)",
     )
-    made.add_argument(
+    score.add_argument(
         "--reward",
         action="append",
         metavar="NAME",
         default=[],
-        help="may be repeated; `vidrl list rewards` names them, package.module:Class or :function is "
-        "one of yours; `default`, the composite, if not given",
+        help="score with this reward: a name that `vidrl list rewards` prints, or your class or "
+        "function as package.module:NAME (`default`, the default composite); may be repeated",
     )
-    made.add_argument(
+    score.add_argument(
         "--option",
         action="append",
         metavar="KEY=VALUE",
         default=[],
-        help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
-        "there are several",
+        help="set an option of the reward (`vidrl show rewards NAME` lists them); with several "
+        "rewards write NAME.KEY=VALUE; may be repeated",
     )
-    made.add_argument(
+    score.add_argument(
         "--prompts",
         metavar="FILE",
-        help="what was asked for: .csv, .tsv, .json, .jsonl or .parquet with path and prompt, or "
-        ".txt, one prompt a line in order of the files",
+        help="the prompts of the clips: .csv, .tsv, .json, .jsonl or .parquet with the columns "
+        "path and prompt, or .txt with one prompt a line in the order of the files",
     )
-    made.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="processes that score, of one thread each (one a core, up to 4); 0: this process, which "
-        "a broken file can take down",
-    )
-    made.add_argument(
-        "--timeout",
-        type=float,
-        default=600.0,
-        metavar="SECONDS",
-        help="longest time for one clip (600); 0: as long as it takes",
-    )
-    made.add_argument(
-        "--memory",
-        type=float,
-        default=4.0,
-        metavar="GIB",
-        help="most memory that one process may take for a clip (4); 0: no limit; Linux only, and not "
-        "for rewards of trained networks",
-    )
-    made.add_argument(
+    _declare_limits(score)
+    score.add_argument(
         "--fps",
-        type=float,
+        type=number(0, exclusive=True),
         metavar="N",
-        help="frames a second of folders of numbered pictures (8); video files state their own",
+        help="frames a second of folders of numbered pictures (8); video files hold their own rate",
     )
-    made.add_argument(
-        "--json", metavar="FILE", help="write the lines there instead of printing them"
+    score.add_argument(
+        "--json",
+        type=new_file,
+        metavar="FILE",
+        help="write the JSON lines to this file instead of printing them",
     )
-    made.add_argument(
+    score.add_argument(
         "--strict",
         action="store_true",
-        help="exit status 1 if any clip could not be scored, not only where none could",
+        help="exit with status 1 if any clip was not scored (default: only if no clip was scored)",
+    )
+
+
+def _declare_limits(score: argparse.ArgumentParser) -> None:
+    """Declare the number of processes, and the time and memory that they may use."""
+    score.add_argument(
+        "--jobs",
+        type=whole_number(0),
+        metavar="N",
+        help="the number of processes that score, of one thread each (one for each core, at most "
+        "4); 0 scores in this process, which a broken file can crash",
+    )
+    score.add_argument(
+        "--timeout",
+        type=number(0),
+        default=600.0,
+        metavar="SECONDS",
+        help="the longest time for one clip (600); 0: no limit",
+    )
+    score.add_argument(
+        "--memory",
+        type=number(0),
+        default=4.0,
+        metavar="GIB",
+        help="the most memory that one process may use for a clip (4); 0: no limit; Linux only, "
+        "and not for rewards with trained networks",
     )
 
 
@@ -108,59 +118,65 @@ def _score(args: argparse.Namespace) -> int:
         raise ValueError(
             "expected files or folders to score, or a table of them with --prompts; got neither"
         )
-    chosen = _chosen(args.reward or ["default"], args.option)
+    chosen = _load_rewards(args.reward or ["default"], args.option)
     files, prompts = _clips(args)
-    jobs = min(_cores(), 4) if args.jobs is None else args.jobs
+    jobs = min(cores(), 4) if args.jobs is None else args.jobs
     memory = round(args.memory * 2**30) or None
     rows = rewards.score_files(files, chosen, prompts, jobs, args.timeout or None, memory, args.fps)
-    with open(args.json, "w", encoding="utf-8") if args.json else _Standard() as file:
-        told = [
-            (_line(row, file), row["frames"], row["note"]) for row in _progress(rows, len(files))
-        ]
-    lost = [unscored for unscored, _, _ in told]
-    if mixed := _mixed([(frames, note) for unscored, frames, note in told if not unscored]):
-        print(f"vidrl: {mixed}", file=sys.stderr)
-    if any(lost):
-        print(f"vidrl: {sum(lost)} not scored; `why` tells the reason of each", file=sys.stderr)
-    return 1 if any(lost) and (args.strict or all(lost)) else 0
+    with open(args.json, "w", encoding="utf-8") if args.json else _StandardOutput() as file:
+        # lines that are printed on the terminal show the progress themselves
+        shown = rows if file.isatty() else clip_progress(rows, len(files))
+        written = [(_write_line(row, file), row["frames"], row["note"]) for row in shown]
+    unscored = [failed for failed, _, _ in written]
+    if warning := _mixed([(frames, note) for failed, frames, note in written if not failed]):
+        print(f"vidrl: {warning}", file=sys.stderr)
+    if any(unscored):
+        print(f"vidrl: {sum(unscored)} not scored; `why` gives the reason of each", file=sys.stderr)
+    return 1 if any(unscored) and (args.strict or all(unscored)) else 0
 
 
 def _mixed(rows: list[tuple[int, str | None]]) -> str:
-    """What to know where images, out of whose values parts are left, stand among clips;
-    each row's frames and note.
+    """Return a warning if images, whose composites lack parts, were scored together with clips.
 
-    >>> _mixed([(1, "default: jerk need more frames than an image has, and are left out"), (17, None)])
-    '1 of 2 files are images, whose composites lack the parts that need time: do not compare them with those of clips'
+    `rows` holds the number of frames and the note of each scored file.
+
+    Example:
+        >>> note = "default: jerk need more frames than an image has, and are left out"
+        >>> _mixed([(1, note), (17, None)])[:22]
+        '1 of 2 files are image'
+        >>> _mixed([(17, None)])
+        ''
     """
     images = [note for frames, note in rows if frames == 1 and note and "than an image has" in note]
     if not images or not any(frames > 1 for frames, _ in rows):
         return ""
     return (
-        f"{len(images)} of {len(rows)} files are images, whose composites lack the parts that need time: do not "
-        "compare them with those of clips"
+        f"{len(images)} of {len(rows)} files are images, whose composites lack the parts that need "
+        "time: do not compare them with those of clips"
     )
 
 
-def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
-    """The rewards by name, each with its own of the options."""
+def _load_rewards(names: list[str], words: list[str]) -> dict[str, Any]:
+    """Return the rewards by name, each built with its own options."""
     from vidrl.recipe import toml
     from vidrl.rewards import load
 
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in toml.options(words).items():
+        # the name of a reward may hold dots, as package.module:Class does
         owner, _, key = key.rpartition(".")
         owner = owner or (names[0] if len(options) == 1 else "")
         if owner not in options:
             raise ValueError(
-                f"expected --option {key}=... with the reward it is of, as NAME.{key}=..., one of "
-                f"{', '.join(options)}; got {owner or 'none'}"
+                f"expected --option {key}=... with the name of its reward, as NAME.{key}=..., one "
+                f"of {', '.join(options)}; got {owner or 'none'}"
             )
         options[owner][key] = value
     return {name: load(name, **given) for name, given in options.items()}
 
 
 def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
-    """The files to score, and their prompts."""
+    """Return the files to score, and the prompt of each path that has one."""
     from vidrl.rewards import video
     from vidrl.rewards._files import finding, manifests
 
@@ -170,45 +186,39 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
     if args.prompts is None:
         return list(video.find(args.paths)), {}
     table = manifests.read_prompts(
-        args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr)
+        args.prompts, lambda note: print(f"vidrl: {note}", file=sys.stderr)
     )
     files, prompts = manifests.match_prompts(args.paths, table)
-    if bare := [
-        file
-        for file in files
-        if isinstance(table, dict) and Path(os.path.abspath(file)) not in table
-    ]:
-        print(
-            f"vidrl: {len(bare)} of {len(files)} files have no row in {args.prompts} and are scored without a "
-            f"prompt, the first is {bare[0]}",
-            file=sys.stderr,
-        )
-    if spare := manifests.unmatched_paths(files, table):
-        print(
-            f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
-            f"there, the first is {spare[0]}",
-            file=sys.stderr,
-        )
+    unused = manifests.unmatched_paths(files, table)
+    _print_unmatched(args.prompts, files, table, unused)
     return files, prompts
 
 
-def _cores() -> int:
+def _print_unmatched(file: str, files: list[Path], table: Any, unused: Any) -> None:
+    """Print which clips have no row in a table of prompts, and which rows have no clip."""
+    # a table without paths is a list of prompts in the order of the files
+    by_path = isinstance(table, dict)
+    if bare := [path for path in files if by_path and Path(os.path.abspath(path)) not in table]:
+        print(
+            f"vidrl: {len(bare)} of {len(files)} files have no row in {file} and are scored "
+            f"without a prompt, the first is {bare[0]}",
+            file=sys.stderr,
+        )
+    if unused:
+        print(
+            f"vidrl: {len(unused)} of {len(table)} rows of {file} are of files that were not given "
+            f"or are not there, the first is {unused[0]}",
+            file=sys.stderr,
+        )
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _progress(rows: Iterable[Any], total: int) -> Iterable[Any]:
-    """The rows, with a bar on standard error where a person sees it and tqdm is there."""
-    if sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return rows
-        return tqdm(rows, total=total, unit="clip", file=sys.stderr)
-    return rows
-
-
-class _Standard:
-    """Standard output as a context that stays open."""
+class _StandardOutput:
+    """A context that gives standard output and does not close it at the end."""
 
     def __enter__(self) -> Any:
         return sys.stdout
@@ -217,14 +227,17 @@ class _Standard:
         sys.stdout.flush()
 
 
-def _line(row: dict[str, Any], file: Any) -> bool:
+def _write_line(row: dict[str, Any], file: Any) -> bool:
+    """Write a row as a JSON line, and return whether its clip was not scored."""
     print(_json(row, file.encoding or "utf-8"), file=file, flush=True)
     return bool(row.get("why"))
 
 
 def _json(row: dict[str, Any], encoding: str) -> str:
-    """A row as JSON, with escapes where its text, as a file name that is not UTF-8, cannot
-    be written as it is."""
+    """Return a row as JSON, escaped if the encoding cannot write a character of the row.
+
+    The name of a file that is not UTF-8 is such a text.
+    """
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode(encoding)

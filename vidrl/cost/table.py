@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from . import ESTIMATE, Cost
+
+
+class Block(NamedTuple):
+    """A titled part of the table, whose rows are pairs of a label and a value."""
+
+    title: str
+    rows: Sequence[tuple[str, str]] = ()
+    # Lines of text below the rows.
+    notes: Sequence[str] = ()
+
 
 UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -38,22 +49,26 @@ def duration(seconds: float) -> str:
 
 
 def text(cost: Cost) -> str:
-    """Return the text that `vidrl cost` prints."""
-    blocks = [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _host(cost), _seconds(cost)]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    """Return the text that `vidrl cost` prints to a pipe or a file."""
+    return "\n\n".join("\n".join(_lines(block)) for block in blocks(cost))
 
 
-def _rows(title: str, values: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a title and aligned rows below it."""
-    return [title, *(f"  {name:36} {value}" for name, value in values)]
+def blocks(cost: Cost) -> list[Block]:
+    """Return the parts of the table in order."""
+    return [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _host(cost), _seconds(cost)]
 
 
-def _shape(cost: Cost) -> list[str]:
+def _lines(block: Block) -> list[str]:
+    rows = [f"  {name:36} {value}" for name, value in block.rows]
+    return [block.title, *rows, *block.notes]
+
+
+def _shape(cost: Cost) -> Block:
     s, lengths = cost.shape, set(cost.shape["latent_frames_of_segments"])
     height, width = s["pixels"]
     even = f"of {', '.join(map(str, sorted(lengths, reverse=True)))} latent frame(s)"
     uneven = "; they differ in length" if len(lengths) > 1 else ""
-    return _rows(
+    return Block(
         "Clip",
         [
             ("latent (channels, frames, h, w)", " x ".join(map(str, s["latent"]))),
@@ -65,10 +80,10 @@ def _shape(cost: Cost) -> list[str]:
     )
 
 
-def _calls(cost: Cost) -> list[str]:
+def _calls(cost: Cost) -> Block:
     c = cost.calls
     guidance_note = ", each two rows of the network (guidance)" if c["guidance_rows"] == 2 else ""
-    return _rows(
+    return Block(
         f"Denoiser calls, one a clip and step{guidance_note}",
         [
             ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
@@ -85,7 +100,7 @@ def _calls(cost: Cost) -> list[str]:
     )
 
 
-def _flops(cost: Cost) -> list[str]:
+def _flops(cost: Cost) -> Block:
     names = {
         "call": "a call",
         "call_with_backward": "a call with backward",
@@ -95,13 +110,13 @@ def _flops(cost: Cost) -> list[str]:
         "decode": "decode, a round",
         "update": "update, a round",
     }
-    return _rows(
+    return Block(
         "FLOPs (two a multiply-add)",
         [(label, scaled(cost.flops[k], "FLOP")) for k, label in names.items()],
     )
 
 
-def _memory(cost: Cost) -> list[str]:
+def _memory(cost: Cost) -> Block:
     excluded = ("peak", "stage", "resident", "host")
     names = [name for name in cost.memory if not name.startswith(excluded)]
     stages = [name for name in cost.memory if name.startswith("stage")]
@@ -109,14 +124,14 @@ def _memory(cost: Cost) -> list[str]:
     rows.append((f"peak ({ESTIMATE}): all + largest stage", scaled(cost.memory["peak"], "B")))
     if "peak resident" in cost.memory:
         rows.append(("peak resident on this machine", scaled(cost.memory["peak resident"], "B")))
-    return _rows(f"Memory, micro-batch {cost.calls['micro_batch']}", rows) + _verdict(cost)
+    return Block(f"Memory, micro-batch {cost.calls['micro_batch']}", rows, _verdict(cost))
 
 
-def _host(cost: Cost) -> list[str]:
+def _host(cost: Cost) -> Block:
     parts = [name for name in cost.memory if name.startswith("host: ")]
     rows = [(name.removeprefix("host: "), scaled(cost.memory[name], "B")) for name in parts]
     rows.append((f"sum ({ESTIMATE})", scaled(cost.memory["host"], "B")))
-    return _rows("Host memory, beside the program and what the reward works with", rows)
+    return Block("Host memory, beside the program and what the reward works with", rows)
 
 
 def _verdict(cost: Cost) -> list[str]:
@@ -131,12 +146,12 @@ def _verdict(cost: Cost) -> list[str]:
     ]
 
 
-def _seconds(cost: Cost) -> list[str]:
+def _seconds(cost: Cost) -> Block:
     if not cost.seconds:
-        return [
+        return Block(
             "Seconds: name a card with --gpu; weights that are not here cannot be timed on "
             "this machine"
-        ]
+        )
     where = (
         "this machine"
         if not cost.card
@@ -145,7 +160,7 @@ def _seconds(cost: Cost) -> list[str]:
             f"{cost.card['bfloat16'] / 1e12:g} TFLOP/s in bfloat16"
         )
     )
-    return _rows(f"Seconds on {where}: {cost.basis}", _durations(cost.seconds))
+    return Block(f"Seconds on {where}: {cost.basis}", list(_durations(cost.seconds)))
 
 
 def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:

@@ -104,6 +104,8 @@ def examine(
             f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
             f"empty folder; empty it, {another}"
         )
+    elif folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"expected a run folder, got the file {folder}: move it, {another}")
     return status
 
 
