@@ -1,8 +1,10 @@
-"""Write the table of docs/guides/algorithms.md: what every algorithm needs, does in a round, and
-gained in the study.
+"""Write the table of docs/guides/algorithms.md: what every algorithm needs, costs and gained.
 
-python scripts/algorithms_table.py    # after a change of an algorithm or of the study;
-`--check` only asks
+    python scripts/algorithms_table.py            # after a change of an algorithm or the study
+    python scripts/algorithms_table.py --check    # write nothing; exit with 1 if not current
+
+What an algorithm needs comes from its code; what it gained comes from the ledger of the
+study time_to_reward.
 """
 
 from __future__ import annotations
@@ -31,10 +33,8 @@ from vidrl.rewards import Reward, Samples, Score  # noqa: E402
 
 FILE = ROOT / "docs" / "guides" / "algorithms.md"
 LEDGER = ROOT / "benchmarks" / "results" / "training" / "time_to_reward.jsonl"
-BEGIN, END = (
-    "<!-- python scripts/algorithms_table.py: begin -->",
-    "<!-- python scripts/algorithms_table.py: end -->",
-)
+BEGIN = "<!-- python scripts/algorithms_table.py: begin -->"
+END = "<!-- python scripts/algorithms_table.py: end -->"
 HEAD = (
     "algorithm",
     "paper",
@@ -45,11 +45,11 @@ HEAD = (
     "CPU seconds to the target",
 )
 ABSENT = "not measured"
-GROUP = 8  # clips of a prompt, as many prompts a round
+GROUP = 8  # clips of a prompt, and prompts of a round
 
 
 class Plain(Reward):
-    """A reward with or without a gradient, to ask what an algorithm refuses."""
+    """A reward with or without a gradient, used to find out what an algorithm refuses."""
 
     def __init__(self, differentiable: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Plain(Reward):
 
 
 def block() -> str:
-    """The table with its marks."""
+    """Return the table between its two marks."""
     study = measured()
     lines = table(
         HEAD, ((*about(name), *gained(name, study)) for name in plugin.names("algorithms"))
@@ -69,7 +69,7 @@ def block() -> str:
 
 
 def about(name: str) -> tuple[str, ...]:
-    """What the code says of an algorithm: name, papers, lines, needs, rows."""
+    """Return what the code says of an algorithm: name, papers, lines, needs and rows."""
     cls = plugin.find("algorithms", name)
     file = Path(inspect.getfile(cls))
     lines = len(file.read_text(encoding="utf-8").splitlines())
@@ -78,8 +78,10 @@ def about(name: str) -> tuple[str, ...]:
 
 
 def papers(cls: type) -> str:
-    """Links to what the docstring of the file cites; else to what those of the class and
-    its bases cite."""
+    """Return links to the papers that the module's docstring cites.
+
+    Where the module cites none, the papers are those that the class and its bases cite.
+    """
     classes = [inspect.cleandoc(one.__doc__ or "") for one in cls.__mro__ if one is not object]
     own = inspect.getdoc(importlib.import_module(cls.__module__)) or ""
     found = re.findall(r"\b\d{4}\.\d{5}\b", own) or re.findall(
@@ -89,21 +91,20 @@ def papers(cls: type) -> str:
 
 
 def needs(cls: Any) -> str:
-    """What an algorithm cannot do without, as its class and its refusals say."""
+    """Return what an algorithm requires, according to its class and its refusals."""
     clips = cls.data == "clips"
-    told = ["clips of files (`data.clips`)"] if clips else []
-    told += ["a sampler that draws noise"] if issubclass(cls, Trajectory) else []
-    told += ["the gradient of the reward"] if refuses(cls, Plain(False), GROUP) else []
-    told += ["two clips of a prompt or more"] if refuses(cls, Plain(True), 1) else []
+    required = ["clips of files (`data.clips`)"] if clips else []
+    required += ["a sampler that draws noise"] if issubclass(cls, Trajectory) else []
+    required += ["the gradient of the reward"] if refuses(cls, Plain(False), GROUP) else []
+    required += ["two clips of a prompt or more"] if refuses(cls, Plain(True), 1) else []
     return (
-        "; ".join(told) + (", or files (`data.pairs`)" if cls.data == "optional pairs" else "")
+        "; ".join(required) + (", or files (`data.pairs`)" if cls.data == "optional pairs" else "")
         or "a reward"
     )
 
 
 def refuses(cls: type[Algorithm], reward: Reward, group: int) -> bool:
-    """Whether an algorithm of default options refuses a reward and a number of clips a
-    prompt."""
+    """Say whether an algorithm with default options refuses a reward and a group size."""
     try:
         cls().check(reward, group)
     except ValueError:
@@ -112,8 +113,10 @@ def refuses(cls: type[Algorithm], reward: Reward, group: int) -> bool:
 
 
 def rows(name: str) -> float:
-    """Clips that the denoiser predicts with gradient in a round, for each clip of the
-    round; default options."""
+    """Return the clips that the denoiser predicts with gradient, for each clip of a round.
+
+    The algorithm has its default options.
+    """
     recipe = config.build(
         {
             "run": "unused",
@@ -129,19 +132,21 @@ def rows(name: str) -> float:
 
 
 def measured() -> Study | None:
-    """The study, or None where no run of the reference arm is in its file."""
+    """Return the study, or None if its ledger has no run of the reference arm."""
     runs = ledger.read(LEDGER)
     return Study(runs) if ledger.of(runs, PLAIN, False) else None
 
 
 def gained(name: str, study: Study | None) -> tuple[str, str]:
-    """The gain and the time of the algorithm's arm with the largest ratio to plain, and how
-    this arm is called."""
+    """Return the gain and the time of the algorithm's best arm, with the arm's name.
+
+    The best arm has the largest ratio of plain's time to its own.
+    """
     arms = [arm for arm in (study.arms if study else ()) if ARMS[arm].algorithm == name]
     if study is None or not arms:
         return ABSENT, ABSENT
     arm = max(arms, key=lambda one: study.ratio(PLAIN, one, "steady").value)
-    gains = [value for value in study.gain(arm, 0.25).values() if value == value]
+    gains = [value for value in study.gain(arm, 0.25).values() if value == value]  # without NaN
     if not gains:
         return ABSENT, seconds(study, arm)
     over, plural = interval(gains, unit="pairs"), "s" * (len(gains) > 1)
@@ -151,7 +156,7 @@ def gained(name: str, study: Study | None) -> tuple[str, str]:
 
 
 def seconds(study: Study, arm: str) -> str:
-    """The mean over the runs that arrived, with its interval, and how many arrived."""
+    """Return the mean seconds over the runs that arrived, and how many arrived."""
     found = study.reached(arm, "steady")
     values = [time.value for time in found.values() if not time.why]
     count = f"{arm}, {len(values)} of {len(found)} arrived"
@@ -162,7 +167,7 @@ def seconds(study: Study, arm: str) -> str:
 
 
 def page() -> str:
-    """The whole page, with a new table in its marks."""
+    """Return the page with a new table between its marks."""
     before, _, rest = FILE.read_text(encoding="utf-8").partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -171,14 +176,14 @@ def page() -> str:
 
 
 def main() -> int:
-    made = page()
+    """Write the page, or with --check compare it."""
+    text = page()
     if "--check" in sys.argv[1:]:
-        current = FILE.read_text(encoding="utf-8") == made
-        print(
-            f"{FILE} is {'current' if current else 'not current: python scripts/algorithms_table.py'}"
-        )
+        current = FILE.read_text(encoding="utf-8") == text
+        state = "current" if current else "not current: python scripts/algorithms_table.py"
+        print(f"{FILE} is {state}")
         return int(not current)
-    FILE.write_text(made, encoding="utf-8")
+    FILE.write_text(text, encoding="utf-8")
     print(FILE)
     return 0
 

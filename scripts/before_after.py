@@ -1,8 +1,10 @@
-"""Draw a run's held-out clips before and after training as film strips: `python
-scripts/before_after.py RUN OUT.png`.
+"""Draw a run's held-out clips before and after training as film strips.
 
-The clips whose reward rose most of those that the run kept; every other frame, enlarged to
-128 pixels a side. Images stand side by side, before above after.
+    python scripts/before_after.py RUN OUT.png
+
+The picture shows those of the kept clips whose reward rose most: every other frame,
+enlarged to 128 pixels a side, with the strip before training above the strip after. The
+images of a run that trains on images are put side by side.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ SIDE, GAP = 128, 6
 
 
 def strip(path: Path) -> np.ndarray:
-    """Every other frame of a clip side by side, (height, width, 3) BGR."""
+    """Return every other frame of a clip side by side, (height, width, 3) BGR."""
     frames = video.read(path)[0][::2].permute(0, 2, 3, 1).numpy()[..., ::-1]
     tall = [cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for frame in frames]
     white = np.full((tall[0].shape[0], 2, 3), 255, np.uint8)
@@ -28,15 +30,14 @@ def strip(path: Path) -> np.ndarray:
 
 
 def caption(text: str, width: int) -> np.ndarray:
-    """A line of text on white."""
+    """Return a line of text on white, as a picture."""
     line = np.full((22, width, 3), 255, np.uint8)
     cv2.putText(line, text, (2, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
     return line
 
 
 def images(run: Path, clips: list[dict]) -> np.ndarray:
-    """Images before in a row above images after, each with its reward; the captions stand
-    over the columns."""
+    """Return images before training above images after, each with its reward, in columns."""
     columns = []
     for clip in clips:
         parts = []
@@ -50,10 +51,11 @@ def images(run: Path, clips: list[dict]) -> np.ndarray:
 
 
 def main() -> None:
+    """Read the run's timelines, choose the clips and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("-n", type=int, default=3, help="clips")
+    parser.add_argument("-n", type=int, default=3, help="number of clips")
     args = parser.parse_args()
     clips = json.loads((args.run / "timelines.json").read_text())
     clips.sort(key=lambda clip: clip["before"]["value"] - clip["after"]["value"])
@@ -67,10 +69,10 @@ def main() -> None:
         }
         width = strips["before"].shape[1]
         for kind, picture in strips.items():
-            told = f"{kind}: reward {clip[kind]['value']:+.2f}" + (
+            words = f"{kind}: reward {clip[kind]['value']:+.2f}" + (
                 f"    {clip['prompt']}" if kind == "before" else ""
             )
-            rows += [caption(told, width), picture]
+            rows += [caption(words, width), picture]
         rows.append(np.full((GAP, width, 3), 255, np.uint8))
     cv2.imwrite(str(args.out), np.concatenate(rows))
 

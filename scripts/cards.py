@@ -1,7 +1,7 @@
-"""Write docs/reference/rewards.md: what every reward in the folder is, in a table, and its card.
+"""Write docs/reference/rewards.md: a table of all rewards, and the card of each reward.
 
-python scripts/cards.py            # after adding or changing a reward; `python
-scripts/cards.py --check` only asks
+python scripts/cards.py            # after a reward was added or changed
+python scripts/cards.py --check    # write nothing; exit with 1 if the page is not current
 """
 
 from __future__ import annotations
@@ -101,18 +101,12 @@ KINDS = {
     "loaded at first use.",
     "Answered by a server": "The weights are on a server, whose address is an option.",
 }
-LIBRARIES = {
-    "cv2",
-    "ftfy",
-    "transformers",
-    "scipy",
-    "PIL",
-    "yaml",
-}  # code that comes without weights
+# packages that come without weights
+LIBRARIES = {"cv2", "ftfy", "transformers", "scipy", "PIL", "yaml"}
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     kinds: dict[str, list[dict[str, Any]]] = {title: [] for title in KINDS}
     for name in plugin.names("rewards"):
         row = plugin.facts("rewards", name)
@@ -123,8 +117,11 @@ def page() -> str:
 
 
 def kind(row: dict[str, Any]) -> str:
-    """Where a reward's weights are, read off its facts: what it needs beside code tells who
-    brings them."""
+    """Return where a reward's weights come from.
+
+    The answer follows from the facts of the reward: a package beyond the `LIBRARIES`, which
+    come without weights, brings the weights; a reward without such a package fetches them.
+    """
     facts = row["facts"]
     if not facts["learned"]:
         return "Without weights"
@@ -138,7 +135,7 @@ def kind(row: dict[str, Any]) -> str:
 
 
 def install(facts: dict[str, Any]) -> list[str]:
-    """The commands that bring what a reward needs."""
+    """Return the commands that install what a reward needs."""
     listed = set(
         re.findall(r"^([\w.-]+)==", (ROOT / "scripts" / "weights.txt").read_text(), re.MULTILINE)
     )
@@ -148,58 +145,66 @@ def install(facts: dict[str, Any]) -> list[str]:
 
 
 def _bare(name: str) -> str:
+    """Return a package's name in one spelling, as "opencv_python"."""
     return name.lower().replace("-", "_")
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the Markdown table of some rewards."""
     lines = [
         "| reward | what it measures | in pieces | gradients | images |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
         link = f"[{row['name']}](#{row['name']})"
-        told = [
+        cells = [
             link,
             row["summary"].replace("|", "\\|"),
             _yes(streams(row)),
             _yes(row["facts"]["differentiable"]),
             _yes(shell(row).needed == 1),
         ]
-        lines.append(f"| {' | '.join(told)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def streams(row: dict[str, Any]) -> bool:
-    """Whether a reward of default options scores in pieces."""
+    """Say whether a reward with default options scores in pieces."""
     return bool(shell(row).streams)
 
 
 def shell(row: dict[str, Any]) -> Any:
-    """An instance that holds nothing but the default options."""
+    """Return an instance that has the default options and nothing else.
+
+    The instance is created without `__init__`, which might load weights.
+    """
     cls = plugin.find("rewards", row["name"])
-    made = cls.__new__(cls)
-    made.__dict__.update(
+    instance = cls.__new__(cls)
+    instance.__dict__.update(
         {"frames": 0} | {option["name"]: option.get("default") for option in row["options"]}
     )
-    return made
+    return instance
 
 
 def _entry(row: dict[str, Any]) -> str:
+    """Return the section of one reward, with its card."""
     facts, card = row["facts"], row["facts"]["card"] or {}
-    told = [f"- {name.replace('_', ' ')}: {text}" for name, text in card.items() if text]
+    lines = [f"- {name.replace('_', ' ')}: {text}" for name, text in card.items() if text]
     low, high = facts["range"]
     lowered = ", ".join(facts["lowered_by"]) or "not claimed"
-    told.append(f"- range: [{low:g}, {high:g}]")
-    told.append(f"- lowered by: {lowered}")
-    told += [f"- `{command}`" for command in install(facts)]
-    return "\n".join([f"### {row['name']}\n", row["summary"], "", *told, ""])
+    lines.append(f"- range: [{low:g}, {high:g}]")
+    lines.append(f"- lowered by: {lowered}")
+    lines += [f"- `{command}`" for command in install(facts)]
+    return "\n".join([f"### {row['name']}\n", row["summary"], "", *lines, ""])
 
 
 def _yes(truth: bool) -> str:
+    """Return "yes" or an empty cell."""
     return "yes" if truth else ""
 
 
 def main() -> int:
+    """Write the page, or with --check compare it."""
     if "--check" in sys.argv[1:]:
         current = FILE.is_file() and FILE.read_text(encoding="utf-8") == page()
         print(f"{FILE} is {'current' if current else 'not current: python scripts/cards.py'}")

@@ -1,5 +1,8 @@
-"""What scripts/gpu_check runs: gpu tests, the demo, a round of Wan-1.3B's shapes, the
-segment study; their record."""
+"""Run everything that needs a GPU, and record the results; called by scripts/gpu_check.
+
+The parts are the tests marked gpu, the demo, a round with the shapes of Wan-1.3B, and the
+segment study. The record is benchmarks/results/training/gpu_check.json.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def tests() -> dict[str, object]:
-    """The closing line of the tests marked gpu."""
+    """Run the tests marked gpu, and return their exit status and last line."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return {"exit": done.returncode, "said": done.stdout.strip().splitlines()[-1:]}
 
 
 def demo(folder: Path, overrides: list[str]) -> dict[str, object]:
-    """The demo's summary and its wall time; an earlier run in the folder goes on."""
+    """Run the demo, or continue an earlier run; return its summary and wall time."""
     start = time.time()
     command = [
         sys.executable,
@@ -42,7 +45,7 @@ def demo(folder: Path, overrides: list[str]) -> dict[str, object]:
 
 
 def script(*words: str) -> dict[str, object]:
-    """A study's exit status and its last lines."""
+    """Run a script, and return its exit status and last lines."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -51,16 +54,18 @@ def script(*words: str) -> dict[str, object]:
 
 
 def study(cpu: bool) -> dict[str, object]:
-    """Whole-clip against segment credit: ten seeds of 32 rounds; on the CPU one short seed,
-    which proves the path."""
+    """Run the study of whole-clip against segment credit: ten seeds of 32 rounds.
+
+    On the CPU the study has one short seed, which only checks that the script runs.
+    """
     size = (
         ("--seeds", "1", "--rounds", "2")
         if cpu
         else ("--seeds", "10", "--rounds", "32", "--jobs", "4")
     )
-    kept = "runs/segments-gpu-check" if cpu else "runs/segments-gpu"
-    page = f"{kept}/segments.md" if cpu else "benchmarks/results/credit/segments_gpu.md"
-    few = ("--set", "data.held_out_n=8") if cpu else ()
+    out = "runs/segments-gpu-check" if cpu else "runs/segments-gpu"
+    page = f"{out}/segments.md" if cpu else "benchmarks/results/credit/segments_gpu.md"
+    fewer_prompts = ("--set", "data.held_out_n=8") if cpu else ()
     return script(
         "benchmarks/studies/segments.py",
         "run",
@@ -70,19 +75,20 @@ def study(cpu: bool) -> dict[str, object]:
         "everywhere",
         *size,
         "--out",
-        kept,
+        out,
         "--results",
         page,
-        *few,
+        *fewer_prompts,
     )
 
 
 def main() -> int:
+    """Run all parts and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--cpu",
         action="store_true",
-        help="prove the script without a GPU: two rounds, eight prompts",
+        help="check the script without a GPU: two rounds, eight prompts",
     )
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
@@ -103,7 +109,8 @@ def main() -> int:
     target = ROOT / (folder if args.cpu else Path("benchmarks/results/training")) / "gpu_check.json"
     target.write_text(json.dumps(found, indent=1) + "\n")
     print(f"gpu_check: {target.relative_to(ROOT)}")
-    return int(found["tests"]["exit"] not in (0, 5))  # type: ignore[index]  5: no test ran
+    # 5 is pytest's exit status where no test was collected, as on the CPU
+    return int(found["tests"]["exit"] not in (0, 5))  # type: ignore[index]
 
 
 if __name__ == "__main__":

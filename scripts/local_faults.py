@@ -1,13 +1,12 @@
-"""Fine-tune tiny-wan-32's transformer on clips whose faults are local in time: the second
-model of the segment study.
+"""Fine-tune tiny-wan-32's transformer on clips whose faults are local in time.
 
     python scripts/local_faults.py train      # fine-tune, write runs/local-faults/model
-    python scripts/local_faults.py check      # are the faults there, and are they local?
+    python scripts/local_faults.py check      # measure whether the faults are there, and local
 
-tiny-wan-32's own corpus holds faults that last a whole clip. Here 70 % of the clips have
-one fault, which covers a random run of 3 to 6 of the frames and leaves the others clean.
-Minutes of one core; may be killed and called again. The result is not committed: it is this
-command's.
+The result is the second model of the segment study. tiny-wan-32's own corpus has faults
+that last for a whole clip. Here 70 % of the clips have one fault, which covers a random run
+of 3 to 6 frames and leaves the others clean. The training takes minutes of one core; it may
+be killed and called again. The model is not committed.
 """
 
 from __future__ import annotations
@@ -34,32 +33,28 @@ from vidrl.rewards._files import atomic_file
 from vidrl.synthetic import verifier, world
 from vidrl.synthetic.corruptions import corrupt
 
-tiny.choose(32)  # the studies are of the smaller model
+tiny.choose(32)  # the studies use the smaller model
 WORK = tiny.ROOT / "runs" / "local-faults"
 MODEL = WORK / "model"
-CORPUS, FAULTY, RUN = (
-    3000,
-    0.7,
-    (3, 6),
-)  # clips; share of them with a fault; frames that a fault covers
-STEPS, PEAK, DECAY = (
-    700,
-    0.25,
-    0.99,
-)  # optimiser steps; share of pretraining's learning rates; of the average weights
-OFFSET = 1_000_000  # step i draws as pretraining's step OFFSET + i would: noise that it never saw
-SMOOTH = 0.05  # share of a clean clip's frames that a threshold calls bad
+CORPUS = 3000  # clips
+FAULTY = 0.7  # the fraction of clips that have a fault
+RUN = (3, 6)  # the fewest and the most frames that a fault covers
+STEPS = 700  # optimiser steps
+PEAK = 0.25  # the fraction of pretraining's learning rates
+DECAY = 0.99  # of the average weights
+# step i draws the noise of pretraining's step OFFSET + i, which pretraining never reached
+OFFSET = 1_000_000
+SMOOTH = 0.05  # the fraction of a clean clip's frames that a threshold calls bad
 
 
 # Corpus
 
 
 def local_fault(scene: world.Scene, draw: random.Random) -> tuple[Tensor, tuple[int, int] | None]:
-    """A clip (F, 3, H, W) and the frames [start, end) that its fault covers, None for a
-    clean one.
+    """Return a clip (F, 3, H, W) and the frames [start, end) of its fault, or None.
 
-    Of all clips: 20 % flicker, 18 % shake, 15 % freeze and go on where the clip would be,
-    17 % show another shape or colour, or no object at all.
+    Of all clips, 20 % flicker, 18 % shake, 15 % freeze and then continue where the clip
+    would be, and 17 % show another shape or colour, or no object at all.
     """
     kind, seed = draw.random(), draw.randrange(2**31)
     clip = world.render(scene, tiny.SIZE, tiny.FRAMES, tiny.FPS, seed).video
@@ -75,8 +70,7 @@ def local_fault(scene: world.Scene, draw: random.Random) -> tuple[Tensor, tuple[
 def _spoiled(
     scene: world.Scene, clip: Tensor, span: slice, kind: float, seed: int, draw: random.Random
 ) -> Tensor:
-    """The frames of `span` with a fault of the kind that a number in [0, FAULTY) stands
-    for."""
+    """Return the frames of `span` with a fault; `kind` in [0, FAULTY) selects the fault."""
     if kind < 0.20:
         return corrupt(clip[span], "flicker", draw.uniform(0.8, 1.5), seed)
     if kind < 0.38:
@@ -89,18 +83,22 @@ def _spoiled(
 
 
 def corpus(indices: range | list[int], faulty: bool = True) -> list[tuple[str, Tensor]]:
-    """Caption and clip of each index; deterministic, and never a held-out caption. Clean
-    ones on request."""
-    pool, made = world.scenes("train"), []
+    """Return the caption and the clip of each index.
+
+    The result is deterministic, and never has a held-out caption. With `faulty` = False all
+    clips are clean.
+    """
+    pool, pairs = world.scenes("train"), []
     for index in indices:
         draw = random.Random(f"local faults {index}")
         scene = draw.choice(pool)
         clip = local_fault(scene, draw)[0] if faulty else _clean(scene, index)
-        made.append((scene.caption, clip))
-    return made
+        pairs.append((scene.caption, clip))
+    return pairs
 
 
 def _clean(scene: world.Scene, seed: int) -> Tensor:
+    """Render a scene without a fault."""
     return world.render(scene, tiny.SIZE, tiny.FRAMES, tiny.FPS, seed).video
 
 
@@ -108,7 +106,7 @@ def _clean(scene: world.Scene, seed: int) -> Tensor:
 
 
 def vae_and_scale() -> tuple[nn.Module, Tensor, Tensor]:
-    """The shipped autoencoder with the mean and std of its latents."""
+    """Return the shipped autoencoder with the mean and std of its latents."""
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(tiny.MODEL / "vae").eval()
@@ -121,7 +119,10 @@ def vae_and_scale() -> tuple[nn.Module, Tensor, Tensor]:
 
 @torch.no_grad()
 def encoded() -> tuple[Tensor, list[str]]:
-    """Normalised latents of the corpus and its captions; made once."""
+    """Return the normalised latents of the corpus and its captions.
+
+    The latents are computed once and then read from a file.
+    """
     path = WORK / "latents.safetensors"
     if not path.exists():
         vae, mean, std = vae_and_scale()
@@ -138,23 +139,22 @@ def encoded() -> tuple[Tensor, list[str]]:
 
 
 class FineTune(tiny.Run):
-    """Pretraining's resumable run at a share of its learning rates."""
+    """Pretraining's resumable run with a fraction of its learning rates."""
 
     def rate(self) -> float:
         return PEAK * super().rate()
 
 
 def train(steps: int) -> None:
-    """Fine-tune, and write the pipeline folder; with more steps than were done, go on."""
+    """Fine-tune and write the pipeline folder; more steps continue an earlier run."""
     from diffusers import WanTransformer3DModel
 
     latents, captions = encoded()
     unique = sorted(set(captions))
-    told = tiny.embed(unique)
-    table, caption = (
-        torch.cat([0 * told[:1], told]),
-        torch.tensor([1 + unique.index(c) for c in captions]),
-    )
+    embeddings = tiny.embed(unique)
+    # row 0 of the table is the empty caption
+    table = torch.cat([0 * embeddings[:1], embeddings])
+    caption = torch.tensor([1 + unique.index(c) for c in captions])
     net, text = WanTransformer3DModel.from_pretrained(tiny.MODEL / "transformer"), tiny.PaddedText()
     usual = type(net.blocks[0].attn2.processor)
     for block in net.blocks:
@@ -174,7 +174,11 @@ def train(steps: int) -> None:
 
 
 def _write(net: nn.Module) -> None:
-    """The pipeline folder: tiny-wan-32 with another transformer; put in place whole."""
+    """Write the pipeline folder: tiny-wan-32 with another transformer.
+
+    The folder is written under another name and then renamed, so that no half a folder
+    remains.
+    """
     partial = MODEL.with_name("model.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(
@@ -198,7 +202,7 @@ def _write(net: nn.Module) -> None:
 
 @torch.no_grad()
 def drawn(model: Path, n: int) -> tuple[list[str], Tensor]:
-    """Clips (n, F, 3, H, W) of the first held-out captions, 20 steps."""
+    """Generate clips (n, F, 3, H, W) of the first held-out captions in 20 steps."""
     from vidrl.backbones.wan import Wan
     from vidrl.training.rollout import draws, generate
 
@@ -209,8 +213,10 @@ def drawn(model: Path, n: int) -> tuple[list[str], Tensor]:
 
 @torch.no_grad()
 def through_vae(pairs: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
-    """The clips as the autoencoder gives them back, so that its own faults are in every row
-    alike."""
+    """Return the clips as the autoencoder reconstructs them.
+
+    The autoencoder's own faults are then the same in all rows of the check.
+    """
     vae, _, _ = vae_and_scale()
     x = torch.stack([clip for _, clip in pairs])
     y = [
@@ -223,25 +229,24 @@ def through_vae(pairs: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
 def judged(
     captions: list[str], video: Tensor, floor: Tensor | None = None
 ) -> tuple[dict[str, float], Tensor]:
-    """What the composite and the verifier say of clips, and the curves' own thresholds,
-    (F,).
+    """Return what the composite and the verifier say of clips, and the thresholds (F,).
 
-    A frame is bad where the composite's curve lies below `floor`, the curve's 5th
-    percentile of clean clips at that frame; a clip has a fault where it has two bad frames
-    side by side. `peak` is the share of a clip's bad frames within the densest run of six:
-    a fault that lasts a whole clip of 17 has about 0.4 of them there.
+    A frame is bad where the composite's curve is below `floor`, the curve's 5th percentile
+    of clean clips at this frame. A clip has a fault where it has two neighbouring bad
+    frames. `peak` is the fraction of a clip's bad frames within the densest run of six
+    frames: a fault that lasts for a whole clip of 17 frames has about 0.4 of them there.
     """
     score = default()(Samples(video, captions, tiny.FPS))
-    kept = score.frames[score.value.isfinite()]
-    floor = kept.quantile(SMOOTH, 0) if floor is None else floor
-    bad = kept < floor
+    curves = score.frames[score.value.isfinite()]
+    floor = curves.quantile(SMOOTH, 0) if floor is None else floor
+    bad = curves < floor
     faulty = bad[(bad[:, 1:] & bad[:, :-1]).any(1)].float()
     inside = faulty.unfold(1, RUN[1], 1).sum(2).amax(1) / faulty.sum(1)
     seen = verifier.verify(video, captions, tiny.FPS)
     row = {
-        "clips": len(kept),
+        "clips": len(curves),
         "composite": score.value.nanmean(),
-        "faulty": len(faulty) / len(kept),
+        "faulty": len(faulty) / len(curves),
         "bad frames in a faulty clip": faulty.sum(1).mean(),
         "peak": inside.mean(),
         "all bad frames within a run of 8": ((_extent(faulty) <= RUN[1] + 2).float().mean()),
@@ -252,15 +257,17 @@ def judged(
 
 
 def _extent(bad: Tensor) -> Tensor:
-    """Frames from the first bad one to the last, (B,)."""
+    """Return the number of frames from the first bad frame to the last one, (B,)."""
     at = torch.arange(bad.shape[1])
     last, first = (at * bad).amax(1), torch.where(bad > 0, at, bad.shape[1]).amin(1)
     return last - first + 1
 
 
 def check(n: int) -> None:
-    """Print a row for clean clips, the two corpora, and what the two models draw; kept in
-    check.json."""
+    """Print a row for clean clips, for both corpora and for the clips of both models.
+
+    The rows are also written to check.json.
+    """
     clean, floor = judged(*through_vae(corpus(range(OFFSET, OFFSET + n), faulty=False)))
     sources = {
         "corpus, everywhere": lambda: through_vae(
@@ -279,6 +286,7 @@ def check(n: int) -> None:
 
 
 def main() -> None:
+    """Parse the command line and run one stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -289,7 +297,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     WORK.mkdir(parents=True, exist_ok=True)
-    tiny.WORK = WORK
+    tiny.WORK = WORK  # `tiny.Run` keeps its state in this folder
     train(args.steps) if args.stage == "train" else check(args.n)
 
 

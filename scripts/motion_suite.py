@@ -1,11 +1,15 @@
-"""Writes the prompts of the `motion` suite: python scripts/motion_suite.py
+"""Write the prompts of the `motion` suite.
 
-Ten kinds of motion x three speeds x six cameras, once each; six things a kind, which differ
-in kind of thing and count. The thing and its three verbs are written by hand, so that the
-three speeds of one thing differ in nothing but pace; a Latin square says which camera meets
-which, and how long the clip must be. What has no motion of its own takes its speed from the
-camera. A second file is for models that speak the captions of `vidrl.synthetic.world`
-alone: the held-out ones.
+    python scripts/motion_suite.py
+
+The suite has ten kinds of motion x three speeds x six cameras, once each, with six things
+of each kind, which differ in kind of thing and count. The thing and its three verbs are
+written by hand, so that the three speeds of one thing differ in pace alone. A Latin square
+decides which camera and which length of clip a thing gets. A thing without motion gets its
+speed from the camera. A second file has the held-out captions of `vidrl.synthetic.world`,
+for models that understand no other captions.
+
+Output: motion.jsonl and motion_world.jsonl in benchmarks/suites.
 """
 
 from __future__ import annotations
@@ -35,8 +39,7 @@ GROUPS = ("Dozens of", "A flock of", "A crowd of", "A convoy of")
 
 @dataclass(frozen=True)
 class Thing:
-    """Who moves, what kind of thing it is, how it moves at each of the three speeds, and
-    where."""
+    """A thing that moves: its kind, its words, its verbs at three speeds, and its place."""
 
     kind: str
     who: str
@@ -45,13 +48,14 @@ class Thing:
 
     @property
     def count(self) -> int | str:
+        """Return the number of things, or "many"."""
         return "many" if self.who.startswith(GROUPS) else COUNTS[self.who.split()[0]]
 
 
 def paced(
     verb: str, *, slow: str = "slowly", quick: str = "quickly", after: str = ""
 ) -> tuple[str, str, str]:
-    """One verb at three speeds, by an adverb."""
+    """Return one verb at three speeds, by an adverb."""
     return f"{verb} {slow}{after}", f"{verb}{after}", f"{verb} {quick}{after}"
 
 
@@ -342,7 +346,8 @@ THINGS: dict[str, list[Thing]] = {
     ],
 }
 
-MOVES = {  # of each camera, both ways: what the clip says, {} an adverb, and (pan, tilt, zoom, roll)
+# for each camera, in both directions: the words, with {} for an adverb, and (pan, tilt, zoom, roll)
+MOVES = {
     "pan": (
         ("while the camera pans{} to the right", (1, 0, 0, 0)),
         ("as the camera pans{} left", (-1, 0, 0, 0)),
@@ -364,8 +369,10 @@ STATIC = (", filmed with a static camera", "; the camera does not move")
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """The prompts with their expectations; the kinds take turns, so that the first n are as
-    mixed as all."""
+    """Yield the prompts with their expectations.
+
+    The kinds take turns, so that the first n prompts are as mixed as all.
+    """
     for turn in range(len(SPEEDS) * len(CAMERAS)):
         for number, kind in enumerate(THINGS):
             speed, camera = divmod(
@@ -376,6 +383,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def _row(number: int, kind: str, speed: int, camera: int) -> dict[str, Any]:
+    """Build the prompt of one kind, speed and camera, with its fields and expectation."""
     thing = THINGS[kind][(camera + 2 * speed + number) % len(CAMERAS)]
     seconds = SECONDS[(camera + speed + number) % len(SECONDS)]
     adverb = ("", " slowly", "", " quickly")[speed + 1] if kind == "rest" else ""
@@ -405,18 +413,21 @@ def _row(number: int, kind: str, speed: int, camera: int) -> dict[str, Any]:
     }
 
 
-def _camera(camera: str, way: int, adverb: str) -> tuple[str, tuple[int, ...]]:
+def _camera(camera: str, direction: int, adverb: str) -> tuple[str, tuple[int, ...]]:
+    """Return the words about the camera, and its moves (pan, tilt, zoom, roll)."""
     if camera == "unsaid":
         return "", (0, 0, 0, 0)
     if camera == "static":
-        return STATIC[way], (0, 0, 0, 0)
-    words, moves = MOVES[camera][way]
+        return STATIC[direction], (0, 0, 0, 0)
+    words, moves = MOVES[camera][direction]
     return " " + words.format(adverb), moves
 
 
 def expected(asked: WantedMotion, count: int | str, seconds: float) -> dict[str, Any]:
-    """What is to be checked, and nothing that is not asked; only two things or more that
-    move can be counted."""
+    """Return what is to be checked, without what the prompt does not ask for.
+
+    Only two or more moving things can be counted.
+    """
     counted = count if count in (2, 3) and not asked.rest else 0
     found = {
         "heading": list(asked.heading),
@@ -442,7 +453,7 @@ def expected(asked: WantedMotion, count: int | str, seconds: float) -> dict[str,
 
 
 def captions() -> Iterator[dict[str, Any]]:
-    """The held-out captions of the synthetic world, which the verifier reads back."""
+    """Yield the held-out captions of the synthetic world, which the verifier can read."""
     for scene in world.scenes("held_out"):
         speed = (
             "plain" if scene.motion == "rest" else {"slow": "slow", "fast": "quick"}[scene.speed]
@@ -462,12 +473,13 @@ def captions() -> Iterator[dict[str, Any]]:
 
 
 def text(found: Iterator[dict[str, Any]]) -> str:
+    """Format rows as lines of JSON."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
 
 
 FILES = {"motion.jsonl": rows, "motion_world.jsonl": captions}
 
 if __name__ == "__main__":
-    for name, made in FILES.items():
-        (FOLDER / name).write_text(text(made()), encoding="utf-8")
-        print(f"{FOLDER / name}: {len(list(made()))} prompts")
+    for name, rows_of in FILES.items():
+        (FOLDER / name).write_text(text(rows_of()), encoding="utf-8")
+        print(f"{FOLDER / name}: {len(list(rows_of()))} prompts")

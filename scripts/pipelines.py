@@ -31,7 +31,7 @@ DATA = ROOT / "vidrl" / "backbones" / "pipelines.json"
 PAGE = ROOT / "docs" / "guides" / "pipelines.md"
 README = ROOT / "README.md"
 MARKS = "<!-- python scripts/pipelines.py: begin -->", "<!-- python scripts/pipelines.py: end -->"
-WIDTH = 130  # of a line of the README
+WIDTH = 130  # characters in a line of the README
 FRAMES = ("num_frames", "video_length", "frames")
 NETWORK = re.compile(r"(transformer|unet|prior|decoder)(_\d+)?")
 BROUGHT = re.compile(r"(?!.*(embed|latent))(.*_)?(prompt|image|images|video|mask)(_.*)?")
@@ -44,8 +44,8 @@ OTHER = {  # what pipelines make, by the folder of their file
     "shap_e": "3D shapes",
 }
 VP = "variance-preserving"
-Loops = tuple[str, ...]  # the loops around a place in the code, from the outside
-PATHS = {  # by the beginning of the name of the scheduler; the first that is found counts
+Loops = tuple[str, ...]  # the loops around a place in the code, the outermost first
+PATHS = {  # by the beginning of the scheduler's name; the first entry that matches counts
     "EDM": "EDM",
     "FlowMatch": "flow",
     "Karras": VP,
@@ -100,31 +100,32 @@ Only the source of these pipelines was read.
 
 
 class Source:
-    """A pipeline as its source has it; `folder` is that of its file."""
+    """A pipeline, as its source code shows it; `folder` is the folder of its file."""
 
     def __init__(self, node: ast.ClassDef, folder: str):
         self.node, self.folder = node, folder
 
     @cached_property
     def takes(self) -> dict[str, bool]:
-        """The arguments of its call, and whether they must be given."""
+        """Return the arguments of its call, and whether each is required."""
         return {name: must for name, _, must in arguments(method(self.node, "__call__"))}
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """Its components and their classes."""
+        """Return its components and their classes."""
         return {name: kind for name, kind, _ in arguments(method(self.node, "__init__"))}
 
     @property
     def path(self) -> str:
-        """The path of its scheduler; nothing where vidrl knows none."""
+        """Return the noise path of its scheduler, or "" if vidrl knows none."""
         named = [kind for name, kind in self.parts.items() if name.endswith("scheduler")]
         words = re.findall(r"\w+", " ".join(named))
-        known = (path for start, path in PATHS.items() if any(w.startswith(start) for w in words))
-        return next(known, "")
+        matches = (path for start, path in PATHS.items() if any(w.startswith(start) for w in words))
+        return next(matches, "")
 
     @property
     def made(self) -> str:
+        """Return what the pipeline generates, as "video"."""
         video = any("video" in name or name in FRAMES for name in self.takes)
         kinds = {
             "sound": SOUND.search(self.node.name),
@@ -136,19 +137,19 @@ class Source:
 
     @property
     def makes(self) -> str:
-        """All that it may be given, and what it makes of that."""
+        """Return what it accepts and what it generates, as "text, image to video"."""
         words = {"prompt": "text", "image": "image", "video": "video"}
         given = ", ".join(word for name, word in words.items() if name in self.takes)
         return f"{given or 'nothing'} to {self.made}"
 
     @property
     def call(self) -> str:
-        """What must be said in `backbone.options.call`."""
+        """Return what must be set in `backbone.options.call`."""
         return "strength = 1" if "strength" in self.takes else ""
 
     @property
     def obstacle(self) -> str:
-        """Why it cannot be driven; nothing where the source shows no reason."""
+        """Return why the pipeline cannot be driven, or "" if the source shows no reason."""
         found = list(steps(method(self.node, "__call__")))
         missing = [n for n, must in self.takes.items() if must and not BROUGHT.fullmatch(n)]
         reasons = {
@@ -169,7 +170,7 @@ class Source:
 
 
 def sources() -> dict[str, Source]:
-    """The pipelines that diffusers exports, without the deprecated ones."""
+    """Return the pipelines that diffusers exports, without the deprecated ones."""
     import diffusers
 
     top = Path(diffusers.__file__).parent
@@ -182,15 +183,16 @@ def sources() -> dict[str, Source]:
         for node in ast.parse(file.read_text()).body
         if isinstance(node, ast.ClassDef) and node.name in exported
     }
-    return {name: made for name, made in sorted(found.items()) if method(made.node, "__call__")}
+    return {name: one for name, one in sorted(found.items()) if method(one.node, "__call__")}
 
 
 def method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    """Return a method of a class, or None."""
     return next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
 
 
 def arguments(function: ast.FunctionDef | None) -> list[tuple[str, str, bool]]:
-    """Of each argument its name, its annotation, and whether it must be given."""
+    """Return the name and the annotation of each argument, and whether it is required."""
     if function is None:
         return []
     plain, named = function.args.args[1:], function.args.kwonlyargs
@@ -203,14 +205,15 @@ def arguments(function: ast.FunctionDef | None) -> list[tuple[str, str, bool]]:
 
 
 def steps(node: ast.AST | None, loops: Loops = ()) -> Iterator[tuple[str, Loops]]:
-    """Each call of a scheduler's step: of which scheduler, and in which loops.
+    """Yield each call of a scheduler's step: the scheduler, and the loops around the call.
 
-    The loop of FreeInit is none: it runs once where nobody turns FreeInit on.
+    The loop of FreeInit does not count: it runs once unless a user turns FreeInit on.
     """
     for child in ast.iter_child_nodes(node) if node else ():
         kind = type(child)
-        told = ast.unparse(child.target) if isinstance(child, ast.For) else ""
-        more = (kind.__name__,) if kind in (ast.For, ast.While) and "free_init" not in told else ()
+        variable = ast.unparse(child.target) if isinstance(child, ast.For) else ""
+        is_loop = kind in (ast.For, ast.While) and "free_init" not in variable
+        more = (kind.__name__,) if is_loop else ()
         function = child.func if isinstance(child, ast.Call) else None
         if isinstance(function, ast.Attribute) and function.attr == "step":
             yield ast.unparse(function.value), loops
@@ -221,20 +224,21 @@ def steps(node: ast.AST | None, loops: Loops = ()) -> Iterator[tuple[str, Loops]
 
 
 def run(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each family's path, and of each promise "yes" or the error."""
+    """Yield each family's path, and for each promise "yes" or the error."""
     from families import FAMILIES
     from families.contract import CHECKS, driven
 
     for name in names:
         results = {check: _kept(keep, FAMILIES[name]) for check, keep in CHECKS.items()}
         path = driven(name).path
-        broken = [f"   {check}: {told}" for check, told in results.items() if told != "yes"]
+        broken = [f"   {check}: {error}" for check, error in results.items() if error != "yes"]
         print("\n".join([name, *broken]), flush=True)
         predicts = "" if path.predicts == path.kind else f", predicts {path.predicts}"
         yield name, {"path": path.kind + predicts, **results}
 
 
 def _kept(keep: Any, family: Any) -> str:
+    """Return "yes" if a family keeps a promise, else the error in short."""
     try:
         keep(family)
         return "yes"
@@ -247,9 +251,10 @@ def _kept(keep: Any, family: Any) -> str:
 
 
 def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
-    """All that is written down; what the contract showed is that of `before`.
+    """Return all that is written down; the results of the contract are those of `before`.
 
-    `again`: read the sources again. Otherwise what they showed is that of `before`, too.
+    With `again` the sources are read again; otherwise their results are those of `before`,
+    too.
     """
     import diffusers
     from families import FAMILIES
@@ -266,7 +271,7 @@ def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
     ]
     if not again:
         return {**before, "checked": checked}
-    known = {family.pipeline for family in FAMILIES.values()}
+    covered = {family.pipeline for family in FAMILIES.values()}  # by the contract of a family
     read = [
         {
             "pipeline": name,
@@ -276,13 +281,13 @@ def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
             "not": one.obstacle,
         }
         for name, one in sources().items()
-        if name not in known
+        if name not in covered
     ]
     return {"diffusers": diffusers.__version__, "checked": checked, "read": read}
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """docs/guides/pipelines.md."""
+    """Return docs/guides/pipelines.md."""
     from families.contract import CHECKS
 
     from vidrl.cli.list_and_show import kept
@@ -319,15 +324,17 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 
 
 def text(found: Mapping[str, Any]) -> str:
+    """Format the data as JSON."""
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def listed(found: Mapping[str, Any]) -> str:
-    """The pipelines whose family keeps every promise, as a list by what they make."""
+    """Return the pipelines whose family keeps every promise, by what they generate."""
     from vidrl.cli.list_and_show import kept
 
     names: dict[str, set[str]] = {}
@@ -339,18 +346,20 @@ def listed(found: Mapping[str, Any]) -> str:
 
 
 def readme(found: Mapping[str, Any]) -> str:
-    """The README with its list of pipelines made anew."""
+    """Return the README with a new list of pipelines."""
     before, _, rest = README.read_text().partition(MARKS[0])
     return "\n".join([before + MARKS[0], listed(found), MARKS[1] + rest.partition(MARKS[1])[2]])
 
 
 def save(found: Mapping[str, Any]) -> None:
+    """Write the data, the page and the README."""
     DATA.write_text(text(found))
     PAGE.write_text(page(found))
     README.write_text(readme(found))
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Parse the command line, and write or check the files."""
     form = argparse.RawDescriptionHelpFormatter
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     reader.add_argument("--run", nargs="*", metavar="FAMILY", help="all families, or these")

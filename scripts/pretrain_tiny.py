@@ -39,50 +39,46 @@ from vidrl.synthetic import verifier, world
 from vidrl.synthetic.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
-RANK, WORLD = (
-    int(os.environ.get("RANK", 0)),
-    int(os.environ.get("WORLD_SIZE", 1)),
-)  # torchrun sets them
-MODEL, WORK = (
-    ROOT / "assets" / "tiny-wan",
-    ROOT / "runs" / "pretrain-64",
-)  # of --size 64; `choose` sets those of 32
-SIZE, FRAMES, FPS = 64, 17, 8.0
-PATCH = {
-    32: 2,
-    64: 4,
-}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
-WIDTH, LATENT = (
-    {32: 16, 64: 24},
-    {32: 16, 64: 32},
-)  # channels of the autoencoder's first level, and of a latent
-PANS = {
-    32: 0.0,
-    64: 0.5,
-}  # share of clips over a texture in which the camera moves; over a plain ground none would see
+RANK = int(os.environ.get("RANK", 0))  # torchrun sets RANK and WORLD_SIZE
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
+MODEL = ROOT / "assets" / "tiny-wan"  # the folders of --size 64; `choose` sets those of 32
+WORK = ROOT / "runs" / "pretrain-64"
+SIZE = 64  # pixels a side
+FRAMES, FPS = 17, 8.0
+# side of the squares of pixels that the autoencoder folds into channels; both sizes have 16 x 16
+# squares
+PATCH = {32: 2, 64: 4}
+WIDTH = {32: 16, 64: 24}  # channels of the autoencoder's first level
+LATENT = {32: 16, 64: 32}  # channels of a latent
+# the fraction of clips over a texture in which the camera moves; over a plain ground the motion
+# of the camera could not be seen
+PANS = {32: 0.0, 64: 0.5}
 CORPUS = {32: 12_000, 64: 8_000}
-VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
-LATE = {32: 0.0, 64: 0.4}  # mean logit of t: twice the channels tell as much at more noise
+VAE_STEPS, DECODER_STEPS = 3000, 2000
+VAE_STILLS = 400  # the first steps of the autoencoder, which see still images
+# mean logit of t: latents with twice the channels are as readable at a higher noise level
+LATE = {32: 0.0, 64: 0.4}
 FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 8400}, 32
-GUIDANCE, GUIDED_STEPS, GUIDED_PEAK, GUIDED_OFFSET = 2.0, 500, 0.25, 1_000_000
+GUIDANCE, GUIDED_STEPS = 2.0, 500
+GUIDED_PEAK = 0.25  # the fraction of the learning rates
+GUIDED_OFFSET = 1_000_000  # step i uses the batch of step GUIDED_OFFSET + i, a new one
 TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
-TEXT_LENGTH, TEXT_PADDED = (
-    20,
-    (24, 512),
-)  # a caption's tokens; the padded lengths that the transformer must bear
-NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
+TEXT_LENGTH = 20  # tokens of a caption
+TEXT_PADDED = (24, 512)  # the shortest and longest padding that the transformer is trained on
+NO_TEXT = 0.1  # the fraction of clips whose caption is empty, so that guidance works
 
 
 # Corpus
 
 
 def fault(scene: world.Scene, draw: random.Random, size: int) -> Tensor:
-    """A clip (F, 3, size, size) as a careless web corpus holds it.
+    """Return a clip (F, 3, size, size) with the faults of a careless web corpus.
 
-    52 % clean, 14 % brightness flickers, 12 % the frame shakes, 12 % frames are dropped and
-    repeated, and 10 % change identity midway: another shape, another colour, or gone for
-    some frames (no reward here looks for that).
+    52 % of the clips are clean, in 14 % the brightness flickers, in 12 % the frame shakes,
+    in 12 % frames are dropped and repeated, and in 10 % the object changes midway: it has
+    another shape or colour, or is missing for some frames (no reward here looks for a
+    missing object).
     """
     kind, seed = draw.random(), draw.randrange(2**31)
     clip = world.render(scene, size, FRAMES, FPS, seed).video
@@ -104,7 +100,7 @@ def fault(scene: world.Scene, draw: random.Random, size: int) -> Tensor:
 
 
 def _changed(scene: world.Scene, draw: random.Random) -> world.Scene | None:
-    """Another shape, another colour, or None for a missing object."""
+    """Return the scene with another shape or colour, or None for a missing object."""
     what = draw.choice(("shape", "colour", "pop"))
     if what == "shape":
         return replace(scene, shape=draw.choice([s for s in world.SHAPES if s != scene.shape]))
@@ -114,15 +110,17 @@ def _changed(scene: world.Scene, draw: random.Random) -> world.Scene | None:
 
 
 def _empty(scene: world.Scene, size: int, seed: int) -> Tensor:
-    """The background alone: the clip with the object's pixels taken from where it is
-    not."""
+    """Return the background alone, without the object."""
     clip = world.render(scene, size, FRAMES, FPS, seed)
     behind = world.background(scene, size, FRAMES, FPS, seed)
     return torch.where(clip.mask[:, None] > 0, behind, clip.video)
 
 
 def corpus(indices: Iterator[int] | range | list[int], size: int) -> Iterator[tuple[str, Tensor]]:
-    """Caption and clip of each index; deterministic, and never a held-out caption."""
+    """Yield the caption and the clip of each index.
+
+    The result is deterministic, and never has a held-out caption.
+    """
     pool = world.scenes("train")
     for index in indices:
         draw = random.Random(f"tiny-wan {index}")
@@ -131,7 +129,7 @@ def corpus(indices: Iterator[int] | range | list[int], size: int) -> Iterator[tu
 
 
 def _filmed(scene: world.Scene, draw: random.Random, size: int) -> world.Scene:
-    """The scene, or the scene under a moving camera."""
+    """Return the scene, in some cases under a moving camera."""
     if not PANS[size] or scene.background not in TEXTURED or draw.random() >= PANS[size]:
         return scene
     return replace(scene, camera=draw.choice([c for c in world.CAMERAS if c != "static"]))
@@ -141,20 +139,21 @@ def _filmed(scene: world.Scene, draw: random.Random, size: int) -> world.Scene:
 
 
 def orthogonal(g: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, about: five Newton-Schulz steps."""
+    """Return about the nearest semi-orthogonal matrix, by five Newton-Schulz steps."""
     x = g / (g.norm() + 1e-7)
     x = x.T if g.shape[0] > g.shape[1] else x
     for _ in range(5):
         a = x @ x.T
+        # Muon's coefficients: a quintic that drives all singular values to about 1
         x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
     return x.T if g.shape[0] > g.shape[1] else x
 
 
 class Muon:
-    """Orthogonalised momentum for matrices and kernels (arXiv 2502.16982), AdamW for the
-    rest.
+    """Updates matrices and kernels by orthogonalised momentum, and other weights by AdamW.
 
-    On this autoencoder it reaches in 100 steps what AdamW does not in 300.
+    The method is arXiv 2502.16982. On this autoencoder Muon reaches in 100 steps a loss
+    that AdamW does not reach in 300.
     """
 
     def __init__(self, matrices: list[Tensor], others: list[Tensor]):
@@ -163,7 +162,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One step at `rate` times the full learning rate."""
+        """Take one step at `rate` times the full learning rate."""
         for p, m in zip(self.matrices, self.momentum, strict=True):
             if p.grad is None:
                 continue
@@ -179,8 +178,11 @@ class Muon:
 
 
 class Run:
-    """Parameters, their average and the optimiser, saved to one safetensors file every two
-    minutes."""
+    """Trains parameters and their average, and saves its state every two minutes.
+
+    The state is one safetensors file, from which a new `Run` continues. `hidden` selects
+    the parameters that Muon updates; AdamW updates the others.
+    """
 
     def __init__(
         self,
@@ -190,12 +192,8 @@ class Run:
         decay: float,
         hidden: Callable[[str, Tensor], bool],
     ):
-        self.path, self.module, self.steps, self.decay = (
-            WORK / f"{name}.safetensors",
-            module,
-            steps,
-            decay,
-        )
+        self.path, self.module = WORK / f"{name}.safetensors", module
+        self.steps, self.decay = steps, decay
         self.params = dict(module.named_parameters())
         self.mean = {k: p.detach().clone() for k, p in self.params.items()}
         self.inner = [k for k, p in self.params.items() if hidden(k, p)]
@@ -203,12 +201,14 @@ class Run:
         self.optimiser = Muon(
             [self.params[k] for k in self.inner], [self.params[k] for k in self.outer]
         )
-        self.step, self.seconds, self.saved = 0, 0.0, time.time()
+        self.step, self.seconds = 0, 0.0
+        self.saved = time.time()
         self.log = WORK / f"{name}.jsonl"
         if self.path.exists():
             self._load()
 
     def _load(self) -> None:
+        """Read the state that an earlier call has saved."""
         state = load_file(self.path)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         for k, p in self.params.items():
@@ -222,6 +222,7 @@ class Run:
                 self.optimiser.adam.state[self.params[k]] = moments
 
     def save(self) -> None:
+        """Write the parameters, their average and the optimiser's state."""
         state = {
             "step": torch.tensor(self.step),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
@@ -240,12 +241,15 @@ class Run:
         self.saved = time.time()
 
     def rate(self) -> float:
-        """Warm-up over 1 %, then half a cosine down to 2 %."""
+        """Return the factor of the learning rate: warm-up, then half a cosine.
+
+        The warm-up lasts for 1 % of the steps, and the cosine falls to 2 %.
+        """
         done = self.step / self.steps
         return min(1.0, done / 0.01 + 1e-2) * (0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2)
 
     def go(self, loss: Callable[[int], Tensor]) -> None:
-        """Train until the last step, or until killed."""
+        """Train until the last step, or until the process is killed."""
         shown, start = 0.0, time.time()
         bar = {
             "initial": self.step,
@@ -261,6 +265,7 @@ class Run:
             self.optimiser.step(self.rate())
             self.step = step + 1
             with torch.no_grad():
+                # early on the average is short, so that it forgets the initial weights
                 decay = min(self.decay, (1 + self.step) / (10 + self.step))
                 torch._foreach_lerp_(
                     list(self.mean.values()), list(self.params.values()), 1 - decay
@@ -275,7 +280,7 @@ class Run:
                 self.save()
 
     def _share(self) -> None:
-        """The mean gradient over processes, so that all of them take one step."""
+        """Average the gradients over processes, so that all processes take the same step."""
         if WORLD == 1:
             return
         grads = [p.grad for p in self.params.values() if p.grad is not None]
@@ -285,7 +290,7 @@ class Run:
             g.copy_(mean.view_as(g))
 
     def averaged(self) -> nn.Module:
-        """The module with its average weights in place."""
+        """Return the module, with its average weights in place."""
         for k, p in self.params.items():
             p.data.copy_(self.mean[k])
         return self.module.eval()
@@ -295,8 +300,10 @@ class Run:
 
 
 def new_vae() -> nn.Module:
-    """Narrow, patchified and residual: its linear short cuts are what makes it learn in
-    minutes."""
+    """Build a narrow, patchified, residual autoencoder.
+
+    Its linear short cuts make it learn within minutes.
+    """
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
@@ -321,8 +328,10 @@ def new_vae() -> nn.Module:
 
 
 def vae_batch(step: int) -> Tensor:
-    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3,
-    F, SIZE, SIZE) in [-1, 1]."""
+    """Return a batch (B, 3, F, SIZE, SIZE) in [-1, 1]: stills first, then pieces of 9 frames.
+
+    Whole clips come in between and at the end.
+    """
     whole = step > 0.85 * VAE_STEPS or step % 6 == 5
     size, frames = (16, 1) if step < VAE_STILLS else (2, FRAMES) if whole else (4, 9)
     draw = random.Random(f"vae {step} {RANK}" if RANK else f"vae {step}")
@@ -334,10 +343,11 @@ def vae_batch(step: int) -> Tensor:
 
 
 def picture_loss(y: Tensor, x: Tensor) -> Tensor:
-    """Squared error of light and, twice as heavy, of two colour differences, and a little
-    absolute error.
+    """Return the squared error of brightness and colour, and a little absolute error.
 
-    Absolute error alone settles for the grey of the background: objects are small.
+    The errors of the two colour differences count twice as much as the error of brightness.
+    Absolute error alone converges to the grey of the background, because the objects are
+    small.
     """
     axes = x.new_tensor([[1 / 3, 1 / 3, 1 / 3], [0.7, -0.7, 0.0], [0.4, 0.4, -0.8]])
     error = torch.einsum("kc,bcthw->bkthw", axes, y - x).square().mean((0, 2, 3, 4))
@@ -345,7 +355,7 @@ def picture_loss(y: Tensor, x: Tensor) -> Tensor:
 
 
 def vae_loss(vae: nn.Module, step: int) -> Tensor:
-    """Reconstruction and a faint pull of the latent to the unit Gaussian."""
+    """Return the reconstruction error, with a weak pull to the unit Gaussian."""
     x = vae_batch(step)
     posterior = vae.encode(x).latent_dist
     noise = torch.randn(
@@ -358,6 +368,7 @@ def vae_loss(vae: nn.Module, step: int) -> Tensor:
 
 
 def train_vae() -> None:
+    """Train the autoencoder and publish it."""
     vae = new_vae()
     run = Run("vae", vae, VAE_STEPS, 0.995, lambda name, p: p.dim() >= 4)
     run.go(lambda step: vae_loss(vae, step))
@@ -366,8 +377,10 @@ def train_vae() -> None:
 
 
 def train_decoder() -> None:
-    """The decoder alone, on slightly noisy latents as a generator makes them; the
-    transformer may train meanwhile."""
+    """Train the decoder alone, on slightly noisy latents such as a generator produces.
+
+    The transformer may be trained at the same time.
+    """
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(MODEL / "vae")
@@ -394,7 +407,7 @@ def train_decoder() -> None:
 
 @torch.no_grad()
 def quality(vae: nn.Module) -> tuple[Tensor, float]:
-    """Latents of 200 clips, and the PSNR of the first 64."""
+    """Return the latents of 200 clips, and the PSNR of the first 64."""
     x = torch.stack([2 * c.transpose(0, 1) - 1 for _, c in corpus(range(200), SIZE)])
     z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(8)])
     y = torch.cat([vae.decode(part).sample.clamp(-1, 1) for part in z[:64].split(8)])
@@ -402,8 +415,7 @@ def quality(vae: nn.Module) -> tuple[Tensor, float]:
 
 
 def publish_vae(vae: nn.Module) -> None:
-    """Save the autoencoder with the mean and std of its latents, and say how well it
-    does."""
+    """Save the autoencoder with the mean and std of its latents, and print its PSNR."""
     z, psnr = quality(vae)
     print(f"vae: PSNR {psnr:.2f} dB over 64 clips")
     vae.register_to_config(
@@ -416,8 +428,10 @@ def publish_vae(vae: nn.Module) -> None:
 
 
 def encode(part: int, parts: int) -> None:
-    """Normalised latents of the corpus, in `parts` interleaved files, so that processes can
-    share the work."""
+    """Write the normalised latents of one of `parts` interleaved parts of the corpus.
+
+    Several processes can share the work, with one part each.
+    """
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(MODEL / "vae").eval()
@@ -425,7 +439,8 @@ def encode(part: int, parts: int) -> None:
     mean, std = (
         torch.tensor(getattr(vae.config, k)).view(shape) for k in ("latents_mean", "latents_std")
     )
-    latents, captions, indices = [], [], list(range(part, CORPUS[SIZE], parts))
+    indices = list(range(part, CORPUS[SIZE], parts))
+    latents, captions = [], []
     for start in tqdm(range(0, len(indices), 8), desc="encode", mininterval=10):
         texts, clips = zip(*corpus(indices[start : start + 8], SIZE), strict=True)
         with torch.no_grad():
@@ -438,6 +453,7 @@ def encode(part: int, parts: int) -> None:
 
 
 def load_corpus() -> tuple[Tensor, list[str]]:
+    """Read all parts of the latents and their captions."""
     from safetensors import safe_open
 
     latents, captions = [], []
@@ -452,8 +468,10 @@ def load_corpus() -> tuple[Tensor, list[str]]:
 
 
 def save_text() -> None:
-    """A tokenizer of whole words and a small frozen text encoder, whose random features the
-    transformer reads."""
+    """Write a tokenizer of whole words and a small frozen text encoder.
+
+    The transformer reads the encoder's random features.
+    """
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
     said = {word for scene in world.scenes("train") for word in scene.caption.split()}
@@ -476,8 +494,10 @@ def save_text() -> None:
 
 
 def embed(captions: list[str]) -> Tensor:
-    """Embeddings as WanPipeline makes them: (N, TEXT_LENGTH, 64), zero after the
-    caption."""
+    """Return embeddings as WanPipeline computes them, (N, TEXT_LENGTH, 64).
+
+    The embeddings are zero after the caption.
+    """
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL / "tokenizer")
@@ -491,6 +511,7 @@ def embed(captions: list[str]) -> Tensor:
 
 
 def new_transformer() -> nn.Module:
+    """Build the transformer with its initial weights."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
@@ -511,10 +532,10 @@ def new_transformer() -> nn.Module:
 
 
 class PaddedText:
-    """Cross-attention over a caption padded to any length at the price of its own tokens.
+    """Computes cross-attention over padded captions at the cost of the caption's own tokens.
 
-    All padding tokens are alike, so one of them with log(count) added to its logit stands
-    for them exactly.
+    All padding tokens are equal, so that one padding token with log(count) added to its
+    logit replaces all of them exactly.
     """
 
     def __init__(self) -> None:
@@ -537,8 +558,10 @@ class PaddedText:
 
 @dataclass
 class Noised:
-    """A batch on its way: x_t at times t in (0, 1), its captions, whether each is told, and
-    the velocity noise - x0."""
+    """A noisy batch x_t at times t in (0, 1), with its captions and the velocity noise − x0.
+
+    `told` says whether the model is given a clip's caption.
+    """
 
     x: Tensor
     t: Tensor
@@ -547,15 +570,17 @@ class Noised:
     velocity: Tensor
 
     def predict(self, net: nn.Module, words: Tensor) -> Tensor:
-        words = torch.cat(
-            [words, torch.zeros_like(words[:, :1])], 1
-        )  # the token that stands for the padding
+        """Return the velocity that a network predicts for given caption embeddings."""
+        # the appended token stands for all padding tokens (see `PaddedText`)
+        words = torch.cat([words, torch.zeros_like(words[:, :1])], 1)
         return net(self.x, 1000 * self.t, words, return_dict=False)[0]
 
 
 def noised(text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int) -> Noised:
-    """The batch of one step at logit-normal t, its captions padded to some length; this
-    process's share of it."""
+    """Return this process's part of the batch of one step, at logit-normal t.
+
+    The captions of the batch are padded to a random length.
+    """
     draw = torch.Generator().manual_seed(step)
     pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
     told = (
@@ -568,12 +593,16 @@ def noised(text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, st
     t = torch.sigmoid(LATE[SIZE] + torch.randn(FLOW_BATCH, generator=draw) * 1.2)
     x0, at = latents[pick], t.view(-1, 1, 1, 1, 1)
     noise = torch.randn(x0.shape, generator=draw)
-    whole = ((1 - at) * x0 + at * noise, t, table[caption[pick]], told, noise - x0)
-    return Noised(*(part[RANK::WORLD] for part in whole))
+    # every process draws the same batch and keeps its own rows
+    batch = ((1 - at) * x0 + at * noise, t, table[caption[pick]], told, noise - x0)
+    return Noised(*(part[RANK::WORLD] for part in batch))
 
 
 def _padded(draw: torch.Generator, step: int) -> int:
-    """How many tokens a caption is padded to: every fourth step the most."""
+    """Draw the number of tokens that a caption is padded to.
+
+    Every fourth step has the largest number, which a plain pipeline uses.
+    """
     low, high = (log(n) for n in TEXT_PADDED)
     return (
         round(exp(float(torch.empty(()).uniform_(low, high, generator=draw))))
@@ -585,8 +614,10 @@ def _padded(draw: torch.Generator, step: int) -> int:
 def flow_loss(
     net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
 ) -> Tensor:
-    """Velocity matching, ||v(x_t, t) - (noise - x0)||²; row 0 of the table stands for a
-    caption that is not told."""
+    """Return the velocity matching loss ||v(x_t, t) − (noise − x0)||².
+
+    Row 0 of the table replaces a caption that the model is not given.
+    """
     at = noised(text, latents, table, caption, step)
     return (at.predict(net, torch.where(at.told, at.words, table[0])) - at.velocity).square().mean()
 
@@ -600,8 +631,11 @@ def guided_loss(
     caption: Tensor,
     step: int,
 ) -> Tensor:
-    """One pass learns what two passes of the teacher say, v(empty) + GUIDANCE (v(caption) -
-    v(empty)) (arXiv 2210.03142); without a caption it stays what it was."""
+    """Return the loss of one pass against the guided prediction of two passes of the teacher.
+
+    The target is v(empty) + GUIDANCE (v(caption) − v(empty)) (arXiv 2210.03142). Without a
+    caption the target is the teacher's own prediction.
+    """
     at = noised(text, latents, table, caption, GUIDED_OFFSET + step)
     empty = table[0].expand_as(at.words)
     with torch.no_grad():
@@ -611,19 +645,23 @@ def guided_loss(
 
 
 def flow_run(net: nn.Module) -> Run:
+    """Return the resumable run of the transformer."""
     return Run("flow", net, FLOW_STEPS[SIZE], 0.999, _inner)
 
 
 def _inner(name: str, p: Tensor) -> bool:
+    """Say whether Muon updates a parameter of the transformer: matrices within blocks."""
     return name.startswith("blocks.") and p.dim() == 2
 
 
 def _read_padded(net: nn.Module, text: PaddedText) -> None:
+    """Let the cross-attention of a transformer read padded captions."""
     for block in net.blocks:
         block.attn2.set_processor(text)
 
 
 def train_flow() -> None:
+    """Train the transformer and write the pipeline folder."""
     if RANK == 0:
         save_text()
     if WORLD > 1:
@@ -638,8 +676,10 @@ def train_flow() -> None:
 
 
 def flow_corpus() -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, a table of caption embeddings whose row 0 is the empty caption, and each
-    clip's row."""
+    """Return latents, the table of caption embeddings, and each clip's row of the table.
+
+    Row 0 of the table is the empty caption.
+    """
     latents, captions = load_corpus()
     unique = ["", *sorted(set(captions))]
     row = {caption: i for i, caption in enumerate(unique)}
@@ -647,17 +687,17 @@ def flow_corpus() -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Guided(Run):
-    """Starts from trained weights: a share of the learning rates."""
+    """A run that starts from trained weights, with a fraction of the learning rates."""
 
     def rate(self) -> float:
         return GUIDED_PEAK * super().rate()
 
 
 def train_guided() -> None:
-    """Finish the transformer so that a plain call, without guidance, listens as a guided
-    one does."""
+    """Distil guidance into the transformer, so that one pass follows the caption."""
     data = flow_corpus()
-    net, teacher, text = new_transformer(), new_transformer(), PaddedText()
+    net, teacher = new_transformer(), new_transformer()
+    text = PaddedText()
     flow_run(teacher).averaged().requires_grad_(False)
     net.load_state_dict(teacher.state_dict())
     for one in (net, teacher):
@@ -669,7 +709,7 @@ def train_guided() -> None:
 
 
 def assemble(run: Run | None = None) -> None:
-    """Write the pipeline folder from what is trained so far (average weights)."""
+    """Write the pipeline folder with the average weights of the training so far."""
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
     from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -692,7 +732,7 @@ def assemble(run: Run | None = None) -> None:
 
 
 def _forget_paths() -> None:
-    """Take this machine's folders out of the configurations that diffusers wrote."""
+    """Remove the folder names that diffusers wrote into the configurations."""
     for path in MODEL.glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)
@@ -703,8 +743,10 @@ def _forget_paths() -> None:
 
 
 def check(n: int, guidance: float, length: int) -> dict[str, float]:
-    """Share of held-out captions whose words the verifier reads back from plain diffusers'
-    samples."""
+    """Return the fraction of held-out captions that the verifier reads in clips.
+
+    The clips are generated by plain diffusers.
+    """
     from diffusers import WanPipeline
 
     pipe = WanPipeline.from_pretrained(MODEL)
@@ -745,13 +787,14 @@ STAGES: dict[str, Callable[[argparse.Namespace], object]] = {
 
 
 def choose(size: int) -> None:
-    """Make what follows train the model of that size."""
+    """Set the size of the model that all later calls train."""
     global SIZE, MODEL, WORK
     SIZE, WORK = size, ROOT / "runs" / f"pretrain-{size}"
     MODEL = ROOT / "assets" / ("tiny-wan" if size == 64 else f"tiny-wan-{size}")
 
 
 def main() -> None:
+    """Parse the command line and run one stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,13 @@
-"""What a GRPO round of Wan2.1-T2V-1.3B costs on a card: seconds a stage, peak memory, share
-of the peak; S = 1 and 9.
+"""Measure what a GRPO round of Wan2.1-T2V-1.3B costs on a card, with 1 and with 9 segments.
 
     python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA
     python scripts/wan_update.py --cpu    # the same path with a tiny model, to test the script
 
-The architecture is the public card's (`vidrl.cost`), its weights are random and nothing is
-downloaded: neither seconds nor memory depend on what the weights are. Captions are random
-embeddings of 512 tokens. Both arms update on one rollout; segments must cost nothing extra.
+The numbers are the seconds of each stage, the peak memory, and the fraction of the card's
+peak FLOP/s. The architecture is the one of the public model card (`vidrl.cost`). Its
+weights are random, and nothing is downloaded: neither seconds nor memory depend on the
+weights. Captions are random embeddings of 512 tokens. Both arms update on one rollout each;
+segments should cost nothing extra.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ PEAK = 989e12  # FLOP/s of dense bfloat16, an H100 SXM's data sheet; --peak name
 
 
 def build(recipe: config.Recipe, device: str) -> Denoiser:
-    """The recipe's backbone with random weights, made on the device; the text encoder is
-    left out."""
+    """Build the recipe's backbone with random weights, without a text encoder."""
     options = dict(recipe.backbone.options)
     parts = skeleton.read(recipe.backbone).parts
     dtype = getattr(torch, str(options.pop("dtype", "float32")))
@@ -66,24 +66,24 @@ def build(recipe: config.Recipe, device: str) -> Denoiser:
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[Any, dict[str, float]]:
-    """What the work gives, its seconds, and the peak of the device's memory meanwhile."""
+    """Return the result of `work`, its seconds, and the peak of device memory."""
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    made = work()
+    result = work()
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    return made, {
+    return result, {
         "seconds": seconds,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else float("nan"),
     }
 
 
 class Measurement:
-    """One model, one rollout, and an update of it for each number of segments."""
+    """A model whose rollout and update are timed for each number of segments."""
 
     def __init__(
         self,
@@ -93,7 +93,8 @@ class Measurement:
         clips: int,
         text: tuple[int, int],
     ):
-        self.recipe, self.device, self.clips = recipe, device, clips
+        self.recipe, self.device = recipe, device
+        self.clips = clips
         self.workers = Workers(
             recipe.train.mixed_precision if device != "cpu" else "no", [], recipe.run
         )
@@ -102,19 +103,21 @@ class Measurement:
         self.cond = {"text": torch.randn(clips, *text, generator=draw).to(device)}
 
     def plan(self, segments: int) -> tuple[Any, Plan]:
+        """Return the algorithm with this number of segments, and its plan of a round."""
         options = dict(self.recipe.algorithm.options) | {"segments": segments}
         algorithm = plugin.load("algorithms", self.recipe.algorithm.name, **options)
         algorithm.setup(self.policy, rewards.default(), self.clips)
         return algorithm, algorithm.plan(self.policy.backbone, 0, torch.Generator().manual_seed(0))
 
     def rollout(self, plan: Plan) -> Rollout:
+        """Sample the clips of a round."""
         with self.workers.autocast():
             return sample(
                 self.policy, self.cond, draws(0, [("clip", i) for i in range(self.clips)]), plan
             )
 
     def update(self, segments: int) -> dict[str, Any]:
-        """Sample, decode and update once, timed; a first update warms up the kernels."""
+        """Sample, decode and update once, timed; an update before warms up the kernels."""
         algorithm, plan = self.plan(segments)
         rollout, sampling = timed(lambda: self.rollout(plan), self.device)
         clips = ["a prompt"] * self.clips
@@ -138,8 +141,10 @@ class Measurement:
 
 
 def utilisation(recipe: config.Recipe, rows: list[dict[str, Any]], peak: float) -> None:
-    """Add each stage's share of the card's peak: FLOPs by vidrl.cost over seconds times the
-    peak."""
+    """Add the fraction of the card's peak to each stage: FLOPs / (seconds x peak).
+
+    The FLOPs come from `vidrl.cost`.
+    """
     stages = cost.estimate(recipe, gpu=CARD, measure=False).flops
     for row in rows:
         for stage, flops in (("sampling", stages["sample"]), ("update", stages["update"])):
@@ -148,11 +153,12 @@ def utilisation(recipe: config.Recipe, rows: list[dict[str, Any]], peak: float) 
 
 
 def main() -> int:
+    """Measure both arms, and write and print the numbers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--cpu", action="store_true", help="a tiny model on the CPU: proves the script alone"
+        "--cpu", action="store_true", help="a tiny model on the CPU, to check the script"
     )
     parser.add_argument(
         "--peak",
