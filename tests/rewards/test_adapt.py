@@ -1,8 +1,7 @@
-"""Rewards in other trainers' hands: each is called as its trainer calls, with the shapes
-and types that it passes.
+"""Rewards called by other trainers, each in the trainer's own way, shapes and types.
 
-The stand-ins below do what the trainers' code does with a reward; the files are named in
-vidrl.rewards.adapt.
+The stand-ins below repeat what the trainers' code does with a reward; the files are named
+in vidrl.rewards.adapt.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ OF_BYTES = FrameQuality()(Samples(BYTES, PROMPTS, 16.0)).value
 
 
 def multi_score(score_functions, score_dict):
-    """What flow_grpo.rewards.multi_score does with an entry of its table."""
+    """Do what flow_grpo.rewards.multi_score does with an entry of its table."""
     made = {name: score_functions[name]() for name in score_dict}
 
     def fn(images, prompts, metadata, ref_images=None, only_strict=True):
@@ -62,7 +61,7 @@ def multi_score(score_functions, score_dict):
 
 
 def flow_grpo_round(reward_fn, videos):
-    """What scripts/train_wan2_1.py does: in a thread, and the scores as float tensors."""
+    """Do what scripts/train_wan2_1.py does: score in a thread, and return float tensors."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         rewards, _ = executor.submit(
             reward_fn, videos, PROMPTS, [{}, {}], only_strict=True
@@ -120,14 +119,17 @@ def test_what_is_not_scored_is_told_to_flow_grpo():
 
 @pytest.fixture
 def hosts():
-    """Flow-Factory and UniRL, with what the adapters use of them."""
+    """Stand in for Flow-Factory and UniRL, with the parts that the adapters use."""
     with stand_ins.installed():
         yield
 
 
 def processed(model, videos):
-    """What RewardProcessor does: the fields that __call__ names and all samples have, media
-    as tensors if asked."""
+    """Do what RewardProcessor does with samples.
+
+    The fields are those that __call__ names and all samples have; media become tensors if
+    the reward asks for tensors.
+    """
     fields = {"prompt": PROMPTS, "video": videos, "image": [None, None], "latents": [0, 0]}
     named = [name for name in inspect.signature(model.__call__).parameters if name in fields]
     given = {name: fields[name] for name in named if all(one is not None for one in fields[name])}
@@ -168,7 +170,7 @@ def test_a_host_that_is_not_installed_is_named(make, host):
 
 
 def run_single(compute_score, clip, extra_info):
-    """What VisualRewardManager does with a result."""
+    """Do what VisualRewardManager does with a result."""
     assert clip.dtype == torch.uint8 and not inspect.iscoroutinefunction(compute_score)
     result = compute_score(
         data_source="d",
@@ -210,8 +212,10 @@ def test_verl_omni_keys_are_those_of_any_call():
 
 
 def multi_reward(entries, clip, extra_info=None):
-    """What MultiVisualRewardManager does: an entry's own options go to its function, and
-    errors count 0 or stop."""
+    """Do what MultiVisualRewardManager does with its entries.
+
+    The options of an entry are passed to its function; an error counts 0 or stops the run.
+    """
     total = 0.0
     for entry in entries.values():
         options = {
@@ -263,8 +267,10 @@ def test_verl_omni_takes_the_axes_of_each_pipeline(axes, batched):
 
 
 def test_what_verl_omni_makes_of_a_clip_that_is_not_scored():
-    """Stopped with `required: true`; without it VeRL-Omni itself counts 0, which the page
-    warns of."""
+    """An unscored clip stops the run with `required: true`, and counts 0 without it.
+
+    VeRL-Omni itself counts 0, and the documentation warns of this.
+    """
     entry = {"fn": adapt.verl_omni(FrameQuality(), fps=16), "weight": 1.0}
     with pytest.raises(RuntimeError, match="4 x 4"):
         multi_reward({"a": {**entry, "required": True}}, BYTES[0, :, :, :4, :4])
@@ -277,7 +283,7 @@ def test_what_verl_omni_makes_of_a_clip_that_is_not_scored():
 
 
 def trl_rewards(reward_funcs, inputs, completions):
-    """What GRPOTrainer does: columns beside prompt and completion as lists, None as NaN."""
+    """Do what GRPOTrainer does: pass columns as lists, and count None as NaN."""
     rewards = torch.zeros(len(inputs), len(reward_funcs))
     prompts = [one["prompt"] for one in inputs]
     for i, reward_func in enumerate(reward_funcs):
@@ -405,7 +411,7 @@ def test_clips_needs_a_rate_and_a_prompt_a_clip():
 
 
 def test_videox_fun_goes_down_along_its_gradient():
-    """What train_reward_lora.py does, the frames themselves in place of the generator."""
+    """Do what train_reward_lora.py does, with the frames themselves instead of a generator."""
     frames = VIDEO.transpose(1, 2).clone().requires_grad_()  # (B, C, F, H, W)
     loss_fn = adapt.videox_fun(FrameQuality(), fps=16)
     loss, reward = loss_fn(frames, PROMPTS)
@@ -452,7 +458,7 @@ def test_videox_fun_leaves_out_a_clip_only_when_told():
 
 
 def multi_reward_scorer(scorers, media, prompts):
-    """What FastVideo's MultiRewardScorer does."""
+    """Do what FastVideo's MultiRewardScorer does."""
     total = torch.zeros(len(prompts))
     for scorer in scorers.values():
         scores = scorer(media, prompts).detach().float()
@@ -476,8 +482,7 @@ def test_fastvideo_calls_it():
 
 
 def score_and_attach(backend, videos, prompts):
-    """What RewardService does: packs (C, F, H, W) into a request, and stops at samples that
-    are flagged."""
+    """Do what RewardService does: pack (C, F, H, W) into a request, stop at flagged samples."""
     assert backend.input_kind == "video" and backend.is_available()
     request = types.SimpleNamespace(
         videos=[v.permute(1, 0, 2, 3).contiguous() for v in videos], prompts=prompts
@@ -527,7 +532,7 @@ def test_unirl_stops_at_a_clip_that_is_not_scored(hosts):
 
 
 def dance_grpo_rewards(inferencer, paths):
-    """What sample_reference_model does: one file a call, and -1 for every Exception."""
+    """Do what sample_reference_model does: one file per call, and -1 for every Exception."""
     vq, mq = [], []
     for path, prompt in zip(paths, PROMPTS):
         try:

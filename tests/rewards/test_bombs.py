@@ -1,5 +1,7 @@
-"""Files that ask for much more memory than they have bytes: each is a row with its reason,
-and the rest goes on."""
+"""Files that need far more memory than their size get a row with the reason.
+
+The other files of the folder are scored.
+"""
 
 import re
 import struct
@@ -57,7 +59,10 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path,
 
 @pytest.mark.slow
 def test_this_process_stays_small(tmp_path):
-    """Without a worker: 204 bytes took 3.5 GB; now they are rows in 4 GB of addresses."""
+    """Without a worker, files of 204 bytes are refused within 4 GB of address space.
+
+    Before the limit they took 3.5 GB.
+    """
     pytest.importorskip("resource")
     (tmp_path / "a.gif").write_bytes(gif(8000, 8000, 8))
     (tmp_path / "b.gif").write_bytes(gif(5000, 5000, 300))

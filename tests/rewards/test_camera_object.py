@@ -1,4 +1,4 @@
-"""The camera and things are told apart, with speeds that a hand can check."""
+"""Camera motion and object motion are separated, at speeds that can be computed by hand."""
 
 import math
 
@@ -27,7 +27,7 @@ def texture(height: int = 160, width: int = 160, seed: int = 0) -> torch.Tensor:
 
 
 def sliding(x: float, y: float, frames: int = 9) -> torch.Tensor:
-    """A window over a still, whose content moves by (x, y) whole pixels a frame."""
+    """Return a window over a still image, whose content moves by (x, y) pixels per frame."""
     ground = texture()
     corners = [(48 - round(y * t), 48 - round(x * t)) for t in range(frames)]
     return torch.stack([ground[:, top : top + SIDE, left : left + SIDE] for top, left in corners])
@@ -80,8 +80,11 @@ def test_a_thing_that_moves_alone_leaves_the_camera_at_rest(background, speed, w
 
 
 def test_a_thing_under_a_moving_camera():
-    """Object motion is given in the picture: a thing that rests in it while the ground pans
-    moves alone, as fast."""
+    """Object motion is measured in the picture.
+
+    A thing that keeps its place in the picture while the ground pans is the only thing that
+    moves, at the speed of the pan.
+    """
     scene = world.Scene("circle", "red", "rest", "slow", "speckled", "left")
     found = parts(world.render(scene, SIDE, 17, seed=3).video)
     assert found["pan"] == pytest.approx(-0.15 / math.sqrt(2), abs=0.01)

@@ -1,4 +1,4 @@
-"""How a Composite adds up, and what it does with what cannot be scored."""
+"""A Composite adds its parts, and handles clips that a part cannot score."""
 
 import math
 import subprocess
@@ -403,7 +403,7 @@ def test_the_default_has_no_gradient_as_it_says():
 
 
 class Watched(Reward):
-    """Remembers how many clips it saw at a time, and that those before were freed."""
+    """A reward that records how many clips it gets at a time, and whether earlier ones are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -470,8 +470,10 @@ def world_clip(seed: int) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_a_batch_costs_no_more_memory_than_its_clips():
-    """Eight clips 17 x 256 x 256 after one: scored all at once they took 838 MB more, two
-    at a time take 154 MB."""
+    """Eight clips 17 x 256 x 256 are scored two at a time, with 154 MB more.
+
+    Scored all at once they took 838 MB more.
+    """
     code = """
 import resource, torch
 from vidrl.rewards import Samples, default

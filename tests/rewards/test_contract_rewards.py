@@ -1,5 +1,7 @@
-"""What every reward in the folder promises: its facts are true, its scores well formed, its
-pieces as its whole."""
+"""Every reward of the folder keeps the contract of rewards.
+
+Its facts are true, its scores well formed, and the scores of pieces are those of the clip.
+"""
 
 import importlib.util
 import math
@@ -164,10 +166,10 @@ def test_too_short_and_too_small_say_so(reward):
         and tiny.why[0].startswith("inapplicable")
         and "3 x 3" in tiny.why[0]
     )
-    few = reward.needed - 1
-    if few > 1:
-        short = reward(Samples(clips()[:1, :few], [SCENES[0].caption], 8.0))
-        assert short.value.isnan().all() and f"got {few}" in short.why[0]
+    too_few = reward.needed - 1
+    if too_few > 1:
+        short = reward(Samples(clips()[:1, :too_few], [SCENES[0].caption], 8.0))
+        assert short.value.isnan().all() and f"got {too_few}" in short.why[0]
 
 
 ALIKE = {"Vmaf"}  # which compares with a reference, and has here the clip itself

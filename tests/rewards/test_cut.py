@@ -1,4 +1,4 @@
-"""Cuts and dissolves: where they are, and what only looks like one."""
+"""The reward finds cuts and dissolves, and ignores what only resembles them."""
 
 import importlib.util
 from pathlib import Path

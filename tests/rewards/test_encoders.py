@@ -1,5 +1,7 @@
-"""Encoders by name, their preprocessing against transformers' own, and how networks are
-held."""
+"""Encoders are chosen by name, and preprocess as transformers does.
+
+The tests also cover how a reward holds a network.
+"""
 
 import numpy as np
 import pytest
@@ -16,8 +18,7 @@ from vidrl.rewards._vbench import networks
 
 
 def pictures(height=40, width=56, count=3):
-    """Smooth pictures in whole levels of 255, so that both sides start from the same
-    bytes."""
+    """Return smooth pictures in integer levels of 255, so that both sides start from equal bytes."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, height // 4, width // 4, generator=draw)
     fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -25,7 +26,7 @@ def pictures(height=40, width=56, count=3):
 
 
 def published(module, name, images, **options):
-    """What transformers' PIL processor makes of the pictures."""
+    """Return the pictures as transformers' PIL processor prepares them."""
     import importlib
 
     cls = getattr(importlib.import_module(f"transformers.models.{module}"), name)
@@ -168,8 +169,10 @@ MODELS = {
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_local_folder_gives_the_features_of_transformers(family, tmp_path):
-    """Of the published pipeline: PIL's processor, then the model; what is left is PIL's
-    rounding to 8 bits."""
+    """Features equal those of the published pipeline: PIL's processor, then the model.
+
+    The remaining difference is PIL's rounding to 8 bits.
+    """
     make, (module, name, *_), options = MODELS[family]
     model, images = make().eval(), pictures()
     model.save_pretrained(tmp_path)
@@ -286,7 +289,7 @@ def test_what_is_not_there_is_told_with_the_cure(monkeypatch, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """An online hub's constants, put back afterwards, and nothing remembered of it."""
+    """Give the constants of an online hub, restore them afterwards, and clear the cache."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -338,7 +341,7 @@ def test_states_are_found_under_their_usual_names(tmp_path):
 
 
 class Counting(torch.nn.Linear):
-    """A module that writes down where it is sent."""
+    """A module that records the devices to which it is sent."""
 
     def __init__(self):
         super().__init__(2, 1)

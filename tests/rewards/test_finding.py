@@ -1,5 +1,7 @@
-"""Which files are clips: by suffix and by bytes, folders of numbered pictures, names of any
-bytes, what is left out."""
+"""Files are found as clips by their suffix and bytes; folders of numbered pictures, too.
+
+Names may have any bytes; other files are left out with a reason.
+"""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The flow against known motion, and the geometry built on it against plain loops."""
+"""The flow equals known motion, and its geometry equals plain loops."""
 
 import math
 import sys
@@ -101,8 +101,10 @@ def test_threads_of_opencv_change_nothing_and_are_put_back():
 
 
 def test_one_flow_a_clip_for_the_whole_composite_and_for_others_built_apart(monkeypatch):
-    """Every part of the composite and two rewards made elsewhere, on the same samples: each
-    pair of frames once."""
+    """The flow of each pair of frames is computed once for all rewards of the same samples.
+
+    This holds for the parts of a composite and for two rewards built elsewhere.
+    """
     pairs, real = [], estimators._pair
     monkeypatch.setattr(estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
     samples = Samples(cloud(5, 1, 0, 16), ["clouds go by"], 8.0)
@@ -182,7 +184,7 @@ def test_lai_masks_are_the_published_ones():
 
 
 def test_the_camera_is_told_from_a_thing():
-    """A texture that slides as a whole is the camera; a thing on plain ground is not."""
+    """A texture that slides everywhere is camera motion; a thing on plain ground is not."""
     slide = flow.estimate(cloud(3, 2.0, 0.0))
     assert slide.camera_forward[0, 0, 0].mean().item() == pytest.approx(2.0, abs=0.15)
     thing = flow.estimate(
@@ -207,7 +209,7 @@ def test_corruption_of_light_is_no_motion():
 
 
 def slide(first, second):
-    """A flow function that says what it was given."""
+    """Return a flow function that records its inputs."""
     slide.calls.append((tuple(first.shape), first.dtype))
     gain = (second - first).mean((1, 2, 3))
     return gain[:, None, None, None].expand(-1, 2, *first.shape[-2:])
@@ -263,7 +265,7 @@ def test_the_changing_colour_is_the_principal_axis_of_edges():
 
 
 class Network(torch.nn.Module):
-    """Stands in for RAFT: remembers what came, and points from bright to dark."""
+    """A stand-in for RAFT, which records its inputs and returns a flow from bright to dark."""
 
     def __init__(self):
         super().__init__()

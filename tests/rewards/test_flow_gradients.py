@@ -48,7 +48,7 @@ def quotient(reward: Reward, video: torch.Tensor, step: float) -> float:
 
 
 def as_it_was(video: torch.Tensor, held: flow.Motion) -> flow.Motion:
-    """Other frames with one and the same flow, the camera's part of it too."""
+    """Give other frames the same flow and the same camera motion."""
     motion = flow.Motion(video, held.forward, held.backward)
     motion.__dict__.update(camera_forward=held.camera_forward, camera_backward=held.camera_backward)
     return motion
@@ -95,8 +95,7 @@ def test_a_step_along_the_gradient_raises_the_reward_whose_flow_is_estimated_ane
     ],
 )
 def test_what_is_not_differentiable_hides_no_gradient(name):
-    """`differentiable` is no mere switch: where it says False, forward() by itself carries
-    none either."""
+    """If `differentiable` is False, forward() itself gives no gradient."""
     reward = build(name)
     if reward.differentiable:
         pytest.skip("declared differentiable: test_contract_rewards has its gradient")

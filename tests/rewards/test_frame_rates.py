@@ -35,7 +35,7 @@ TOLERANCE = {
 
 @lru_cache
 def samples(size: int, fps: int) -> Samples:
-    """The scenes; kept, so that all rewards share their flow."""
+    """Return the scenes; they are cached, so that all rewards use the same flow."""
     video = [
         world.render(s, size, SECONDS * fps + 1, fps, seed=i).video for i, s in enumerate(SCENES)
     ]
@@ -48,8 +48,8 @@ def test_a_scene_scores_alike_at_any_rate_and_size(name: str):
     reward = plugin.find("rewards", name).tiny()
     values = torch.stack([reward(samples(size, fps)).value for size in SIZES for fps in RATES])
     assert values.isfinite().all()
-    apart = values.amax(0) - values.amin(0)
-    assert (apart <= TOLERANCE[name]).all(), f"{name} differs by {apart.tolist()}"
+    difference = values.amax(0) - values.amin(0)
+    assert (difference <= TOLERANCE[name]).all(), f"{name} differs by {difference.tolist()}"
 
 
 def test_every_reward_with_a_rate_has_a_tolerance():

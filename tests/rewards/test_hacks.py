@@ -1,5 +1,4 @@
-"""The default composite against every way of cheating it that is known, before any
-algorithm tries."""
+"""The default composite falls under every known hack, before any algorithm is run."""
 
 import importlib.util
 import os
@@ -78,8 +77,7 @@ def test_backwards_is_as_good(scenes):
 
 @pytest.mark.parametrize("fault", ["flicker", "shake", "stutter"])
 def test_more_of_a_fault_is_worse(scenes, fault):
-    """What the demo mends: its reward falls with the strength of each fault of web
-    video."""
+    """The demo's reward falls with the strength of each fault of web video."""
     steps = [gain(scenes, fault, s).mean().item() for s in (0.25, 0.6, 1.2)]
     assert 0 > steps[0] > steps[1] > steps[2]
 

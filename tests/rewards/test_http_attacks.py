@@ -40,7 +40,7 @@ def samples(clips=2):
 
 
 class Server:
-    """A server of one function of a connection; `seen` is what came first over each."""
+    """A server that runs one function per connection; `seen` has the first request of each."""
 
     def __init__(self, answer, read=True):
         self.door, self.seen, self.answer, self.read = (
@@ -71,7 +71,7 @@ class Server:
 
 
 def taken(caller):
-    """The header of a request that is read whole."""
+    """Return the header of a request, after reading the request to its end."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += caller.recv(1 << 16)
@@ -305,8 +305,7 @@ def test_a_number_that_is_not_finite_loses_its_clip_alone(number, where):
 
 
 def test_answers_of_two_rewards_in_one_batch():
-    """The first clip has a score; what is of another reward has a reason, and nothing
-    raises."""
+    """The first clip has a score, the answer of another reward has a reason, nothing raises."""
     one = pack({"value": torch.ones(1)}, facts(why=[None]))
     others = {
         "weights": pack({"value": torch.ones(1)}, facts(why=[None], weights={"a": 2.0})),
@@ -328,7 +327,7 @@ def test_answers_of_two_rewards_in_one_batch():
 
 
 def test_chunks_without_any_score_do_not_lose_the_others():
-    """A reward may answer clips that it refuses in a shape of their own."""
+    """A reward may give the clips that it refuses another shape than the scored ones."""
     said = [
         pack_score(
             Score(torch.tensor([math.nan]), torch.full((1, 5), math.nan), why=["unscored: dark"])

@@ -1,5 +1,7 @@
-"""A reward behind HTTP gives its own numbers, refuses what it should, and a failure is NaN
-with its reason."""
+"""A reward behind HTTP gives the reward's own numbers, and refuses wrong requests.
+
+A failure is NaN with its reason.
+"""
 
 import http.client
 import http.server
@@ -105,11 +107,11 @@ def test_parts_weights_and_slopes_survive(monkeypatch):
 
 def test_the_reward_is_told_prompts_rate_reference_and_meta(monkeypatch):
     monkeypatch.setenv("VIDRL_TOKEN", TOKEN)
-    told = []
+    received = []
 
     class Listens(Reward):
         def terms(self, samples):
-            told.append(
+            received.append(
                 (samples.prompts, samples.fps, samples.reference, samples.meta, samples.video.dtype)
             )
             return samples.frames.mean((2, 3, 4))
@@ -119,7 +121,7 @@ def test_the_reward_is_told_prompts_rate_reference_and_meta(monkeypatch):
         Samples(clips(2), ["ä cat", 'a "dog"'], 23.976, image, [{"seed": 1}, {"seed": [2]}])
     )
     served.close()
-    prompts, fps, reference, meta, dtype = told[0]
+    prompts, fps, reference, meta, dtype = received[0]
     assert list(prompts) == ["ä cat", 'a "dog"'] and fps == 23.976 and dtype == torch.float32
     assert torch.equal(reference, image) and list(meta) == [{"seed": 1}, {"seed": [2]}]
 

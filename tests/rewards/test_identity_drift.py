@@ -1,4 +1,4 @@
-"""Drift by features: numbers by hand, the options, and what it finds in real video."""
+"""Drift is measured by features: numbers by hand, options, and real video."""
 
 import importlib.util
 import math

@@ -1,4 +1,4 @@
-"""Jerk by hand from a flow that is given, and on clips whose motion is known."""
+"""Jerk is computed by hand from a given flow, and measured on clips of known motion."""
 
 import math
 
@@ -11,8 +11,7 @@ from vidrl.synthetic import corruptions, world
 
 
 def uniform(steps: list[float], size: int = 24) -> flow.Motion:
-    """A picture that moves as a whole by steps[t] pixels to the right from frame t to t +
-    1."""
+    """Return a picture that moves by steps[t] pixels to the right from frame t to t + 1."""
     there = (
         torch.tensor([[x, 0.0] for x in steps])
         .view(1, -1, 2, 1, 1)
@@ -69,7 +68,7 @@ def test_points_are_followed_where_they_go():
 
 
 def test_a_small_thing_that_jerks_counts_as_much_as_a_large_one():
-    """Points count by how far they go: half of the picture at rest changes nothing."""
+    """Points count by the distance they move: half a picture at rest changes nothing."""
     whole = uniform([1.0, 3.0, 0.0, 2.0])
     half = whole.forward.clone()
     half[..., 12:, :] = 0

@@ -188,8 +188,10 @@ def test_bad_options_are_named():
 
 @pytest.fixture
 def clip_folder(tmp_path):
-    """A checkpoint of transformers, with its tokenizer and an image processor that leaves
-    32 x 32 as it is."""
+    """Save a checkpoint of transformers with its tokenizer and image processor.
+
+    The processor keeps 32 x 32 pixels unchanged.
+    """
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     model = tiny.clip_model().eval()
@@ -200,7 +202,7 @@ def clip_folder(tmp_path):
 
 
 def logits(model, video, tokenizer):
-    """transformers' own logits of each frame for its clip's prompt, (B, F)."""
+    """Return transformers' own logits of each frame for its clip's prompt, (B, F)."""
     tokens = tokenizer(PROMPTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         found = model(**tokens, pixel_values=normal(video).flatten(0, 1)).logits_per_image
@@ -299,7 +301,7 @@ def linear(state, name, x):
 
 
 def openclip_tower(state, start, x, heads, causal):
-    """The published residual blocks, written out with torch's own attention."""
+    """Compute the published residual blocks, written out with torch's own attention."""
     for i in range(2):
         block = f"{start}transformer.resblocks.{i}."
         attention = nn.MultiheadAttention(x.shape[-1], heads, batch_first=True)
@@ -395,8 +397,10 @@ ODD = [
 
 
 def torchvision_crop(images, side):
-    """Resize(side, BICUBIC) of a picture, its longer side cut off to a whole pixel, then
-    CenterCrop(side)."""
+    """Apply Resize(side, BICUBIC) and CenterCrop(side) to a picture.
+
+    The longer side is cut off to an integer number of pixels.
+    """
     height, width = images.shape[-2:]
     longer = int(side * max(height, width) / min(height, width))
     size = (side, longer) if height <= width else (longer, side)
@@ -420,8 +424,10 @@ def test_crops_of_torchvision_round_and_those_of_transformers_do_not(size, side)
 @pytest.mark.parametrize("size", [*ODD, (32, 67), (67, 32), (64, 126), (96, 237)])
 @pytest.mark.parametrize("cls", [ImageReward, Aesthetic])
 def test_wide_frames_are_cropped_as_the_published_code_does(cls, size, clip_folder, tmp_path):
-    """A frame scores as its own crop by torchvision: the reward leaves a square of 32
-    pixels as it is."""
+    """A wide frame has the score of its crop by torchvision.
+
+    The reward does not change a square of 32 pixels.
+    """
     frame = torch.rand(1, 1, 3, *size, generator=torch.Generator().manual_seed(1))
     reward = ImageReward.tiny() if cls is ImageReward else with_head(clip_folder[0], tmp_path)
     square = torchvision_crop(frame[0], 32)[None]
@@ -435,8 +441,7 @@ def with_head(folder, tmp_path):
 
 
 def test_hps_keeps_wide_frames_whole(tmp_path):
-    """The longer side is fitted and black fills the rest, so that what lies at the far left
-    and right counts."""
+    """The longer side is fitted and black fills the rest: the far left and right count."""
     reward, video = Hps.tiny(), torch.full((1, 1, 3, 16, 64), 0.5)
     marked = video.clone()
     marked[..., :8] = 1.0
@@ -524,7 +529,7 @@ def test_a_head_whose_layers_are_others_is_told_what_is_expected(state, clip_fol
 
 
 def other_weights():
-    """Rewards whose weights are a plain file, and the words that name what was expected."""
+    """Return rewards whose weights are a plain file, and the words of the expected error."""
     from vidrl.rewards.rife_smoothness import RifeSmoothness
     from vidrl.rewards.shot_cut import ShotCut
     from vidrl.rewards.vbench_aesthetic import VbenchAesthetic
@@ -760,7 +765,7 @@ def test_feature_consistency_sees_time_alike_at_any_rate_and_size(scene):
 
 
 def test_stillness_wins_and_a_cut_loses():
-    """As its card says; what guards against stillness is another reward."""
+    """The reward prefers stillness, as its card says; another reward must guard against it."""
     reward = FeatureConsistency.tiny()
     moving = world.render(
         world.Scene("circle", "red", "left", "slow", "speckled"), 56, 9, seed=1
@@ -841,8 +846,7 @@ def body_of(config):
 
 
 def state_at(body, ids, flat, grid, media):
-    """transformers' own forward pass with positions one by one, (L, D), of one
-    conversation."""
+    """Return transformers' own states of one conversation with positions 0, 1, 2, ..., (L, D)."""
     words = body.get_input_embeddings()(ids)[None]
     seen = torch.cat(body.get_video_features(flat, grid).pooler_output)
     words = words.masked_scatter((ids == media)[None, :, None], seen)
@@ -851,8 +855,10 @@ def state_at(body, ids, flat, grid, media):
 
 
 def published_video_reward(folder):
-    """A folder as published: adapters unmerged under peft's names, and the body that they
-    amount to."""
+    """Write a folder as published, and return the body that its weights amount to.
+
+    Its adapters are not merged, and the names are peft's.
+    """
     config = base_folder(folder)
     body, head = body_of(config), torch.randn(1, 16, generator=torch.Generator().manual_seed(5))
     state = {

@@ -1,5 +1,7 @@
-"""Revisits: by hand, by an independent loop, on honest clips, and what the prompt
-allows."""
+"""Revisits are found by hand, by an independent loop, and on honest clips.
+
+A prompt may allow them.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +27,7 @@ def value(frames: torch.Tensor, prompt: str = "", fps: float = 8.0) -> float:
 
 
 def test_ratio_by_hand():
-    """0 1 2 3 4 1 0, two frames apart or more: the step is 2, and 1 and 0 come again."""
+    """In 0 1 2 3 4 1 0 at a distance of two frames or more, 1 and 0 return; the step is 2."""
     found = revisits(
         torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [1.0], [0.0]]), gap=2, floor=0.0
     )

@@ -1,5 +1,7 @@
-"""Five hundred mangled video files: each gives a number or a reason, and nothing crashes,
-hangs or leaks."""
+"""Each of five hundred mangled video files gets a number or a reason.
+
+Nothing crashes, hangs or leaks.
+"""
 
 import functools
 import math
@@ -51,7 +53,7 @@ def uneven(folder: Path) -> bytes:
 
 
 def raw(folder: Path) -> bytes:
-    """Nothing compressed: the sizes in the header alone say what a frame is."""
+    """Write a file without compression, where the header alone gives the size of a frame."""
     return encoded(folder / "raw.avi", "rawvideo", "bgr24", list(range(5)))
 
 
@@ -133,7 +135,7 @@ def padded(data, dice):
 
 
 def gigantic(data, dice):
-    """Sizes and counts of the header made as large as they go."""
+    """Set the sizes and counts of the header to their largest values."""
     big = dice.choice([b"\xff\xff", b"\x7f\xff", b"\x40\x00", b"\x20\x00"])
     for mark, skip in (
         (b"avc1", 28),
@@ -233,7 +235,7 @@ def mangled(folder: Path, count: int) -> list[Path]:
 
 
 def probed(path, rewards):
-    """A row, and what the process that made it holds."""
+    """Return a row, and the memory and files that the process holds after it."""
     row = clip_scores._score_file((path, ""), rewards)
     process = psutil.Process()
     return row, process.pid, process.num_fds(), process.memory_info().rss / 2**20
@@ -276,7 +278,7 @@ def test_five_hundred_mangled_files(tmp_path):
 
 
 def test_a_few_mangled_files_in_this_process(tmp_path):
-    """The same without workers, for those that are safe: cut ones, and what is no video."""
+    """Safe files give the same without workers: shortened files and files without video."""
     paths = [
         path
         for path in mangled(tmp_path, 60)

@@ -1,5 +1,4 @@
-"""The one reader of prompt tables: what it understands, what it refuses, and that `score`
-and `bench` read alike."""
+"""One reader reads prompt tables for `score` and for `bench`, and refuses wrong tables."""
 
 import json
 import os

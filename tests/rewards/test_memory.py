@@ -1,5 +1,4 @@
-"""A scored clip's memory is freed when its last name goes: no reference cycle of the
-library keeps it."""
+"""A clip's memory is freed when its last name is deleted: no reference cycle keeps it."""
 
 import gc
 import weakref

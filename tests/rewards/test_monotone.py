@@ -1,5 +1,7 @@
-"""What `lowered_by` claims holds at every strength: more of a fault never pays better, in
-the mean over six clips."""
+"""What `lowered_by` claims holds at every strength, in the mean over six clips.
+
+A stronger fault never has a higher score.
+"""
 
 from functools import lru_cache
 
@@ -26,7 +28,7 @@ SCENES = [
 
 
 def claims() -> list[tuple[str, str]]:
-    """The weight-free rewards and what each says lowers it."""
+    """Return the rewards without weights and the faults that lower each of them."""
     classes = {name: plugin.find("rewards", name) for name in plugin.names("rewards")}
     return [
         (name, fault)
@@ -38,7 +40,7 @@ def claims() -> list[tuple[str, str]]:
 
 @lru_cache
 def samples(fault: str, strength: float) -> Samples:
-    """The six clips with a fault; kept, so that all rewards share their flow."""
+    """Return the six clips with a fault; they are cached, so that all rewards use the same flow."""
     clean = [world.render(scene, SIZE, FRAMES, FPS, seed=i).video for i, scene in enumerate(SCENES)]
     video = [corruptions.corrupt(clip, fault, strength, seed=i) for i, clip in enumerate(clean)]
     return Samples(torch.stack(video), [scene.caption for scene in SCENES], FPS)

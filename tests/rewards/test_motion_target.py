@@ -1,4 +1,4 @@
-"""The words of a prompt are read, and the clip that does as they say wins."""
+"""The words of a prompt are read, and the clip that follows them has the highest score."""
 
 import math
 from dataclasses import replace

@@ -1,5 +1,4 @@
-"""NIQE: the fit by known distributions, the published implementation, and what it says of
-real frames."""
+"""NIQE equals known distributions and the published implementation, and ranks real frames."""
 
 import importlib
 import importlib.util
@@ -56,8 +55,10 @@ def test_small_frames_are_refused_and_options_checked():
 
 @needs_statistics
 def test_the_features_are_the_published_ones(monkeypatch):
-    """scikit-video's own functions on the same normalised image; its resizing needs a SciPy
-    that is gone."""
+    """Features equal those of scikit-video's functions on the same normalised image.
+
+    Its resizing is not compared, because it needs a SciPy that is no longer available.
+    """
     monkeypatch.setattr(np, "int", int, raising=False)
     monkeypatch.setattr(np, "float", float, raising=False)
     reference = _published()
@@ -78,7 +79,7 @@ def test_the_features_are_the_published_ones(monkeypatch):
 
 
 def _published():
-    """The modules of scikit-video that hold the features, loaded without the rest of it."""
+    """Load the modules of scikit-video that hold the features, without the other modules."""
     import types
 
     from vidrl.rewards._networks.weights import package_file
@@ -123,8 +124,10 @@ def test_real_frames_get_worse_by_what_it_says(name, start):
 def test_the_published_sum():
     reward = Niqe(ridge=0.0)
     video = clip("bikes", 150, 151)[0]
-    told = features(luma(video[0]), 96).double().numpy()
-    mean, spread = (x.numpy() for x in reward.setup())
-    away = told.mean(0) - mean
-    wanted = -math.sqrt(away @ np.linalg.pinv((np.cov(told.T) + spread) / 2, hermitian=True) @ away)
+    measured = features(luma(video[0]), 96).double().numpy()
+    mean, covariance = (x.numpy() for x in reward.setup())
+    away = measured.mean(0) - mean
+    wanted = -math.sqrt(
+        away @ np.linalg.pinv((np.cov(measured.T) + covariance) / 2, hermitian=True) @ away
+    )
     assert reward(Samples(video[None], [""], 25.0)).value.item() == pytest.approx(wanted, rel=1e-3)

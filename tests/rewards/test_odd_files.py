@@ -34,9 +34,11 @@ def shown(path, size):
     """The frames that ffmpeg shows of a file, (F, 3, H, W), and their times."""
     film = ("-i", path, "-map", "0:V:0", "-fps_mode", "passthrough")
     pixels = ffmpeg(*film, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
-    told = ffmpeg("-copyts", *film, "-enc_time_base", "1/1000000", "-f", "framecrc", "-").decode()
-    unit = re.search(r"#tb 0: (\d+)/(\d+)", told)
-    stamps = [int(line.split(",")[2]) for line in told.splitlines() if line and line[0] != "#"]
+    listing = ffmpeg(
+        "-copyts", *film, "-enc_time_base", "1/1000000", "-f", "framecrc", "-"
+    ).decode()
+    unit = re.search(r"#tb 0: (\d+)/(\d+)", listing)
+    stamps = [int(line.split(",")[2]) for line in listing.splitlines() if line and line[0] != "#"]
     frames = np.frombuffer(pixels, np.uint8).reshape(-1, size[1], size[0], 3).transpose(0, 3, 1, 2)
     return torch.from_numpy(frames.copy()), [
         stamp * int(unit[1]) / int(unit[2]) for stamp in stamps
@@ -45,7 +47,7 @@ def shown(path, size):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Sound files that odd ones are made of: 40 frames of 128 x 80 at 16 a second."""
+    """Write valid files from which odd files are derived: 40 frames of 128 x 80 at 16 fps."""
     at = tmp_path_factory.mktemp("sources")
     ffmpeg(
         "-f",

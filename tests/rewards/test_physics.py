@@ -1,5 +1,7 @@
-"""Bodies in flight and after impacts that lose speed are perfect; what no body does is
-not."""
+"""Bodies in flight, and after impacts that lose speed, have the best score.
+
+Motion that no body has is scored lower.
+"""
 
 import math
 
@@ -23,8 +25,10 @@ def fall(fps: float = 8.0) -> np.ndarray:
 
 
 def bounce(kept: float, fps: float = 8.0, start: float = 0.25, seconds: float = 2.0) -> np.ndarray:
-    """A ball dropped on a floor at 0.8 widths under 1.2 widths / s^2, which keeps the share
-    `kept` of its speed."""
+    """Drop a ball on a floor at 0.8 widths under 1.2 widths / s^2.
+
+    After each impact the ball keeps the fraction `kept` of its speed.
+    """
     y, v, path, fine = start, 0.0, [], 200
     for i in range(round(seconds * fps) * fine + 1):
         if i % fine == 0:
@@ -140,8 +144,10 @@ def test_free_fall_is_found_exactly():
 
 
 def test_an_impact_by_hand():
-    """Falling at 0.1 a step; at step 5, speed 0.5 becomes -0.4: after it -0.4 + 0.1 (t -
-    5)."""
+    """A body falls at 0.1 a step, and at step 5 its speed 0.5 becomes -0.4.
+
+    After the impact the speed is -0.4 + 0.1 (t - 5).
+    """
     down, up = 0.1 * np.arange(5), -0.4 + 0.1 * np.arange(1, 6)
     velocity = np.stack([np.zeros(11), np.concatenate([down, [0.05], up])], 1)
     fit, (hit,) = flights(velocity, 0.01, 8.0)
@@ -160,7 +166,7 @@ def test_speed_won_at_an_impact_by_hand():
 
 
 def test_stretches_are_the_best_of_all():
-    """Against every way to cut seven samples."""
+    """The stretches are compared with every division of seven samples."""
     draw = np.random.default_rng(0)
     velocity = np.concatenate([draw.normal(0, 0.1, (3, 2)), draw.normal(1, 0.1, (4, 2))])
     best = math.inf

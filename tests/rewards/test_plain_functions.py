@@ -1,5 +1,7 @@
-"""A plain function fn(samples) as a reward: what it may return, what is refused, and that
-every face takes it."""
+"""A plain function fn(samples) serves as a reward in every command and class.
+
+The tests list what it may return and what is refused.
+"""
 
 import json
 import math
@@ -217,10 +219,10 @@ def test_every_face_takes_the_same_reward(name, mine):
         LIGHT, abs=1e-6
     )
     assert audit.load(named)(SAMPLES).value.tolist() == pytest.approx(LIGHT, abs=1e-6)
-    told = plugin.facts("rewards", named)
-    assert told["name"] == named and [option["name"] for option in told["options"]] == ["gain"] * (
-        name == "Gain"
-    )
+    facts = plugin.facts("rewards", named)
+    assert facts["name"] == named and [option["name"] for option in facts["options"]] == [
+        "gain"
+    ] * (name == "Gain")
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,10 @@ def plain(x: torch.Tensor) -> np.ndarray:
 
 
 def bent(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """A flow that neither agrees with its way back nor is smooth everywhere, of the
-    pictures' mean difference."""
+    """Return a flow that is neither smooth nor consistent with its reverse.
+
+    It is derived from the pictures' mean difference.
+    """
     height, width = first.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     shift = (second - first).mean((1, 2, 3)).view(-1, 1, 1, 1) / 40
@@ -138,7 +140,7 @@ def test_evalcrafter_is_the_published_number(as_fed):
 
 
 def test_evalcrafter_is_three_times_lai_on_what_both_see_alike():
-    """Zero flow, pictures of constant colour: halving and padding change nothing."""
+    """With zero flow and constant colour, halving and padding change nothing."""
 
     def rest(first, second):
         return torch.zeros(len(first), 2, *first.shape[-2:])

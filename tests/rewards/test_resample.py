@@ -1,5 +1,7 @@
-"""Even times from uneven ones: which times, which frames are taken as they are, and that
-even motion stays even."""
+"""Clips are resampled to equal times, and even motion stays even.
+
+The tests check which times are chosen and which frames are copied.
+"""
 
 from fractions import Fraction
 
@@ -57,7 +59,7 @@ def test_uneven_times_keep_even_motion_even():
 
 
 def test_a_lower_rate_keeps_even_motion_even():
-    """From 30 to 8 frames a second: the nearest frames would be 3 and 4 apart by turns."""
+    """Going from 30 to 8 frames a second, the nearest frames would alternate between 3 and 4."""
     film, wanted = sliding(EVEN), [i / 8 for i in range(25)]
     nearest = film[[round(t * 30) for t in wanted]]
     assert jerk(nearest, 8.0) < -0.3 and jerk(at_rate(film, EVEN, 8.0), 8.0) > -0.05

@@ -57,8 +57,7 @@ def test_warp_error_is_lais_by_a_loop():
 
 
 def test_warp_error_of_known_noise():
-    """Two independent grains of variance s^2 differ by 2 s^2, whatever stands still behind
-    them."""
+    """Two independent grains of variance s^2 differ by 2 s^2, on any still background."""
     grain = torch.randn(1, 9, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 0.03
     held = flow.Motion(0.5 + grain, torch.zeros(1, 8, 2, 32, 32), torch.zeros(1, 8, 2, 32, 32))
     assert lai(held).mean().item() == pytest.approx(2 * 0.03**2, rel=0.05)
@@ -159,10 +158,10 @@ def test_turning_and_falling_cost_little():
 
 @pytest.mark.parametrize("speed", [0.05, 0.11, 0.2])
 def test_speed_is_measured_in_diagonals_a_second(speed):
-    """A disc that moves by a known way, at two frame rates and sizes."""
+    """A disc with known motion has the same speed at two frame rates and sizes."""
     for size, fps in ((32, 8.0), (64, 16.0)):
-        way = speed * math.sqrt(2) / fps * torch.arange(9)
-        centre = torch.stack([0.3 + way, 0.5 + 0 * way], 1)
+        path = speed * math.sqrt(2) / fps * torch.arange(9)
+        centre = torch.stack([0.3 + path, 0.5 + 0 * path], 1)
         mask = world.coverage("circle", centre, torch.full((9,), 0.18), size)
         motion = flow.estimate((0.15 + 0.7 * mask)[None, :, None])
         found = speeds(motion, torch.tensor([False])).mean().item() * fps / motion.diagonal

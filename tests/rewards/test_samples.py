@@ -1,4 +1,4 @@
-"""Samples, Score and the import guard: what is refused, and how it is said."""
+"""Samples, Score and the import guard refuse wrong inputs with clear messages."""
 
 import importlib.util
 import subprocess
@@ -78,8 +78,10 @@ def test_what_resizing_and_half_precision_leave_beyond_the_range_is_taken():
 
 
 def test_each_pixel_is_checked_once(monkeypatch):
-    """Which frames are finite is known from the check of the range; phases, picks and
-    pieces are not checked again."""
+    """The check of the range finds the finite frames, and later steps do not repeat it.
+
+    Phases, picks and pieces are such steps.
+    """
     video = VIDEO.repeat(2, 3, 1, 1, 1)
     video[1, 7, 0, 3, 3] = torch.nan
     video[3, 2] = torch.inf

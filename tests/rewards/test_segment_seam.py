@@ -1,5 +1,4 @@
-"""Seams between segments: where borders are, ratios by hand, what is a seam and what is
-not."""
+"""Seams between segments are found: places of borders, ratios by hand, look-alikes."""
 
 import math
 
@@ -62,8 +61,10 @@ def test_a_ratio_by_hand():
 
 
 def test_a_turn_of_motion_by_hand():
-    """Speed 0.02 before and -0.02 after the border; the mean of the two on it: |after -
-    before| / 2 is 0.02."""
+    """Speed is 0.02 before and -0.02 after the border, so
+
+    after - before| / 2 is 0.02.|On the border the speed is the mean of the two.
+    """
     flow = [0.02] * 7 + [0.0] + [-0.02] * 7
     reward = SegmentSeam(every=8, floors=(0.01, 0.002), slack=0.0, weight=1.0)
     terms = reward.terms_of_clip(pairs([0.0] * 15, flow), ABOUT)

@@ -1,5 +1,7 @@
-"""A score server and hostile clients: memory, threads and time stay bounded, and each is
-told why in words."""
+"""A score server bounds memory, threads and time against hostile clients.
+
+Each client gets the reason as text.
+"""
 
 import contextlib
 import http.client
@@ -66,8 +68,8 @@ def opened(server, data=b""):
     return sock
 
 
-def told(sock):
-    """All that the server says, until it closes."""
+def server_output(sock):
+    """Return everything that the server sends until it closes the connection."""
     said = b""
     try:
         while part := sock.recv(1 << 16):
@@ -101,7 +103,7 @@ def until(condition, seconds=5.0):
 
 
 def quiet(server, capfd):
-    """Whether the server still answers, and has written nothing."""
+    """Check that the server still answers and has written nothing."""
     assert post(server, request())[0] == 200
     assert capfd.readouterr().err == ""
 
@@ -110,7 +112,10 @@ def quiet(server, capfd):
 
 
 def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
-    """Five clients announce 300 MB each and send two bytes: 1.5 GB before, nothing now."""
+    """Five clients announce 300 MB each and send two bytes: no memory is reserved.
+
+    Before the limit the server took 1.5 GB.
+    """
     assert post(served, request())[0] == 200
     tracemalloc.start()
     socks = [opened(served, head(300_000_000) + b"ab") for _ in range(5)]
@@ -167,17 +172,17 @@ def test_a_header_is_bounded(served):
         b"GET /" + b"a" * 70_000,
         b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %s\r\n" % (i, b"b" * 60_000) for i in range(3)),
     ):
-        said = told(opened(served, line + b"\r\n\r\n"))
+        said = server_output(opened(served, line + b"\r\n\r\n"))
         assert said.startswith(b"HTTP/1.1 4") and b"expected a" in said
     many = b"".join(b"X%d: b\r\n" % i for i in range(150))
-    assert b" 431 " in told(opened(served, b"GET / HTTP/1.1\r\n" + many + b"\r\n"))
+    assert b" 431 " in server_output(opened(served, b"GET / HTTP/1.1\r\n" + many + b"\r\n"))
 
 
 # --- time
 
 
 def drip(sock, seconds):
-    """A byte every 50 ms; how long the server took it."""
+    """Send a byte every 50 ms, and return how long the server accepted them."""
     begun = time.monotonic()
     try:
         while time.monotonic() - begun < seconds:
@@ -196,7 +201,7 @@ def test_slow_headers_and_slow_bodies_are_given_up_with_a_reason(served, monkeyp
     monkeypatch.setattr(handler, "LINGER", 0.1)
     sock = opened(served, start)
     assert drip(sock, 5.0) < 3.0
-    assert b" 408 " in told(sock)
+    assert b" 408 " in server_output(sock)
     quiet(served, capfd)
 
 
@@ -208,7 +213,7 @@ def test_a_slow_line_that_keeps_the_pace_is_served(served, monkeypatch):
     for start in range(0, len(body), 100):  # for longer than PATIENCE
         sock.sendall(body[start : start + 100])
         time.sleep(0.06)
-    assert told(sock).startswith(b"HTTP/1.1 200 ")
+    assert server_output(sock).startswith(b"HTTP/1.1 200 ")
 
 
 # --- places
@@ -277,7 +282,9 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_lengths_have_a_status_and_a_reason(served, name, capfd):
     lines, status = ODD[name]
-    said = told(opened(served, b"POST /score HTTP/1.1\r\n" + BEARER + lines + b"\r\nhello"))
+    said = server_output(
+        opened(served, b"POST /score HTTP/1.1\r\n" + BEARER + lines + b"\r\nhello")
+    )
     assert said.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(said.split(b"\r\n\r\n", 1)[1])["error"].startswith("expected")
     quiet(served, capfd)
@@ -296,7 +303,7 @@ def test_odd_lengths_have_a_status_and_a_reason(served, name, capfd):
     ],
 )
 def test_odd_first_lines_are_answered_in_the_servers_own_words(served, line, capfd):
-    said = told(opened(served, line + b"\r\n\r\n"))
+    said = server_output(opened(served, line + b"\r\n\r\n"))
     assert said.startswith(b"HTTP/1.1 ") and b'"error": "expected' in said
     assert b"<b>" not in said and b"\x1b" not in said and b"u001b" not in said
     quiet(served, capfd)
@@ -304,7 +311,7 @@ def test_odd_first_lines_are_answered_in_the_servers_own_words(served, line, cap
 
 def test_a_body_behind_a_get_is_no_second_request(served):
     hidden = b"GET /health HTTP/1.1\r\n" + BEARER + b"\r\n"
-    said = told(
+    said = server_output(
         opened(
             served,
             b"GET /health HTTP/1.1\r\n"
@@ -369,7 +376,7 @@ def test_curl_waits_for_100_continue(served):
     sock = opened(served, head(len(body), b"Expect: 100-continue\r\nConnection: close\r\n"))
     assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
     sock.sendall(body)
-    assert told(sock).startswith(b"HTTP/1.1 200 ")
+    assert server_output(sock).startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_served_numbers_are_those_of_the_reward(served):

@@ -1,5 +1,7 @@
-"""Flicker of light, colour and texture: numbers by hand, what passes, and that each is seen
-as what it is."""
+"""Flicker of light, colour and texture is measured: numbers by hand for each kind.
+
+Faultless clips have no flicker.
+"""
 
 import math
 

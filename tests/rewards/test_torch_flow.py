@@ -1,4 +1,4 @@
-"""The flow in torch against known motion, and its gradient against differences."""
+"""The flow in torch equals known motion, and its gradient equals finite differences."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_pairs_do_not_meet_and_nothing_is_drawn():
 
 
 def test_colours_add_up():
-    """Three equal channels are one, heavier; a channel of nothing changes nothing."""
+    """Three equal channels act as one with more weight; a constant channel changes nothing."""
     first, second = pair(1.5, -1.0)
     blank = torch.full_like(first, 0.5)
     alone = torch_flow(first, second)

@@ -1,5 +1,4 @@
-"""UnifiedReward: what is sent is what its authors send, and only an answer in their form is
-a score."""
+"""UnifiedReward sends what its authors send; only an answer in their form is a score."""
 
 import base64
 
@@ -50,8 +49,10 @@ def test_weights_count_as_shares():
 
 
 def test_frames_and_instruction_are_sent_as_its_authors_send_them():
-    """int(i * 20 / 8) for i = 0 ... 7, each of its own size, then the text, in one message
-    of the user."""
+    """One user message has the frames int(i * 20 / 8) for i = 0 ... 7, then the text.
+
+    Each frame keeps its own size.
+    """
     (request,) = asked(clip())
     (message,) = request["messages"]
     *pictures, text = message["content"]

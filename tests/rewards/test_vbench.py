@@ -74,7 +74,7 @@ def test_flickering_is_the_published_number(frames, layout):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("frames", [3, 600])
 def test_flickering_is_summed_in_float64_whatever_the_clip_is_stored_in(dtype, frames):
-    """Of what the clip holds; a sum in half precision is off by up to 2e-4."""
+    """The sum is exact for the stored values; in half precision it is off by up to 2e-4."""
     video = (noise(frames, 17, 33).double() / 255).to(dtype)
     wanted = 1 - (video[:, 1:].double() - video[:, :-1].double()).abs().mean().item()
     for clip in (video, video.clone().requires_grad_()):
@@ -584,8 +584,10 @@ def test_i2v_frames_are_prepared_as_published_at_every_size(size, antialias):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_i2v_images_are_prepared_as_pillow_does(size):
-    """Nearly all values are equal; a few differ by one or two grey levels, as Pillow's
-    weights are whole numbers."""
+    """Nearly all values are equal, and a few differ by one or two grey levels.
+
+    Pillow rounds the weights of its kernel to integers.
+    """
     image, (height, width) = smooth(1, *size)[0], size
     longer = int(256 * max(size) / min(size))
     published = centre(

@@ -35,8 +35,10 @@ EVERY = [name for names in CATEGORIES.values() for name in names]
 
 
 def script(files):
-    """What VBench-2.0's cal_final_score.py computes of result files: names with blanks, 0
-    for what is absent."""
+    """Compute what VBench-2.0's cal_final_score.py computes of result files.
+
+    Names have blanks, and missing results count 0.
+    """
     known = {key.replace("_", " "): file[key][0] for file in files for key in file}
     known = {name: known.get(name, 0) for name in EVERY}
     sums = {
@@ -83,8 +85,10 @@ def test_a_category_of_vbench2_by_hand_and_a_missing_dimension_with_strict():
 
 
 def test_results_are_read_from_a_file_a_folder_and_a_zip(tmp_path):
-    """The layouts that cal_final_score.py takes: .json files at the top and one folder
-    below, and lists beside them."""
+    """The layouts of cal_final_score.py are read.
+
+    These are .json files at the top and one folder below, with lists next to them.
+    """
     folder = tmp_path / "evaluation_results"
     files = {
         "a_eval_results.json": {"subject_consistency": entry(0.9)},

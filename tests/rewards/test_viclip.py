@@ -89,8 +89,7 @@ def reference_blocks(x, state, start, mask=None):
 
 
 def reference_video(video, state):
-    """A loop over frames and cells: what each patch is, then the class token of the whole
-    clip."""
+    """Compute the video tower by a loop over frames and cells, for its class token."""
     see, found = "vision_encoder.", []
     for clip in video:
         tokens = [state[f"{see}class_embedding"] + state[f"{see}positional_embedding"][0]]

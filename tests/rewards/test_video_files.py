@@ -1,5 +1,7 @@
-"""Files: written and read back, true rates, what cannot be read, and rows for every
-clip."""
+"""Files are written and read back with true rates, and every clip gets a row.
+
+A file that cannot be read gets a row with the reason.
+"""
 
 import json
 import math

@@ -1,5 +1,7 @@
-"""VideoScore2 against its published script, vs2_inference.py: the frames, what the model
-reads, and the soft scores."""
+"""VideoScore2 equals its published script, vs2_inference.py.
+
+Compared are the frames, the model's inputs, and the soft scores.
+"""
 
 import math
 import re
@@ -48,7 +50,7 @@ def published_index(label, tokenizer, ids):
 
 
 def published_soft(logits, tokenizer):
-    """The script's ll_based_soft_score_normed, from the scores of the whole vocabulary."""
+    """Compute the script's ll_based_soft_score_normed from the scores of all words."""
     tokens = {s: tokenizer.encode(str(s), add_special_tokens=False)[0] for s in range(1, 6)}
     shares = {s: math.exp(logits.log_softmax(-1)[token].item()) for s, token in tokens.items()}
     best = max(shares, key=shares.get)
@@ -73,7 +75,7 @@ def test_digits_and_soft_scores_are_those_of_the_script(text):
 
 
 def test_a_soft_score_by_hand():
-    """Digits with shares 1 : 1 : 2 : 4 : 2 of what any digit gets: 4 * 4 / 10."""
+    """The digits have probabilities 1 : 1 : 2 : 4 : 2, so the soft score is 4 * 4 / 10."""
     assert soft(torch.tensor([0.05, 0.05, 0.1, 0.2, 0.1]).log()) == pytest.approx(1.6)
     assert soft(torch.full((5,), -3.0)) == pytest.approx(0.2)
     assert soft(torch.tensor([-math.inf] * 4 + [0.0])) == 5

@@ -1,5 +1,7 @@
-"""Views of a rigid box on an orbit, drawn by rays, against what is not rigid, not in order,
-or not in space."""
+"""Views of a rigid box on an orbit score higher than views that are not rigid.
+
+Views in a wrong order or without space score lower, too.
+"""
 
 import math
 
@@ -155,7 +157,7 @@ def test_an_orbit_closes_and_half_of_one_does_not():
 
 
 def test_closure_is_asked_of_the_last_view_alone(arc, rigid):
-    """There and back again ends a step before the start; half of it does not."""
+    """A path out and back ends a step before its start and closes; half of the path does not."""
     there_and_back = torch.cat([arc[:4], arc[1:3].flip(0)])
     assert value(there_and_back, closed=True) == pytest.approx(value(there_and_back), abs=1e-6)
     assert value(arc, closed=True) < 0.5 * rigid

@@ -1,5 +1,7 @@
-"""VMAF: how ffmpeg is called and its answer read, with a stand-in for it, and real clips
-where it is there."""
+"""VMAF calls ffmpeg and reads its answer, with a stand-in for ffmpeg.
+
+Real clips are scored where ffmpeg has VMAF.
+"""
 
 import importlib.util
 import json

@@ -1,5 +1,7 @@
-"""The format of safetensors, read by our own rules and by the library: what the library
-refuses is refused here too."""
+"""The format of safetensors is read by vidrl's own rules and by the library.
+
+Files that the library refuses are refused here, too.
+"""
 
 import json
 import random

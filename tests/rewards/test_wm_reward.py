@@ -1,5 +1,7 @@
-"""V-JEPA 2's surprise and features against the published steps, run by hand on
-transformers' own layers."""
+"""V-JEPA 2's surprise and features equal the published steps.
+
+The steps are run by hand on transformers' own layers.
+"""
 
 import pytest
 import torch
@@ -30,8 +32,7 @@ def model():
 
 
 def masked_encoding(network, pixels, place):
-    """V-JEPA 2's encoder with a mask: only the tokens `place` go through its layers, each
-    at its own position."""
+    """Encode with a mask: only the tokens `place` pass the layers, at their own positions."""
     tokens = network.encoder.embeddings(pixels)[:, place]
     for layer in network.encoder.layer:
         tokens = layer(tokens, place[None])[0]
@@ -50,8 +51,10 @@ def predicted(network, known, past, future):
 
 
 def surprise(network, pixels, context):
-    """1 - F.cosine_similarity(z, h, dim=1).mean() of one window (1, T, 3, H, W), as
-    compute_wmreward.py has it."""
+    """Return 1 - F.cosine_similarity(z, h, dim=1).mean() of one window (1, T, 3, H, W).
+
+    The formula is that of compute_wmreward.py.
+    """
     grid = (network.config.crop_size // 16) ** 2
     past = torch.arange(context // 2 * grid)
     future = torch.arange(context // 2 * grid, pixels.shape[1] // 2 * grid)
@@ -98,8 +101,10 @@ def test_a_clip_has_the_published_number():
 
 
 def test_what_comes_later_does_not_leak_into_the_prediction():
-    """The encoder of the whole window sees the future: its tokens would tell the predictor
-    the answer."""
+    """The context must be encoded without the later frames.
+
+    Encoded together, its tokens would contain the answer of the prediction.
+    """
     network, pixels = (
         model(),
         torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double(),
@@ -156,8 +161,7 @@ def test_weights_come_as_safetensors_from_a_folder(tmp_path):
 
 
 def test_a_clips_feature_is_the_mean_of_its_tokens(tmp_path):
-    """Of 17 frames at 8 a second V-JEPA 2 looks at 8: 4 a second, from the middles of equal
-    segments."""
+    """V-JEPA 2 reads 8 of 17 frames at 8 a second: 4 a second, middles of equal segments."""
     made = model().float()
     made.config.frames_per_clip = 64
     made.save_pretrained(tmp_path)

@@ -1,5 +1,7 @@
-"""Worker processes: order, what crashes and hangs, Ctrl-C, and the same rows as in one
-process."""
+"""Worker processes keep the order and give the same rows as one process.
+
+Crashes, hangs and Ctrl-C are handled.
+"""
 
 import functools
 import json
@@ -29,8 +31,7 @@ SCENES = [world.Scene(s, "red", "left", "fast", "speckled") for s in ("circle", 
 
 
 def children() -> set[int]:
-    """The worker processes of this one; multiprocessing's own helper stays until the
-    end."""
+    """Return the worker processes of this process, without multiprocessing's own helper."""
     found = psutil.Process().children(recursive=True)
     return {p.pid for p in found if "resource_tracker" not in " ".join(p.cmdline())}
 
@@ -40,7 +41,7 @@ def files() -> int:
 
 
 def act(word):
-    """A task that does what it is told."""
+    """Run the task whose name is passed."""
     name, _, rest = word.partition(" ")
     if name == "signal":
         os.kill(os.getpid(), int(rest))
@@ -258,8 +259,7 @@ def test_two_are_faster_than_one(tmp_path):
 
 
 def timed(folder, jobs):
-    """Seconds from the first row to the last, a clip of each worker's apart: without the
-    start of the processes."""
+    """Return the seconds from the first row to the last, without the start of the processes."""
     moments = [time.monotonic() for _ in score_files([folder], {"flicker": Flicker()}, jobs=jobs)]
     return (moments[-1] - moments[jobs - 1]) / (len(moments) - jobs)
 

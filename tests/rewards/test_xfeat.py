@@ -1,4 +1,4 @@
-"""XFeat's matches: the reference network's points, and known warps."""
+"""XFeat's matches equal the reference network's points, and follow known warps."""
 
 import importlib.util
 
