@@ -89,7 +89,7 @@ def _do_stutter(v: Tensor, s: float, g: Draw) -> Tensor:
     late = torch.rand(len(v), generator=g) < 0.35 * s
     late[0] = False
     index = torch.where(late, -1, torch.arange(len(v)))
-    return v[index.cummax(0).values]
+    return v[index.cummax(0).values]  # the running maximum is the last frame on time
 
 
 def _do_slow(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -118,6 +118,7 @@ def _do_cut(v: Tensor, s: float, g: Draw) -> Tensor:
 
 def _do_dissolve(v: Tensor, s: float, g: Draw) -> Tensor:
     """Dissolve into another picture, that of `cut`, over the middle half of the clip."""
+    # cut to [0, 1], the ramp rises in the middle half of the clip
     turn = (
         torch.linspace(-0.5, 1.5, len(v))[:, None, None, None]
         if len(v) > 1
@@ -145,6 +146,7 @@ def _do_shuffle(v: Tensor, s: float, g: Draw) -> Tensor:
         else torch.arange(0)
     )
     index = torch.arange(len(v))
+    # the chosen frames, in random order, take the chosen places in ascending order
     index[chosen.sort().values] = chosen
     return v[index]
 

@@ -252,10 +252,12 @@ def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
         grey = (0.10 if kind == "dark" else 0.74) + 0.1 * level
         return lambda p: torch.full(p.shape[:-1], grey)
     if kind == "striped":
+        # 2.2 soft-edged stripes a width, in a random direction
         x, y = torch.cos(torch.tensor(angle * pi)), torch.sin(torch.tensor(angle * pi))
         return lambda p: (
             0.42 + 0.12 * torch.tanh(2 * _wave(2.2 * (p[..., 0] * x + p[..., 1] * y) + phase))
         )
+    # speckles are the sum of six waves of random direction, up to two periods a width each way
     waves = torch.rand(6, 3, generator=draw).tolist()
     return lambda p: (
         0.45
