@@ -63,5 +63,5 @@ def test_a_run_says_what_is_shown_of_each_guard(tmp_path) -> None:
     record.broken(4, complaints)
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert event["kind"] == "guard" and event["message"].endswith(f": {guards.LEFT}")
-    told = record._against_the_first(4, "running")["guards"]
+    told = record._results(4, "running")["guards"]
     assert told == {"verifier": {"allowed": pytest.approx([-0.08, 0.08]), "verdict": guards.LEFT}}
