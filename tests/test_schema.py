@@ -74,3 +74,8 @@ def test_the_command_writes_the_schema(tmp_path, capsys):
 def test_the_completion_of_a_shell_knows_the_commands(capsys, shell):
     assert main(["completion", shell]) == 0
     assert "influence" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["schema", "--out", str(tmp_path / "nowhere" / "recipe.json")]) == 2
+    assert "expected a file in a folder that exists" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -99,11 +100,12 @@ def test_the_code_of_the_rewards_tutorial_runs():
     names = {}
     exec(compile(code, "tutorial", "exec"), names)
     assert names["advantage"].shape == (4,) and names["spans"][1] == (1, 5)
+    assert names["advantages"].shape == (4, 5)
+    others = (names["credit"].sum(0) - names["credit"]) / 3
+    torch.testing.assert_close(names["advantages"], names["credit"] - others)
 
 
 def test_the_tutorial_of_a_reward_scores_sharper_clips_higher():
-    import torch
-
     from vidrl.rewards import Samples
 
     names = {}
