@@ -357,7 +357,8 @@ def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> An
     hints = typing.get_type_hints(cls)
     for key in table:
         if key not in hints:
-            # at the top, a dotted key may be the one that was meant
+            # A key at the top level may lack its section, as `rounds` for `train.rounds`: then
+            # the dotted keys of all sections are compared.
             names = (
                 [prefix + name for name in hints]
                 if prefix

@@ -27,10 +27,10 @@ def pictures_of_row(runner: Runner, row: int) -> Pictures:
 
     Rows with the same pictures have the same conditioned frames.
     """
-    known = {**runner.call, **runner.table[row].references}
+    references = {**runner.call, **runner.table[row].references}
     return frozenset(
         (name, len(value) if isinstance(value, list) else 1)
-        for name, value in known.items()
+        for name, value in references.items()
         if is_file(name) and value is not None
     )
 
@@ -44,9 +44,8 @@ def find_frames(
     the same. The result is empty for a pipeline that decodes a clip in several pieces, and
     for one whose decoder's input depends on no frame.
     """
-    is_video_alone = isinstance(
-        layout, Layout
-    )  # latents of sound beside it are looked at by nobody
+    # A layout of another class holds sound as well; its given frames are not searched for.
+    is_video_alone = isinstance(layout, Layout)
     if (
         not is_video_alone
         or decode_hook is None
@@ -57,6 +56,8 @@ def find_frames(
     zero = torch.zeros(1, *layout.shape, device=runner.encoder_cache.device())
     at_zero = _decoder_input(runner, layout, row, decode_hook, zero)
     at_one = _decoder_input(runner, layout, row, decode_hook, zero + 1)
+    # Fewer numbers: the decoder is called for pieces of the clip. No equal number: the pictures
+    # give no frame.
     if at_zero.numel() < zero.numel() or bool((at_one != at_zero).all()):
         return ()
     found = []
@@ -72,6 +73,7 @@ def _decoder_input(
     runner: Runner, layout: Layout, row: int, decode_hook: DecodeHook, latents: Tensor
 ) -> Any:
     """Return the first input of the autoencoder's decoder for the latents of one clip."""
+    # with `exits`, the hook ends the run at the decoder and returns the decoder's input
     decode_hook.exits = True
     try:
         return runner.pixels([row], layout.to_pipeline(latents))
@@ -83,15 +85,13 @@ def check(runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None)
     """Raise ValueError if the pictures of a row set other frames than `layout` leaves out."""
     if not isinstance(layout, Layout):
         return
-    found, known = (
-        find_frames(runner, layout.with_all_frames(), row, decode_hook),
-        layout.conditioned,
-    )
-    if found != known:
+    expected = layout.conditioned
+    found = find_frames(runner, layout.with_all_frames(), row, decode_hook)
+    if found != expected:
         raise ValueError(
-            f"expected pictures that give {_frame_list(known)}, as they do without a prompt, got "
-            f"{runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: bring "
-            "pictures of the same names with every prompt, and name one of each in "
+            f"expected pictures that give {_frame_list(expected)}, as they do without a prompt, "
+            f"got {runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: "
+            "bring pictures of the same names with every prompt, and name one of each in "
             "backbone.options.call"
         )
 

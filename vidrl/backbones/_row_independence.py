@@ -18,18 +18,22 @@ from ._runner import Row
 if TYPE_CHECKING:
     from ._runner import Runner
 
-NO_LIMIT = 1 << 30
+NO_LIMIT = 1 << 30  # rows in one batch
+# The largest difference that rounding may make between a row that runs alone and the same row in
+# a batch, as a fraction of the largest absolute prediction: libraries choose another kernel for
+# another batch size, and another kernel rounds in another order.
 TOLERANCE = {
     torch.float32: 1e-4,
     torch.float64: 1e-6,
     torch.bfloat16: 6e-2,
     torch.float16: 1e-2,
-}  # of the maximum: a batch of another size is rounded otherwise
-TF32_TOLERANCE = 1e-3  # the same where a card multiplies float32 numbers of 10 bits
-SAME_SIZE_TOLERANCE = (
-    1e-5  # of the maximum, in every precision: batches of one size are rounded alike
-)
-TEXTS = (  # of the same words, so that the two companies have the same number of tokens
+}
+# The same for a GPU that multiplies float32 numbers as TF32, with 10 bits of mantissa.
+TF32_TOLERANCE = 1e-3
+# The same between two batches of one size, in every precision: these are rounded alike.
+SAME_SIZE_TOLERANCE = 1e-5
+# Two texts of the same words: they give different conditions of the same number of tokens.
+TEXTS = (
     "a person in a red coat walks along a road and waves",
     "a person walks along a road in a red coat and waves",
 )
@@ -44,7 +48,7 @@ def neighbours(row: Row) -> list[Row]:
 def _inverted(value: Any) -> Any:
     """Invert the colours of a picture, or of each picture of a film; return a text as it is."""
     if isinstance(value, list):
-        return [_inverted(each) for each in value]
+        return [_inverted(picture) for picture in value]
     return value.point(lambda level: 255 - level) if hasattr(value, "point") else value
 
 
@@ -70,9 +74,9 @@ def rows_are_independent(
             return False
     if any(len(batch) != 2 * len(alone) for batch in (*before, *behind)):
         return False
-    # Two bounds: beside either neighbour the row must agree to float precision, since the
-    # batch has the same size; with the row alone it may differ by the rounding of another
-    # batch size.
+    # There are two bounds. The row's predictions next to the two neighbours must agree closely,
+    # because both batches have the same size. They may differ from the prediction of the row
+    # that runs alone by the rounding of another batch size.
     rounding = _rounding_tolerance(next(iter(runner.switches.values())).network)
     created = (
         [batch[: len(alone)] for batch in before],
@@ -100,8 +104,8 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 def _rounding_tolerance(network: torch.nn.Module) -> float:
     """Return how much of the maximum the batch size may change by rounding alone."""
     weight = next(network.parameters())
-    cuda = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    if weight.dtype == torch.float32 and weight.is_cuda and cuda:
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    if weight.dtype == torch.float32 and weight.is_cuda and tf32:
         return TF32_TOLERANCE
     return TOLERANCE[weight.dtype]
 

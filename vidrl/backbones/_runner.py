@@ -59,7 +59,11 @@ class Runner:
     """A runner calls a pipeline's `__call__` for rows of `table`, with the arguments `call`.
 
     `pipe` is a copy of the pipeline whose networks, schedulers and processors are
-    stand-ins. The other attributes are found in dry runs:
+    stand-ins. The order of calls: `times` sets the schedule, which `predict`,
+    `dry_iteration` and `pixels` need (they raise RuntimeError without it); `examine_loop`
+    must come before `predict` for a pipeline that denoises several latents.
+
+    The other attributes are found in dry runs:
 
     - `counts_iterations`: whether the pipeline's loop counts its iterations with
       `enumerate`.
@@ -97,9 +101,10 @@ class Runner:
         parts = {**self.switches, **ends, **self._refusing_schedulers(pipe), "scheduler": probe}
         self.pipe = _copy(pipe, parts, encoder_cache.device)
         self.table = list[Row]()
+        self.draws = list[torch.Generator]()  # of the present run, one for each of its rows
         self.counts_iterations = False
         self.draws_noise_in_loop = False
-        self.iterations = 0
+        self.iterations = 0  # how often the present run's loop runs at the wanted time
         self.parts = LatentParts({0: 0})
         self.needs_first_iteration = False
         self.in_first_iteration = False
@@ -179,6 +184,7 @@ class Runner:
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             if number in self.parts.sizes:
+                # the state of the random generator shows whether the loop drew numbers
                 seen.append((number, prediction, self.draws[0].get_state()))
                 if len(seen) == 2 * n:
                     raise RunExit
@@ -214,6 +220,8 @@ class Runner:
         the call's own; pipelines that pack their latents unpack them by that number.
         """
 
+        self._check_schedule()
+
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             return self.parts.part(latents, sample, number)
 
@@ -248,18 +256,19 @@ class Runner:
         `iterations`: how often the loop runs at `time`; 0 with `time` None runs the
         schedule as it is. `visit` is called in place of each scheduler step.
         """
+        if time is not None:
+            self._check_schedule()
         stepped: list[bool] = []
 
-        def seen(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
+        def visit_step(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             stepped.append(True)
             return sample if self.in_first_iteration else visit(prediction, sample, number)
 
-        self.iterations, self.probe.repeats = (
-            iterations,
-            0 if self.counts_iterations else iterations,
-        )
+        self.iterations = iterations
+        # the loop is repeated by `enumerate` if it uses it, else by a schedule of equal steps
+        self.probe.repeats = 0 if self.counts_iterations else iterations
         self.in_first_iteration = False
-        self.probe.begin_run(time, seen)
+        self.probe.begin_run(time, visit_step)
         self.encoder_cache.begin(rows, tuple(call[name] for name in FRAMES if name in call))
         device = self.encoder_cache.device()
         for switch in self.switches.values():
@@ -267,16 +276,23 @@ class Runner:
         try:
             with without_autocast(device):  # of the pipeline's own code; not of its networks
                 created = self.call_function(self.pipe, **self._arguments(rows, call))
-        except RunExit as left:
-            created = left.args
+        except RunExit as run_exit:
+            created = run_exit.args
         finally:
             self.encoder_cache.caching = False  # the pipeline's owner may call its parts
         if not stepped:
             raise self.refusal("it never called its scheduler's step")
         return created[0] if len(created) else None
 
+    def _check_schedule(self) -> None:
+        """Raise RuntimeError if no schedule was set."""
+        if not self.probe.grid:
+            raise RuntimeError(
+                f"expected a schedule of {self.name}, got none: call `times(row, steps)` first"
+            )
+
     def _arguments(self, rows: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments of one run.
+        """Return the keyword arguments of one run, with new generators in `draws`.
 
         Arguments that belong to a row are lists if there are several rows: most pipelines
         take lists there. Arguments that the pipeline's call does not know are left out.
@@ -309,6 +325,7 @@ class Runner:
 
         A loop that the probe already shortens (`probe.repeats`) is enumerated as it is.
         """
+        # A pipeline enumerates other things too. Its timesteps are a tensor of one dimension.
         schedule = isinstance(values, Tensor) and values.dim() == 1
         if schedule and len(values) < len(self.probe.timesteps) and not self.probe.repeats:
             raise self.refusal(
@@ -317,7 +334,7 @@ class Runner:
             )
         if not schedule or len(values) != len(self.probe.timesteps):
             return enumerate(values, start)
-        if self.iterations == 0:
+        if self.iterations == 0:  # a run of the schedule as it is, which finds the attributes
             self.counts_iterations = True
             return enumerate(values, start)
         if self.probe.repeats:

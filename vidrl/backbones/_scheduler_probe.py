@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vidrl.diffusion.path import Path, discrete, flow
 
-# (prediction, sample, number of the scheduler) at the end of a turn → the next latents
+# (prediction, sample, number of the scheduler) at the end of an iteration → the next latents
 Visit = Callable[[Tensor, Tensor, int], Tensor]
 PREDICTS = {
     "epsilon": "eps",
@@ -54,7 +54,8 @@ class _StepOutput(tuple):
 class Probe:
     """The methods that are put over a scheduler's class to intercept its steps.
 
-    - `grid`: the times of the last schedule that was asked for.
+    - `grid`: the times of the last schedule that was asked for; empty before the first
+      `remember_schedule`.
     - `time`: the time of the run, None for the schedule as it is.
     - `step_number`: the number of that time's step in the schedule.
     - `repeats`: if not 0, the run's schedule is that step alone, so many times, for
@@ -69,9 +70,12 @@ class Probe:
     step_number = 0
     repeats = 0
     sign = 1.0  # of a prediction
-    config: Any  # this and what follows are the scheduler's, over which a probe is laid
+    grid: list[float] = []
+    # `config`, `timesteps` and `sigmas` are attributes of the scheduler's own class.
+    config: Any
     timesteps: Tensor
     sigmas: Tensor
+    # Schedulers count their steps here. The count of a probe is fixed, because it never steps.
     _step_index = property(lambda self: self.step_number, lambda self, value: None)
 
     def begin_run(self, time: float | None, visit: Visit) -> None:
@@ -102,7 +106,8 @@ class Probe:
 
     def __deepcopy__(self, memo: object) -> Probe:
         """Return a probe at the same time that has its own number."""
-        probed = copy.copy(self)  # set_timesteps gives it tensors of its own
+        # a shallow copy is enough: `set_timesteps` gives the copy tensors of its own
+        probed = copy.copy(self)
         self.copies.append(probed)
         probed.number = len(self.copies)
         return probed
@@ -168,9 +173,8 @@ class _FlowProbe(Probe):
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> _StepOutput:
         """Undo the sign of a step with times for each token, which subtracts the prediction."""
-        if (
-            kwargs.get("per_token_timesteps") is not None
-        ):  # such a step adds the negative of the prediction
+        # with times for each token, diffusers' step adds dt · (−prediction)
+        if kwargs.get("per_token_timesteps") is not None:
             model_output = -model_output
         return super().step(model_output, timestep, sample)
 
@@ -222,7 +226,8 @@ class _EdmProbe(Probe):
 
     def timestep_and_sigma(self, t: float) -> tuple[float, float]:
         """Return (timestep, sigma): EDM networks take log(σ) / 4, flow ones a multiple of σ."""
-        is_flow = hasattr(self, "time_shift")  # a flow scheduler, which is told multiples of σ
+        # only flow schedulers have `time_shift`; their timesteps are multiples of σ
+        is_flow = hasattr(self, "time_shift")
         sigma = self.sigma(t)
         return sigma * self.config.num_train_timesteps if is_flow else 0.25 * log(sigma), sigma
 
@@ -334,9 +339,10 @@ def _first_order(scheduler: Any) -> Any:
 def _adds_noise(scheduler: Any) -> bool:
     """Return whether the scheduler adds noise to clean latents, without a table of levels."""
     is_flow = isinstance(scheduler, _schedulers().FlowMatchEulerDiscreteScheduler)
-    wide = is_flow and (scheduler.config.get("sigma_max") or 1) > 1
-    timestep = scheduler.config.get("timestep_type") == "continuous"
-    return wide or timestep or hasattr(scheduler, "precondition_outputs")
+    # On a straight path σ is at most 1; a flow scheduler with a larger σ adds noise (EDM).
+    exceeds_one = is_flow and (scheduler.config.get("sigma_max") or 1) > 1
+    continuous = scheduler.config.get("timestep_type") == "continuous"
+    return exceeds_one or continuous or hasattr(scheduler, "precondition_outputs")
 
 
 def _edm_probe(scheduler: Any) -> tuple[Any, Path]:

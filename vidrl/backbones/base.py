@@ -29,7 +29,9 @@ from vidrl.rewards._scoring.checks import check_video
 from vidrl.training.pieces import Pieces
 
 Cond = dict[str, Tensor]  # conditioning by name, each (B, ...)
-CACHE_BYTES = 4 * 2**30  # of conditions in host memory: about 1000 prompts of Wan in bfloat16
+# The bytes of conditions that a PromptCache keeps in host memory: about 1000 prompts of Wan in
+# bfloat16.
+CACHE_BYTES = 4 * 2**30
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
@@ -78,8 +80,8 @@ class Generator(ABC):
         """
         name, reads = type(self).__name__, ", ".join(self.reads)
         for prompt in prompts:
-            unread = [one for one in of(prompt) if one not in self.reads]
-            missing = [one for one in self.needs if one not in of(prompt)]
+            unread = [kind for kind in of(prompt) if kind not in self.reads]
+            missing = [kind for kind in self.needs if kind not in of(prompt)]
             if unread:
                 kinds = (
                     f"prompts with no references but {reads}" if reads else "prompts of text alone"
@@ -144,9 +146,8 @@ class Generator(ABC):
         device, since the numbers are drawn on the CPU.
         """
         created = [torch.randn(self.shape, generator=draw) for draw in draws]
-        return (
-            torch.stack(created) if created else torch.empty(0, *self.shape)
-        )  # where a process has no rows
+        # `torch.stack` refuses an empty list, which a process without rows passes
+        return torch.stack(created) if created else torch.empty(0, *self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -283,8 +284,8 @@ class Denoiser(Generator):
 
         x, times = noise.to(self.device), self.times(steps)
         for t, s in zip(times[:-1], times[1:], strict=True):
-            at = torch.full((len(x),), t, device=x.device)
-            x = step(self.path, "ode", self.predict(x, at, cond), x, t, s).mean
+            t_of_rows = torch.full((len(x),), t, device=x.device)
+            x = step(self.path, "ode", self.predict(x, t_of_rows, cond), x, t, s).mean
         return x
 
 
@@ -327,9 +328,9 @@ class PromptCache:
         parts = self._cached(prompts)
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
         parts |= self._one_at_a_time.attempt(1, lambda _: self._encode_new(new))
-        each = [parts[prompt] for prompt in prompts]
+        conds = [parts[prompt] for prompt in prompts]
         return {
-            name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]
+            name: self._batch([cond[name] for cond in conds], len(parts) > 1) for name in conds[0]
         }
 
     def learn(self, prompts: Sequence[str]) -> None:
@@ -374,6 +375,7 @@ class PromptCache:
                 created[prompt] = self._keep(
                     prompt, {name: value.detach().cpu() for name, value in cond.items()}
                 )
+                # the next condition is taken to be as large as this one
                 room -= self._unshared_bytes(created[prompt])
                 if room < self._unshared_bytes(created[prompt]):
                     break

@@ -134,6 +134,7 @@ class Pipeline(Denoiser):
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
         # None until the first batch has been compared with a row that runs alone.
         self._rows_depend: bool | None = None
+        # the cases (device, gradient mode, autocast dtype) in which `attention` was checked
         self._proven = set[Any]()
 
     def _sort_components(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
@@ -185,16 +186,17 @@ class Pipeline(Denoiser):
         self.layout = (
             all_frames.without_frames(conditioned) if isinstance(all_frames, Layout) else all_frames
         )
-        self.known_kinds = {
-            _conditioning_frames.pictures_of_row(self.runner, self.dry_row)
-        }  # of rows whose given frames are known
+        # The sets of pictures for which the conditioned frames were found. A prompt with another
+        # set of pictures is checked when it first comes.
+        self.known_pictures = {_conditioning_frames.pictures_of_row(self.runner, self.dry_row)}
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
     def times(self, n: int) -> list[float]:
         """Return the times of the pipeline's own schedule of n steps.
 
-        `predict` refers to the schedule of the last call: a time on that schedule gets its
-        exact timestep, and another time an interpolated one.
+        `predict` reads the schedule that the last call of this method set: a time on that
+        schedule gets its exact timestep, and another time an interpolated timestep. The
+        constructor sets a first schedule of a few steps.
 
         Example:
             >>> Pipeline.tiny().times(2)  # shift 1 over 1000 levels
@@ -228,11 +230,10 @@ class Pipeline(Denoiser):
         if key not in self.row_of_prompt:
             row = self.row_of_prompt[key] = len(self.runner.table)
             self.runner.table.append(Row(str(prompt), references))
-            if (
-                pictures := _conditioning_frames.pictures_of_row(self.runner, row)
-            ) not in self.known_kinds:
+            pictures = _conditioning_frames.pictures_of_row(self.runner, row)
+            if pictures not in self.known_pictures:
                 _conditioning_frames.check(self.runner, self.layout, row, self.decode_hook)
-                self.known_kinds.add(pictures)
+                self.known_pictures.add(pictures)
         return self.row_of_prompt[key]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -240,7 +241,7 @@ class Pipeline(Denoiser):
 
         `t` (B,) may hold several times. `path` declares the kind of prediction.
         """
-        self._attend(x.device)
+        self._set_attention(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
         limit = self._rows_at_once(x, rows, times)
         mixed_times = limit > 1 and len(set(times)) > 1 and self._times_mix(x, rows[0])
@@ -300,7 +301,8 @@ class Pipeline(Denoiser):
         others = _row_independence.neighbours(table[row])
         table.extend(others)
         rows = [row, *range(len(table) - len(others), len(table))]
-        latents = [self.layout.to_pipeline(one[None]) for one in (scaled[0], scaled[1], -scaled[1])]
+        of_rows = (scaled[0], scaled[1], -scaled[1])
+        latents = [self.layout.to_pipeline(latent[None]) for latent in of_rows]
         return _row_independence.rows_are_independent(self.runner, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -381,19 +383,19 @@ class Pipeline(Denoiser):
 
     def ready(self) -> None:
         """Raise if the attention backend or gradient checkpointing cannot be used."""
-        self._attend(self.device)
+        self._set_attention(self.device)
         _checkpointing.prove(self)
 
-    def _attend(self, device: torch.device) -> None:
+    def _set_attention(self, device: torch.device) -> None:
         """Set the attention backend after a check for this device, gradient mode and autocast."""
         if self.attention == "native":
             return
-        low = (
+        autocast_dtype = (
             torch.get_autocast_dtype(device.type)
             if torch.is_autocast_enabled(device.type)
             else None
         )
-        case = device, torch.is_grad_enabled(), low
+        case = device, torch.is_grad_enabled(), autocast_dtype
         if case in self._proven:
             return
         from vidrl.attention import dtypes, prove, put, takes_mask

@@ -25,7 +25,8 @@ from .cards import HEADROOM, UTILISATION, Card
 from .counting import Calls
 from .work import Work
 
-MICRO = {"cpu": 32, "gpu": 16}  # pairs at once where a recipe leaves it to the trainer
+# The rows of a micro-batch where the recipe has train.micro_batch = 0, as the trainer sets them.
+MICRO = {"cpu": 32, "gpu": 16}
 ESTIMATE, MEASURED = "estimate, not measured", "from a calibration on this machine"
 
 
@@ -81,8 +82,8 @@ def estimate(
         )
     driven.check_here(recipe)
     card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
-    wanted = blueprint.local and not gpu if measure is None else measure
-    if wanted and (gpu or not blueprint.local):
+    measures = blueprint.local and not gpu if measure is None else measure
+    if measures and (gpu or not blueprint.local):
         reason = (
             "a card was named"
             if gpu
@@ -93,10 +94,11 @@ def estimate(
         )
     backbone = blueprint.build()
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    # raises ValueError for more segments than latent frames
     borders(backbone.shape[1], int(getattr(algorithm, "segments", 1)))
     micro = recipe.train.micro_batch or MICRO["gpu" if card else "cpu"]
     calls = counting.count(recipe, algorithm, backbone, micro)
-    micro = min(micro, calls.first.largest)
+    micro = min(micro, calls.first.largest)  # an optimiser step may have fewer rows
     is_driven = recipe.backbone.name == driven.NAME
     parameters = driven.parameters(backbone) if is_driven else {}
     work_done = (
@@ -104,7 +106,7 @@ def estimate(
         if is_driven
         else work.trace_recipe(recipe, blueprint, backbone, micro)
     )
-    pace_found = (pace or _calibrate)(recipe) if wanted else None
+    pace_found = (pace or _calibrate)(recipe) if measures else None
     memory = _memory(recipe, backbone, calls, work_done, micro) | _host(
         recipe, backbone, calls, work_done
     )
@@ -190,9 +192,8 @@ def _flops(recipe: Recipe, calls: Calls, work_done: Work) -> dict[str, float]:
     """Return the FLOPs of each stage of the first round, and of an evaluation with its decode."""
     first = calls.rounds[0]
     extra_calls = first["reference"] + first["divergence"] + first.get("recomputed", 0)
-    in_loss = (
-        2 * calls.first.in_loss * work_done.decode
-    )  # forward, and backward to the latents alone
+    # twice: the forward pass, and the backward pass to the latents alone (no weight gradients)
+    in_loss = 2 * calls.first.in_loss * work_done.decode
     return {
         "call": work_done.forward,
         "call_with_backward": work_done.backward,
@@ -230,7 +231,8 @@ def _memory(
     }
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
-        # twice: micro-batches are concatenated, and for a moment both copies exist
+        # The trajectories are counted a second time: while the pieces are concatenated, the
+        # pieces and the result exist together.
         "sampling": work_done.forward_peak + parts["kept trajectories"],
         "update": work_done.update_peak + calls.first.largest * (8.0 * numel + work_done.condition),
         "decoding": max(3 * clips, clips + work_done.decode_peak),
@@ -257,10 +259,10 @@ def _clip(backbone: Denoiser) -> float:
 def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
     """Return frames, height and width of a clip."""
     frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
-    size = getattr(backbone, "size", None)  # a driven pipeline's own
+    size = getattr(backbone, "size", None)  # a driven pipeline has it, if its call names a size
     if size:
         return frames, *size
-    if hasattr(backbone, "runner"):  # neither the call nor the pipeline says it, but a decode does
+    if hasattr(backbone, "runner"):  # a driven pipeline without a size: one decode finds the size
         _, _, height, width = backbone.clip_shape
         return frames, height, width
     space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)

@@ -24,7 +24,7 @@ FULL = "network.safetensors"  # what Policy.save writes where all weights were t
 A = "lora_A.weight"
 B = "lora_B.weight"
 BIAS = "lora_B.bias"
-_ENDINGS = [  # of a tensor's name → what the tensor is
+_ENDINGS = [  # a pattern of the end of a tensor's name, and what such a tensor is
     (
         re.compile(r"\.(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$"),
         A,
@@ -92,7 +92,9 @@ class Lora:
         patterns.
         """
         ranks = {name: len(pair[A]) for name, pair in self.pairs.items()}
-        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, self.alphas))
+        rank, alpha = (
+            Counter(numbers.values()).most_common(1)[0][0] for numbers in (ranks, self.alphas)
+        )
         patterns = {
             "rank_pattern": {f"^{name}": r for name, r in ranks.items() if r != rank},
             "alpha_pattern": {
@@ -177,24 +179,24 @@ def read(path: str | Path, prefix: str = "") -> Lora:
             f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}"
             + "".join(f"; {name} {why}" for name, why in list(spare.items())[:1])
         )
-    found = {
+    alpha_of = {
         name: _number(alphas[name], name, file)
         if name in alphas
         else _alpha(config, name, len(pair[A]))
         for name, pair in pairs.items()
     }
-    if not all(found.values()):
+    if not all(alpha_of.values()):
         raise ValueError(
             f"expected an alpha other than 0 in {file}, got 0 for "
-            f"{sum(not a for a in found.values())} modules: such a LoRA changes nothing; correct "
-            "alpha"
+            f"{sum(not a for a in alpha_of.values())} modules: such a LoRA changes nothing; "
+            "correct alpha"
         )
     for name, pair in pairs.items():
         if "diff_b" in pair:  # this bias is added unscaled; lora_B.bias is scaled by alpha / rank
-            pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / found[name])
+            pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / alpha_of[name])
     targets = config.get("target_modules") or ()
     return Lora(
-        pairs, found, spare, file, () if isinstance(targets, str) else tuple(sorted(targets))
+        pairs, alpha_of, spare, file, () if isinstance(targets, str) else tuple(sorted(targets))
     )
 
 
@@ -279,7 +281,8 @@ def _by_module(
             spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
         elif part:
             parts.setdefault(name, {})[part[1]] = value.float()
-        # Some trainers write full-weight differences too; an all-zero one has no effect.
+        # Some trainers also write differences of whole weights (".diff"). A difference of zeros
+        # has no effect and is ignored; any other tensor would be lost, and is reported.
         elif not (key.endswith((".diff", ".diff_b")) and not value.any()):
             spare[key] = "is no tensor of a plain LoRA"
     return parts, spare
@@ -313,8 +316,8 @@ def _is_complete(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -
         shapes = f"{tuple(pair[A].shape)} and {tuple(pair[B].shape)}"
         spare[name] = f"has matrices A and B of shapes {shapes}, which do not fit each other"
     else:
-        have = [each.split(".")[0] for each in pair]
-        missing = " and ".join(each.split(".")[0] for each in (A, B) if each not in pair)
+        have = [part.split(".")[0] for part in pair]
+        missing = " and ".join(part.split(".")[0] for part in (A, B) if part not in pair)
         spare[name] = f"has no {missing}" + (
             f", only {', '.join(have)}" if have else ", only alpha"
         )
