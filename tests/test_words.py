@@ -69,9 +69,6 @@ IRREGULAR = set(
     """.split()  # noqa: SIM905  as above
 )
 
-# Folders and files whose words still have to be rewritten.
-PENDING: set[str] = set()
-
 
 def sources():
     for top in ("vidrl", "rewards", "benchmarks"):
@@ -87,11 +84,7 @@ def folders():
 
 
 def files(folder):
-    return [path for path in sources() if str(path.parent) == folder and not pending(path)]
-
-
-def pending(path):
-    return bool(PENDING & {str(path), str(path.parent)})
+    return [path for path in sources() if str(path.parent) == folder]
 
 
 def has_verb(sentence):
@@ -169,7 +162,3 @@ def test_an_assignment_packs_at_most_two_values(folder):
         and len(node.value.elts) > MOST_PACKED
     ]
     assert not wrong, "\n".join(wrong)
-
-
-def test_what_is_pending_exists():
-    assert not [name for name in PENDING if not (ROOT / name).exists()]
