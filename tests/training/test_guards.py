@@ -60,7 +60,7 @@ def test_a_run_says_what_is_shown_of_each_guard(tmp_path) -> None:
     complaints = evaluate.outside(
         {"verifier": (0.9, 1.1)}, evaluate.values(before), evaluate.values(after)
     )
-    record.broken(4, complaints)
+    record.broken_guards(4, complaints)
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert event["kind"] == "guard" and event["message"].endswith(f": {guards.LEFT}")
     told = record._results(4, "running")["guards"]
