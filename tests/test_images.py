@@ -73,7 +73,7 @@ def test_numbered_pictures_that_a_table_names_one_by_one_are_images(tmp_path):
     for i in range(3):
         video.write(tmp_path / f"{i:04d}.png", torch.rand(1, 3, 16, 16), 8.0)
     (film,) = score_files([tmp_path], {"q": load("frame_quality")})
-    assert film["frames"] == 3 and "single images are told by their names" in film["note"]
+    assert film["frames"] == 3 and "single images are named one by one" in film["note"]
     (tmp_path / "prompts.csv").write_text(
         "path,prompt\n0000.png,a dog\n0001.png,a cat\n0002.png,a cow\n"
     )

@@ -26,6 +26,8 @@ PRIVATE = {
     r"\bwithout a word\b": "silently",
     r"\bstands? for itself\b": "name the noun",
     r"\bmade one\b": "converted to one form",
+    r"\btold\b": "known, distinguished or printed",
+    r"\btwins\b": "pairs of one group",
 }
 
 # A first sentence needs one of these verbs (as written, or with s, es, d or ed).

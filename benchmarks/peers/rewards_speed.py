@@ -47,10 +47,10 @@ ORBITS = ("view_consistency",)  # rewards for views of one thing, not for video
 SHARED = {
     "flow.estimate": "flow, but for what follows",
     "flow.clip_flow": "DIS, both ways, and its colour axis",
-    "flow.rested": "rest told from motion",
-    "flow.shrunk": "frames shrunk",
+    "flow.zero_where_still": "rest separated from motion",
+    "_scoring.samples.shrunk": "frames shrunk",
     "_flow.coarse.coarsen": "motion on a coarser grid",
-    "_flow.camera.split": "things told from the camera",
+    "_flow.things.split_motion": "things separated from the camera",
 }
 # The options of the command line: default, value with --quick, help text.
 NAMES = {
@@ -268,10 +268,9 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
             for method in ("resume", "terms_of_clip")
         ]
     for key, label in SHARED.items():
-        module, _, name = key.partition(".")
+        module, _, name = key.rpartition(".")
         owner = importlib.import_module(f"vidrl.rewards.{module}")
-        if hasattr(owner, name):
-            found.append((owner, name, clock.timed(label, getattr(owner, name))))
+        found.append((owner, name, clock.timed(label, getattr(owner, name))))
     for name, value in list(vars(flow.Motion).items()):
         if isinstance(value, cached_property):
             found.append((value, "func", clock.timed(f"Motion.{name}", value.func)))

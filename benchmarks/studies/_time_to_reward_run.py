@@ -57,7 +57,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the means of the measures over the held-out clips.
 
-    Each prompt has one clip, and the first `TWINS` prompts have a second clip. Verifier and
+    Each prompt has one clip, and some prompts have a second clip. Verifier and
     identity are means over all clips; diversity compares the two clips of a prompt.
     """
     scored = Scored(reward, lambda values: ())

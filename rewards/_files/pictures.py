@@ -101,7 +101,7 @@ class Pictures:
         origin = "as asked for" if fps else "as nothing says otherwise"
         self.notes = [
             f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, "
-            f"{origin}; single images are told by their names, as FOLDER/*.png, or by a "
+            f"{origin}; single images are named one by one, as FOLDER/*.png, or by a "
             "prompts.csv beside them"
         ]
         missing = [last for first, last in pairwise(map(_number, self.files)) if last != first + 1]

@@ -111,6 +111,12 @@ def test_every_second_is_counted_once_and_nothing_stays_patched(speed, file):
     assert any("flicker" in line for line in speed.where(groups, 7))
 
 
+def test_each_shared_function_is_timed_where_it_is_called(speed, file):
+    """A name that is patched in the wrong module is timed as part of its callers, silently."""
+    groups = speed.breakdown(file, speed.weight_free(), 1)
+    assert set(speed.SHARED.values()) <= set(groups["shared"])
+
+
 def test_a_clock_leaves_out_what_is_called(speed, monkeypatch):
     now = iter([0.0, 1.0, 3.0, 7.0, 15.0])
     monkeypatch.setattr(speed.time, "process_time", lambda: next(now))

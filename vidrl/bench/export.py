@@ -316,7 +316,7 @@ def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[st
             "that nobody sees makes."
         )
     if len(sets) > 2:
-        sentences.append("Sets with a letter in common are not told apart; a is the best.")
+        sentences.append("Sets with a letter in common are not distinguished; a is the best.")
     trained = any(dim.get("trained") for dim in results["dims"])
     return [words(sentence_or_set) for sentence_or_set in sentences] + (
         [f"{dagger}: a training reward."] if trained else []

@@ -26,7 +26,7 @@ p < 0.05 by Holm over pairs of dims."""
 VERDICTS = {
     "above": "above a rater",
     "below": "below a rater",
-    "open": "not told apart from a rater",
+    "open": "not distinguished from a rater",
     "unscored": "open: the pairs without a value decide",
     "few": "too few prompts",
 }
@@ -136,7 +136,7 @@ def _compared(
     dims = list(dict.fromkeys(name for row in pairs for name in (row["dim"], row["other"])))
     head = ["dim", "agrees", "a rater", "dim less rater", "p (Holm)", "verdict"]
     tables = [("Beside a rater", BESIDE, head, [_beside(row) for row in beside])] if beside else []
-    head = ["dim", "agrees more often than", "less often than", "not told apart from"]
+    head = ["dim", "agrees more often than", "less often than", "not distinguished from"]
     return tables + (
         [("Between dims", BETWEEN, head, [_placed(dim, pairs) for dim in dims])] if pairs else []
     )

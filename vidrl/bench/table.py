@@ -168,7 +168,7 @@ def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[st
         " =": "=: equivalent: the difference is within its margin",
         " >=": ">=: not worse by more than its margin",
         " <=": "<=: not better by more than its margin",
-        "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best",
+        "{": "{a}, {ab} and so on: sets that share a letter are not distinguished; a is the best",
     }
     return ["", *(words for mark, words in legend.items() if mark in text)]
 
