@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from . import encoders
 from ._networks.efficientnet import EfficientNetLite
 from ._networks.weights import interpolate_curve, sampled_frames
 from .base import About, Card, Reward, Samples
@@ -193,7 +193,4 @@ def _encoder(
         return spec
     if spec == "efficientnet_lite0":
         return EfficientNetLite(chunk=chunk, offload=offload)
-    encoder: Callable[[Tensor], Tensor] = importlib.import_module(f"{__package__}.encoders").load(
-        spec
-    )
-    return encoder
+    return encoders.load(spec)

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from vidrl.lookup.extras import install
 
+from .._flow import raft
 from .._networks.hub import explain_load_errors
 from ..flow import estimate
 
@@ -27,13 +28,11 @@ def flow_network(name: str, asked_by: str) -> Network:
     if not is_raft(name):
         raise RuntimeError(
             f"{asked_by} needs an optical flow, got flow={name!r}: network=... (RAFT with "
-            "raft-things.pth and 20 "
-            "iterations as published), flow='raft:PATH' (torchvision's raft_large) or flow='dis', "
-            "whose numbers do "
-            f"not compare with published ones"
+            "raft-things.pth and 20 iterations as published), flow='raft:PATH' (torchvision's "
+            "raft_large) or flow='dis', whose numbers do not compare with published ones"
         )
-    raft = importlib.import_module("vidrl.rewards._flow.raft").load(name.partition(":")[2])
-    return lambda first, second: raft(first / 255, second / 255)
+    network = raft.load(name.partition(":")[2])
+    return lambda first, second: network(first / 255, second / 255)
 
 
 def is_raft(name: str) -> bool:
