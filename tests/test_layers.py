@@ -99,24 +99,13 @@ def modules():
                 yield ".".join(inside.parts).removesuffix(".__init__"), path
 
 
-def for_types_only(tree):
-    """The nodes under `if TYPE_CHECKING`, which no run executes."""
-    guards = (node for node in ast.walk(tree) if isinstance(node, ast.If))
-    guards = (guard for guard in guards if ast.unparse(guard.test) == "TYPE_CHECKING")
-    return {node for guard in guards for inside in guard.body for node in ast.walk(inside)}
+def imports(name, path):
+    """Yield the dotted names below vidrl that a module imports.
 
-
-def imports(name, path, types=True):
-    """Yield the dotted names below vidrl that a module imports, inside functions too.
-
-    With `types` false, imports under `if TYPE_CHECKING` are left out.
+    Imports inside functions and imports for the type checker alone count, too.
     """
     package = ["vidrl", *name.split(".")][: None if path.name == "__init__.py" else -1]
-    tree = ast.parse(path.read_text())
-    skipped = set() if types else for_types_only(tree)
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -174,7 +163,7 @@ def test_a_circle_is_found():
 
 def test_no_module_imports_itself_through_others():
     graph = {
-        name: {module_of(one) for one in imports(name, path, types=False)} - {None, name}
+        name: {module_of(one) for one in imports(name, path)} - {None, name}
         for name, path in MODULES.items()
     }
     found = circle(graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,62 @@ from .curves import (
 from .samples import About, Samples
 from .score import Score
 
-if TYPE_CHECKING:
-    from ..base import Reward
+
+class Streamed(Protocol):
+    """What a stream reads of a `Reward`, whose module imports this module."""
+
+    @property
+    def time_support(self) -> str:
+        """Which frames an entry of the curve depends on."""
+        ...
+
+    @property
+    def lookahead(self) -> int:
+        """How many frames after its first frame a term reads."""
+        ...
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the reward measures shrunk frames."""
+        ...
+
+    @property
+    def least_side(self) -> int:
+        """The smallest side, in pixels, that can be scored."""
+        ...
+
+    @property
+    def needed(self) -> int:
+        """The number of frames of the shortest clip that can be scored."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """How many last frames of a piece are kept for the next piece."""
+        ...
+
+    @property
+    def working_size(self) -> int:
+        """The shorter side, in pixels, to which larger frames are shrunk."""
+        ...
+
+    @property
+    def lost(self) -> str:
+        """The reason of a clip whose terms are not finite."""
+        ...
+
+    def stride(self, fps: float, frames: int) -> int:
+        """Return every how many frames the reward measures."""
+        ...
+
+    def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
+        """Return the features of the frames after the first `old`, and the state."""
+        ...
+
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
+        """Return the terms of the whole clip from its features."""
+        ...
+
 
 ENOUGH = 24  # shrunk frames that a lane scores at a time
 MOST_HELD = 3 * 2**29  # bytes of frames that may be held back at the start of a clip
@@ -43,7 +97,7 @@ class Stream:
 
     def __init__(
         self,
-        rewards: Mapping[str, Reward],
+        rewards: Mapping[str, Streamed],
         fps: float,
         prompt: str,
         reference: Tensor | None = None,
@@ -116,7 +170,7 @@ class Stream:
 
     def _open(self, strides: Mapping[str, int]) -> dict[_Kind, list[_Lane]]:
         """Open the lanes of the rewards that can score the clip."""
-        groups: dict[_Kind, dict[str, Reward]] = {}
+        groups: dict[_Kind, dict[str, Streamed]] = {}
         for name, reward in self.rewards.items():
             if self.why[name] is None:
                 groups.setdefault((strides[name], self.sides[name]), {})[name] = reward
@@ -135,7 +189,7 @@ class Stream:
                 name: reward for name, reward in lane.rewards.items() if self.why[name] is None
             }
 
-    def _score(self, name: str, reward: Reward, lanes: list[_Lane]) -> Score:
+    def _score(self, name: str, reward: Streamed, lanes: list[_Lane]) -> Score:
         """Return the score of one reward from its lanes."""
         why = self.why[name]
         if why is None and self.seen < reward.needed:
@@ -156,7 +210,7 @@ class _Lane:
     there are ENOUGH, so that the overlap of the pieces costs little time.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], side: int | None) -> None:
+    def __init__(self, rewards: Mapping[str, Streamed], side: int | None) -> None:
         self.rewards, self.side = dict(rewards), side
         self.context = max((reward.context for reward in rewards.values()), default=0)
         self.tail: Tensor | None = None
@@ -198,7 +252,7 @@ class _Lane:
 class Single:
     """A stream of one reward, with a Score as its result."""
 
-    def __init__(self, reward: Reward, fps: float, prompt: str) -> None:
+    def __init__(self, reward: Streamed, fps: float, prompt: str) -> None:
         self.stream = Stream({"only": reward}, fps, prompt)
 
     def update(self, frames: Tensor) -> None:

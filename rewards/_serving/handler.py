@@ -13,12 +13,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .deadline import DeadlineSocket
-
-if TYPE_CHECKING:
-    from .serve import Server
 
 LONGEST_HEADER = 1 << 16  # bytes of the first line and the header
 PATIENCE = 10.0  # seconds for a header; a body may start so much later than its rate allows
@@ -79,10 +76,27 @@ class _Incoming(DeadlineSocket):
         return count
 
 
+class RewardServer(Protocol):
+    """What a handler reads of the `Server`, whose module imports this module."""
+
+    reward_handler: Any
+    budget: Any
+    token: str
+    largest: int
+
+    def mark_unauthenticated(self, sock: Any) -> None:
+        """Note that a connection has not yet shown the token with its next request."""
+        ...
+
+    def mark_authenticated(self, sock: Any) -> None:
+        """Note that a connection has shown the token."""
+        ...
+
+
 class ConnectionHandler(BaseHTTPRequestHandler):
     """A handler of the requests of one connection, one after the other."""
 
-    server: Server
+    server: RewardServer  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
     # http.server would answer a malformed first line as HTTP/0.9, without a status line.
     default_request_version = "HTTP/1.1"

@@ -13,7 +13,7 @@ import torch
 
 from vidrl.audit.clips import Clip, rendered, scene
 from vidrl.audit.hacks import HACKS
-from vidrl.audit.report import Check, Null, Row, finite
+from vidrl.audit.results import Check, Null, Row, finite
 from vidrl.audit.scoring import Scorer, Values
 from vidrl.report.charts import number
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidrl.audit.clips import Clip, rendered, scene
 from vidrl.audit.hacks import HACKS, NEVER
-from vidrl.audit.report import Values
+from vidrl.audit.results import Values
 from vidrl.audit.scoring import Scorer
 from vidrl.inference.means import interval
 from vidrl.report.charts import number

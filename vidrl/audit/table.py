@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vidrl.audit.figures import change_text, counts_from
 from vidrl.audit.hacks import HACKS
+from vidrl.audit.results import Check, Results, Row
 from vidrl.audit.verdict import OPEN
-
-if TYPE_CHECKING:
-    from vidrl.audit.report import Check, Report, Row
 
 ARROWS = {"falls": "↘ falls", "rises": "↗ rises", "mixed": "~ mixed", "flat": "= flat"}
 LEGEND = """\
@@ -19,7 +15,7 @@ its 95 % interval over sources (none where the sources are too few), in units of
 re-encoding (its root mean square)."""
 
 
-def table(report: Report) -> str:
+def table(report: Results) -> str:
     """Return the whole text."""
     not_counted = [
         hack for hack in report.hacks if not any(row.detectable for row in report.of(hack))
@@ -41,7 +37,7 @@ def table(report: Report) -> str:
     return "\n".join([*lines, "", LEGEND])
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Results) -> str:
     """Return the outcome in one line."""
     if not report.pairs:
         return f"{report.reward}: FAIL, no clip was scored before and after a detectable hack"
@@ -57,7 +53,7 @@ def verdict(report: Report) -> str:
     )
 
 
-def _why(report: Report) -> str:
+def _why(report: Results) -> str:
     """Explain an outcome that the interval alone does not: a failed search, or too few sources."""
     if report.search is not None and not report.search.passed:
         return ", and best-of-N loses the truth"
@@ -72,12 +68,12 @@ def _why(report: Report) -> str:
     )
 
 
-def _head(report: Report) -> str:
+def _head(report: Results) -> str:
     wins = "".join(f"{f'{s:g}':>7}" for s in report.strengths)
     return f"{'':12} {'counts from':>11}{wins}   {'change at most':<22}   with strength"
 
 
-def _line(report: Report, hack: str) -> str:
+def _line(report: Results, hack: str) -> str:
     rows = {row.strength: row for row in report.of(hack)}
     cells = "".join(f"{_cell(rows.get(s)):>7}" for s in report.strengths)
     last, unit = report.of(hack)[-1], report.null.sigmas
@@ -104,7 +100,7 @@ def _check(check: Check) -> str:
     return f"{'ok  ' if check.passed else 'FLAG'} {check.name:14} {check.words}"
 
 
-def _missing(report: Report) -> list[str]:
+def _missing(report: Results) -> list[str]:
     unscored = [f"  {name}: {why}" for name, why in report.unscored]
     left = [f"  {one.name}: {one.why}" for one in report.left]
     return [

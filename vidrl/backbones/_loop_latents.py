@@ -9,16 +9,39 @@ Legend: B batch, E all numbers of one clip.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ._scheduler_probe import Probe, Visit
 from ._stand_ins import RunExit
 
-if TYPE_CHECKING:
-    from ._runner import Runner
+
+class LoopRunner(Protocol):
+    """What this module reads of a `Runner`, whose module imports this module."""
+
+    probe: Probe
+
+    def run(
+        self,
+        rows: Sequence[int],
+        time: float | None,
+        visit: Visit,
+        iterations: int,
+        call: Mapping[str, Any],
+    ) -> Any:
+        """Run the pipeline's call once; see `Runner.run`."""
+        ...
+
+    def initial_latents_by_scheduler(self, row: int) -> dict[int, Tensor]:
+        """Return the latents with which the loop begins, by the number of the scheduler."""
+        ...
+
+    def refusal(self, reason: str) -> ValueError:
+        """Build the ValueError for a pipeline that cannot be driven."""
+        ...
 
 
 class LatentParts:
@@ -52,7 +75,7 @@ class LatentParts:
         return joined[:, start : start + self.sizes[number]].reshape(like.shape)
 
 
-def needs_first_iteration(runner: Runner, row: int) -> bool:
+def needs_first_iteration(runner: LoopRunner, row: int) -> bool:
     """Return whether the last iteration reads variables that only the first iteration sets.
 
     Then Python raises UnboundLocalError when the last iteration runs alone.
@@ -68,7 +91,7 @@ def needs_first_iteration(runner: Runner, row: int) -> bool:
     return False
 
 
-def latent_parts(runner: Runner, row: int) -> LatentParts:
+def latent_parts(runner: LoopRunner, row: int) -> LatentParts:
     """Return the latents that a pipeline denoises together.
 
     Latents count only if what their scheduler returned comes back to it in the next
@@ -94,7 +117,7 @@ def latent_parts(runner: Runner, row: int) -> LatentParts:
     return LatentParts({number: initial_latents_by_scheduler[number].numel() for number in found})
 
 
-def _check_times(runner: Runner, stepped: Mapping[int, Tensor]) -> None:
+def _check_times(runner: LoopRunner, stepped: Mapping[int, Tensor]) -> None:
     """Raise ValueError if the latents are at several times at once."""
     times = [
         each.schedule_times()

@@ -13,24 +13,43 @@ decoder's input.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .pipeline import Pipeline
+from ._joint_latents import JointLayout
+from ._latent_layout import Layout
+from ._runner import Runner
+from ._stand_ins import DecodeHook
 
 # Indices are sent as two digits of this base: float32 (and scaling) would round large indices.
 BASE = 4096
 FRAMES_AT_ONCE = 8  # pictures in one call of an autoencoder of pictures
 
 
+class Encodable(Protocol):
+    """What the encoder reads of a pipeline backbone, whose module imports this module."""
+
+    runner: Runner
+    layout: Layout | JointLayout
+    shape: tuple[int, ...]
+    dry_row: int
+    decode_hook: DecodeHook | None
+    autoencoder: torch.nn.Module | None
+    encoder: Any
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        ...
+
+
 class VideoEncoder:
     """An encoder of clips that inverts the measured scale, shift and place of latents."""
 
     @torch.no_grad()
-    def __init__(self, pipeline: Pipeline):
+    def __init__(self, pipeline: Encodable):
         """Measure scale, shift and place; raise NotImplementedError if there are none."""
         self.pipeline, shape_there = pipeline, pipeline.layout.pipeline_shape
         number = torch.arange(prod(shape_there), dtype=torch.float32, device=pipeline.device).view(

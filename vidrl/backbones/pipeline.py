@@ -384,7 +384,15 @@ class Pipeline(Denoiser):
     def ready(self) -> None:
         """Raise if the attention backend or gradient checkpointing cannot be used."""
         self._set_attention(self.device)
-        _checkpointing.prove(self)
+        # Several times, because a pipeline of two experts uses one network early, the other late.
+        times, dtype = self.times(4)[:-1], next(self.network.parameters()).dtype
+        _checkpointing.prove(list(self.networks.values()), self._dry_prediction, times, dtype)
+
+    def _dry_prediction(self, time: float) -> Tensor:
+        """Return the prediction for one clip of fixed noise and the prompt of the dry runs."""
+        x = self.noise([torch.Generator().manual_seed(0)]).to(self.device)
+        cond = {"row": torch.tensor([self.dry_row], device=self.device)}
+        return self.predict(x, torch.tensor([time], device=self.device), cond)
 
     def _set_attention(self, device: torch.device) -> None:
         """Set the attention backend after a check for this device, gradient mode and autocast."""
