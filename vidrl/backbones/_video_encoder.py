@@ -41,7 +41,7 @@ class Encodable(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device of the network."""
+        """The device that the network is on."""
         ...
 
 
