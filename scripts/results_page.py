@@ -52,14 +52,14 @@ def entry(name: str, row: dict) -> str:
 def claim(page: str, says: str, result: str) -> str:
     """Return the row of a claim: what the page says, the page, and what the result says."""
     link = Path(page).relative_to("docs") if page.startswith("docs/") else Path("..") / page
-    cells = (cell(says), f"[{page}]({link})", f"`{cell(result).strip()}`")
+    said = cell(says).replace("[", "\\[").replace("<", "&lt;")  # brackets would make links
+    cells = (said, f"[{page}]({link})", f"`{cell(result).strip()}`")
     return f"| {' | '.join(cells)} |"
 
 
 def cell(text: str) -> str:
-    """Return a text that may stand in a cell: no line breaks, no bars, no half of a link."""
-    text = " ".join(text.split()).replace("](", " (").replace("[", "(").replace("]", ")")
-    return text.replace("|", "/").replace("<", "&lt;")
+    """Return a text that may stand in a cell: without line breaks, bars and halves of a link."""
+    return " ".join(text.split()).replace("](", "] (").replace("|", "/")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_the_command_writes_the_schema(tmp_path, capsys):
     assert main(["schema", "--out", str(tmp_path / "recipe.json")]) == 0
     assert json.loads((tmp_path / "recipe.json").read_text()) == schema.recipe_schema()
     assert main(["schema", "--markdown"]) == 0
-    assert "| `train.rounds` | int | `30` |" in capsys.readouterr().out
+    assert "| `rounds` | int | `30` |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -158,11 +159,11 @@ def field_documentation(section: type) -> dict[str, str]:
 
 def markdown() -> str:
     """Return a page with each key of a recipe, its type, its default and its meaning."""
-    lines = ["# Recipes", "", summary(config.Recipe), ""]
+    lines = ["# Recipes", ""]
     for title, section in _tables(config.Recipe):
         lines += [f"## {title}" if title else "## Top level", "", _about(section), ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        lines += [_row(title, field, section) for field in _plain_fields(section)]
+        lines += [_row(field, section) for field in _plain_fields(section)]
         lines.append("")
     return "\n".join(lines)
 
@@ -188,10 +189,9 @@ def _about(section: type) -> str:
     return text.partition(">>>")[0].strip()
 
 
-def _row(title: str, field: dataclasses.Field[Any], section: type) -> str:
+def _row(field: dataclasses.Field[Any], section: type) -> str:
     """Return the table row of a key: name, type, default and meaning."""
     hint = plugin.spell(typing.get_type_hints(section)[field.name]).replace("|", "\\|")
     default = _default(field).get("default", "")
-    key = f"{title.strip('[]')}.{field.name}" if title else field.name
     about = field_documentation(section).get(field.name, "")
-    return f"| `{key}` | {hint} | `{default!r}` | {about} |"
+    return f"| `{field.name}` | {hint} | `{json.dumps(default)}` | {about} |"
