@@ -77,5 +77,6 @@ def test_the_completion_of_a_shell_knows_the_commands(capsys, shell):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
-    assert main(["schema", "--out", str(tmp_path / "nowhere" / "recipe.json")]) == 2
-    assert "expected a file in a folder that exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["schema", "--out", str(tmp_path / "nowhere" / "recipe.json")])
+    assert "expected a folder for the file" in capsys.readouterr().err

@@ -40,11 +40,6 @@ def _schema(args: argparse.Namespace) -> int:
     text = schema.markdown() if args.markdown else as_json
     if args.out is None:
         print(text, end="")
-    elif not args.out.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"--out {args.out}: expected a file in a folder that exists, got {args.out.parent}: "
-            "make the folder first"
-        )
     else:
         Path(args.out).write_text(text, encoding="utf-8")
         print(args.out)
