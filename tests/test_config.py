@@ -452,3 +452,21 @@ def test_options_without_a_name_are_refused(recipe):
         config.BadRecipe, match="reward.options: expected reward.name, whose options these are"
     ):
         config.load(recipe("[reward]\noptions = {flow = 'dis'}\n[reward.parts]\nflicker = 1"))
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.lr=1e-4", "train.learning_rate"),
+        ("epochs=3", "train.rounds"),
+        ("train.epochs=3", "train.rounds"),
+    ],
+)
+def test_a_key_of_another_trainer_is_answered_with_ours(override, meant):
+    with pytest.raises(config.BadRecipe, match=f"it is '{meant}' here"):
+        config.build({"run": "runs/x"}, [override], files=False)
+
+
+def test_each_key_of_another_trainer_leads_to_a_key_of_a_recipe():
+    known = {name for name, _ in toml.flat(config.Recipe().to_dict())}
+    assert set(config.ELSEWHERE.values()) <= known

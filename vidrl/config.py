@@ -232,6 +232,20 @@ class Recipe:
         return toml.write(self.to_dict())
 
 
+# Names that other trainers give to keys of a recipe, whose spelling is too different for a guess.
+ELSEWHERE = {
+    "lr": "train.learning_rate",
+    "epochs": "train.rounds",
+    "num_epochs": "train.rounds",
+    "max_train_steps": "train.rounds",
+    "batch_size": "train.prompts_per_round",
+    "num_generations": "train.group",
+    "num_images_per_prompt": "train.group",
+    "rank": "policy.lora_rank",
+    "gradient_clip": "train.max_grad_norm",
+    "output_dir": "run",
+}
+
 # A recipe, a nested table, or the path of a TOML file.
 Source = Recipe | Mapping[str, Any] | str | Path
 
@@ -364,9 +378,11 @@ def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> An
                 if prefix
                 else [name for name, _ in toml.flat(Recipe().to_dict())]
             )
-            raise BadRecipe(
-                f"{where}: unknown key {prefix + key!r}: {plugin.nearest(prefix + key, names)}"
+            meant = ELSEWHERE.get(key, "")
+            cure = (
+                f"it is {meant!r} here" if meant in names else plugin.nearest(prefix + key, names)
             )
+            raise BadRecipe(f"{where}: unknown key {prefix + key!r}: {cure}")
     return cls(
         **{key: _value(value, hints[key], prefix + key, where) for key, value in table.items()}
     )

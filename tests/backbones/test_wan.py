@@ -538,3 +538,11 @@ def test_the_embedded_models_decode_what_they_encode(name: str) -> None:
     assert (again - video).abs().mean() < 0.02 < video.std() / 10
     # standardised, as noise is
     assert abs(float(latents.mean())) < 0.1 and 0.7 < float(latents.std()) < 1.3
+
+
+@pytest.mark.parametrize("name", ["wan", "pipeline"])
+def test_a_mistyped_folder_is_not_asked_of_the_hub(name):
+    from vidrl import plugin
+
+    with pytest.raises(ValueError, match="there is no such folder"):
+        plugin.load("backbones", name, model="assets/tiny-wam")

@@ -130,6 +130,7 @@ def test_a_slip_in_the_code_keeps_its_traceback(capsys, monkeypatch):
 def test_unknown_arguments_are_refused(capsys):
     assert said(capsys, "list", "--jsn")[0] == 2
     assert "unrecognized arguments: --nope" in said(capsys, "train", "recipe.toml", "--nope")[2]
+    assert "written as train.rounds=3" in said(capsys, "train", "recipe.toml", "--rounds", "3")[2]
 
 
 # --- list and show

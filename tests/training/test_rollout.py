@@ -12,7 +12,7 @@ from vidrl.backbones.toy import Toy
 from vidrl.diffusion import transition
 from vidrl.diffusion.segments import pool
 from vidrl.training.policy import Policy
-from vidrl.training.rollout import Plan, draws, generate, join, sample, tree
+from vidrl.training.rollout import Plan, decoded, draws, generate, join, sample, tree
 
 TOY = Toy()
 NAMES = [(0, 1, i) for i in range(5)]
@@ -320,3 +320,10 @@ def test_means_take_memory_only_where_a_plan_asks_for_them():
         counts.append(seen.numbers)
     assert made.mean.shape == made.before.shape
     assert counts[1] - counts[0] == made.mean.numel()
+
+
+def test_clips_that_do_not_fit_the_frame_map_are_refused_by_its_name():
+    toy = Toy()
+    toy.frame_map = toy.frame_map[:-1]
+    with pytest.raises(ValueError, match="end of the backbone's frame_map, got 9 from decode"):
+        decoded(toy, torch.zeros(1, *toy.shape), ["a cat"])

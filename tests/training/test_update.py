@@ -268,3 +268,15 @@ def test_averages_follow_each_optimiser_step():
     expected = 0.5 * (0.5 * start + 0.5 * seen[0]) + 0.5 * seen[1]
     with made.policy.using("ema"):
         assert torch.allclose(made.policy.weights["out.bias"], expected, atol=1e-6)
+
+
+class Bare(GRPO):
+    """An algorithm whose loss returns a tensor."""
+
+    def loss(self, policy, batch):
+        return super().loss(policy, batch).value
+
+
+def test_a_loss_that_is_a_tensor_is_refused_with_what_to_return():
+    with pytest.raises(TypeError, match="expected a Loss from Bare.loss, got Tensor: return Loss"):
+        updated(updater(Bare(steps=4, segments=3)))

@@ -15,6 +15,8 @@ from torch import nn
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
+from .base import is_hub_id
+
 NETWORK_NAME = re.compile(
     r"(transformer|unet|prior|decoder)(_\d+)?"
 )  # what denoises, by its name in a pipeline
@@ -129,7 +131,7 @@ def index(model: str | Path) -> Mapping[str, Any]:
         )
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which {_describe_folder(folder)}: {cure}")
-    if not folder.exists() and str(model).count("/") != 1:  # a hub id is owner/name
+    if not folder.exists() and not is_hub_id(model):
         raise ValueError(f"{wanted}, got {str(model)!r}, and there is no such folder: {cure}")
     try:
         return diffusers().DiffusionPipeline.load_config(str(model))

@@ -289,6 +289,19 @@ class Denoiser(Generator):
         return x
 
 
+def is_hub_id(model: str | Folder) -> bool:
+    """Return whether the name of a model can be a hub id, owner/name, and not a mistyped folder.
+
+    A name whose first part is a folder here, as `assets/tiny-wam`, is meant as a folder: the hub
+    is not asked, which would take long where there is no network.
+
+    >>> is_hub_id("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), is_hub_id("models/wan/1.3b")
+    (True, False)
+    """
+    owner, _, name = str(model).partition("/")
+    return bool(name) and "/" not in name and not Folder(owner).is_dir()
+
+
 def rows(cond: Cond, index: Tensor | slice) -> Cond:
     """Return some rows of a condition.
 

@@ -29,7 +29,7 @@ from vidrl.diffusion.segments import Span
 from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
-from .base import Cond, Denoiser
+from .base import Cond, Denoiser, is_hub_id
 
 # what the released checkpoints were trained for
 SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}
@@ -376,6 +376,8 @@ def _load(model: str | Path, dtype: str) -> Any:
     pipeline = _diffusers().WanPipeline
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which has no model_index.json: {cure}")
+    if not folder.exists() and not is_hub_id(model):
+        raise ValueError(f"{wanted}, got {str(model)!r}, and there is no such folder: {cure}")
     try:
         index = pipeline.load_config(str(model))
     except (OSError, ValueError) as error:

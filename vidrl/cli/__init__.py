@@ -63,7 +63,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     if rest and not (
         hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)
     ):
-        command_line.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = ": values of a recipe are written as train.rounds=3" if "overrides" in args else ""
+        command_line.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     try:

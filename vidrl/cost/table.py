@@ -89,7 +89,7 @@ def _calls(cost: Cost) -> Block:
             ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
             (
                 "update, forward and backward",
-                f"{c['update']:,}   ({c['clips']} clips x {c['kept_steps']} kept steps)",
+                f"{c['update']:,}   ({c['clips']} clips x {c['update'] / c['clips']:g} rows)",
             ),
             ("reference, for the KL in the loss", f"{c['reference']:,}"),
             ("logged KL", f"{c['divergence']:,}"),

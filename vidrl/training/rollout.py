@@ -286,6 +286,12 @@ def decoded(
             .float()
             .cpu()
         )
+    mapped = backbone.frame_map[-1][1]
+    if video.shape[1] != mapped:
+        raise ValueError(
+            f"expected clips of {mapped} frames, the end of the backbone's frame_map, got "
+            f"{video.shape[1]} from decode: correct one of them in {type(backbone).__name__}"
+        )
     return Samples(
         video, list(prompts), backbone.fps, references.images(prompts, *video.shape[-2:])
     )

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from vidrl.algorithms.base import Algorithm, Batch, Experience
+from vidrl.algorithms.base import Algorithm, Batch, Experience, Loss
 from vidrl.config import Train
 
 from .learning_rate import factor
@@ -171,6 +171,11 @@ class Updater:
         ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
+            if not isinstance(loss, Loss):
+                raise TypeError(
+                    f"expected a Loss from {type(algorithm).__name__}.loss, got "
+                    f"{type(loss).__name__}: return Loss(value, metrics) of vidrl.algorithms.base"
+                )
             # the loss has no gradient if frozen networks predicted all rows
             trained = loss.value.requires_grad
             if trained:
