@@ -76,22 +76,10 @@ def estimate(
     """
     recipe = config.load(recipe)
     config.check_plugins(recipe)
-    if not 0 < utilisation <= 1:
-        raise ValueError(
-            f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual"
-        )
+    _check_utilisation(utilisation)
     driven.check_here(recipe)
     card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
-    measures = blueprint.local and not gpu if measure is None else measure
-    if measures and (gpu or not blueprint.local):
-        reason = (
-            "a card was named"
-            if gpu
-            else f"the weights of {recipe.backbone.options.get('model')} are not here"
-        )
-        raise ValueError(
-            f"expected to measure a local model on this machine, but {reason}: leave --measure out"
-        )
+    measures = _measures(recipe, blueprint.local, gpu, measure)
     backbone = blueprint.build()
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     # raises ValueError for more segments than latent frames
@@ -119,12 +107,9 @@ def estimate(
     else:
         seconds = _on_card(recipe, stages, calls, card, utilisation) if card else {}
     shape = _shape(backbone, int(getattr(algorithm, "segments", 1)), parameters)
-    card_facts = (
-        {}
-        if card is None
-        else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
-    )
-    advice = _advice(recipe, memory, micro) if card is not None and not card_facts["fits"] else []
+    fits = card is not None and _fits(memory, card)
+    card_facts = {**asdict(card), "utilisation": utilisation, "fits": fits} if card else {}
+    advice = _advice(recipe, memory, micro) if card and not fits else []
     basis = MEASURED if pace_found else ESTIMATE
     return Cost(
         recipe.run,
@@ -137,6 +122,29 @@ def estimate(
         card_facts,
         advice,
     )
+
+
+def _check_utilisation(utilisation: float) -> None:
+    """Raise ValueError for a fraction of the card's peak outside (0, 1]."""
+    if not 0 < utilisation <= 1:
+        raise ValueError(
+            f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual"
+        )
+
+
+def _measures(recipe: Recipe, local: bool, gpu: str, measure: bool | None) -> bool:
+    """Return whether calls are timed; raise ValueError if that is asked and impossible.
+
+    `local`: whether the model's weights are on this machine.
+    """
+    measures = local and not gpu if measure is None else measure
+    if measures and (gpu or not local):
+        absent = f"the weights of {recipe.backbone.options.get('model')} are not here"
+        reason = "a card was named" if gpu else absent
+        raise ValueError(
+            f"expected to measure a local model on this machine, but {reason}: leave --measure out"
+        )
+    return measures
 
 
 def _calibrate(recipe: Recipe) -> Pace:
