@@ -15,7 +15,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = {"write_a_reward": "my_module", "write_a_backbone": "my_backbone"}
 SAVED |= {"write_an_algorithm": "my_algorithms"}  # pages whose first block is a file to save
 SHORTER = {  # the same commands, with fewer clips
-    "head -n 200": "head -n 8",
+    "shuf -n 200": "shuf -n 8",
     "head -n 160 prompts": "head -n 4 prompts",
     "tail -n 40": "tail -n 4",
     "held_out_n = 40": "held_out_n = 4",

@@ -463,7 +463,8 @@ def test_bad_input_is_told_in_one_message(capsys, arguments, message):
 RUN = """
 import json, sys, time
 from types import SimpleNamespace
-from vidrl import config, cost, record, train
+from vidrl import config, cost, train
+from vidrl.training import record
 from vidrl.backbones.wan import Wan
 from vidrl.cost.calibrate import Bench, peak
 recipe = config.load("scripts/recipes/study.toml", [f"run={sys.argv[2]}", "train.rounds=3", "data.held_out_n=8"])
