@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial, wraps
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from vidrl import plugin
+from vidrl.benchmarks.studies._clock import Clock
 from vidrl.rewards import Composite, Samples, default, flow, score_files, video
 from vidrl.rewards.base import Reward
 
@@ -185,47 +186,6 @@ def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
             job()
             times[name].append(time.process_time() - start)
     return {name: statistics.median(found) for name, found in times.items()}
-
-
-class Clock:
-    """A clock that measures the processor time of functions, without that of nested ones."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.running: list[str] = []
-        self.last = time.process_time()
-
-    def _turn(self) -> None:
-        """Add the time since the last change to the function that has been running."""
-        now = time.process_time()
-        if self.running:
-            self.seconds[self.running[-1]] += now - self.last  # type: ignore[assignment]
-        self.last = now
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with its time added to `name`."""
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self._turn()
-            self.running.append(name)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._turn()
-                self.running.pop()
-
-        return run
-
-    def pieces(self, pieces: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Tensor]]:
-        """Return a generator function with the time of its steps added to "decode"."""
-
-        def run(*args: Any, **kwargs: Any) -> Iterator[Tensor]:
-            step = self.timed("decode", partial(next, pieces(*args, **kwargs), None))
-            while (piece := step()) is not None:
-                yield piece
-
-        return run
 
 
 def breakdown(
