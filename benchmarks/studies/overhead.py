@@ -11,7 +11,8 @@ seconds of the outer one.
 
 A round lasts from its start to the start of the next one, so that the metrics and a
 checkpoint belong to it. A checkpoint is written after every round, which is more often than
-in the recipes. No held-out evaluation lies between the rounds. The first round is left out.
+in the recipes, and a round has fewer clips; both make the overhead a larger share. No
+held-out evaluation lies between the rounds. The first round is left out.
 
 The last rounds run under cProfile, whose timer stands still inside the measured functions:
 the own time of a Python function is then its share of the overhead. The profiler makes
@@ -30,7 +31,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -60,9 +61,10 @@ TRAINER = ("sampling", "scoring", "clips and credit", "update", "metrics", "chec
 TOP = 5  # functions of the profile in the page
 OWN = (Path(__file__).name, "_clock.py")  # the files of the study itself
 # Settings that take nothing but rounds: the held-out evaluation is at the start and the end.
-TRAIN = {"eval_every": 10**6, "eval_steps": 2, "eval_n": 0, "checkpoint_every": 1, "show": 0}
+TRAIN = {"eval_every": 10**6, "eval_steps": 2, "eval_n": 0, "checkpoint_every": 1, "show": 1}
 
 Round = dict[str, float]  # the seconds of a round, by the names of WORK and TRAINER
+Key = tuple[str, int, str]  # file, line and name, by which pstats names a function
 
 
 @dataclass(frozen=True)
@@ -190,28 +192,34 @@ def _between(start: Round, end: Round) -> Round:
 
 def functions(profiler: cProfile.Profile) -> list[Function]:
     """Return the functions of a profile, but those of this study, the largest seconds first."""
+    stats: dict[Any, Any] = vars(pstats.Stats(profiler))["stats"]
+    # an entry holds: calls without recursion, all calls, own seconds, total seconds, callers
     found = [
-        # ncalls, own seconds, callers: the other two are calls without recursion, and the total
-        Function(_name(key), _largest(callers), calls, seconds)
-        for key, (_, calls, seconds, _, callers) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
+        Function(_name(key), _largest(key, callers), calls, seconds)
+        for key, (_, calls, seconds, _, callers) in stats.items()
         if Path(key[0]).name not in OWN
     ]
     return sorted(found, key=lambda function: -function.seconds)
 
 
-def _name(key: tuple[str, int, str]) -> str:
+def _name(key: Key) -> str:
     """Return a readable name of a function that pstats names by file, line and name."""
-    file, _, name = key
+    file, line, name = key
     if file == "~":  # a function that is written in C
         return name.strip("<>").removeprefix("built-in method ")
     path = re.sub(r".*/(site-packages|python3\.\d+)/", "", file.removeprefix(f"{ROOT}/"))
-    return f"{path} {name}"
+    # a function without a name, as <lambda>, is found by its line
+    return f"{path}:{line} {name}" if name.startswith("<") else f"{path} {name}"
 
 
-def _largest(callers: dict[tuple[str, int, str], Sequence[float]]) -> str:
-    """Return the caller in which a function takes most of its own time; "" without callers."""
+def _largest(own: Key, callers: Mapping[Key, Sequence[float]]) -> str:
+    """Return the caller in which a function takes most of its own time; "" without callers.
+
+    Calls of a recursive function by itself are left out.
+    """
     # index 2: the function's own seconds when this caller called it
-    return _name(max(callers, key=lambda key: callers[key][2])) if callers else ""
+    seconds = {key: times[2] for key, times in callers.items() if key != own}
+    return _name(max(seconds, key=lambda key: seconds[key])) if seconds else ""
 
 
 # The runs
@@ -226,7 +234,7 @@ def trainer(recipe: str, rounds: int, prompts: int, run: Path) -> Trainer:
     table["data"] |= {key: str(ROOT / table["data"][key]) for key in ("prompts", "held_out")}
     table["data"]["held_out_n"] = 2
     table["train"] |= TRAIN | {"rounds": rounds, "prompts_per_round": prompts}
-    table["guard"] = {"action": "warn", "bands": {}}  # two held-out clips cannot hold a band
+    table["guard"] = {"bands": {}}  # two held-out clips cannot hold a band
     return Trainer.from_recipe(config.build(table))
 
 
@@ -307,7 +315,8 @@ def section(recipe: str, size: str, found: Measured) -> list[str]:
         *stages(found.rounds),
         "",
         f"The {TOP} functions that take most of the overhead, by their own time. The profiler "
-        f"makes the overhead {slowed:.1f} times as long, so that only the shares count.\n",
+        f"makes the overhead {slowed:.1f} times as long, and functions of many short calls most of "
+        "all, so that the shares are rough.\n",
         *contributors(found),
         "",
     ]
@@ -323,9 +332,10 @@ def page(command: str, sections: Sequence[str]) -> str:
         "one thread, wall time.\n",
         "The overhead is the time of a round outside the network, the decoder, the reward and the "
         "optimiser's own step. A checkpoint is written after every round, which is more often "
-        "than the recipes ask for; the held-out evaluations are left out, and so is the first "
-        "round. Every second is counted once. A share is the median over the rounds, so that the "
-        "shares need not add up to 100 %.\n",
+        "than the recipes ask for, and a round has fewer clips than theirs: both make the "
+        "overhead a larger share. The held-out evaluations are left out, and so is the first "
+        "round. Every second is counted once. A share is the median over the rounds, so that "
+        "the shares need not add up to 100 %.\n",
     ]
     return "\n".join([*head, *sections])
 
