@@ -3,7 +3,7 @@
 An import of a kernel's package is no proof that the kernel works: many kernels refuse a
 device only when they are called, and some carry no gradient, so that training with them is
 quick and has no effect. So a backend is run, forward and backward, on the device that will
-train, and compared with torch's own attention.
+train, and compared with the math kernel of torch's attention.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
 from vidrl.lookup.extras import install
@@ -149,14 +150,15 @@ def prove(
     training: bool = True,
     kernel: Kernel | None = None,
     masked: bool = False,
+    width: int = 64,
 ) -> None:
     """Run a backend on small random tensors and compare output and gradients with torch's.
 
     `dtype`: of query, key and value, one for all or one for each (see `dtypes`).
     `training`: compare gradients too. `masked`: also run with a boolean and an additive
     mask. `kernel`: replaces the backend's own function of query, key and value (B, F,
-    heads, channels) and the mask. Raises `AttentionError` if an error is above the
-    tolerance of the precision.
+    heads, channels) and the mask. `width`: the channels of a head. Raises
+    `AttentionError` if an error is above the tolerance of the precision.
     """
     family = next((name for name in INFERENCE_ONLY if backend.lstrip("_").startswith(name)), None)
     if training and family:
@@ -167,10 +169,10 @@ def prove(
     if kernel is None:
         _check_name(backend)
     types = dtype if isinstance(dtype, tuple) else (dtype,) * 3
-    inputs = _inputs(device, types, training)
+    inputs = _inputs(device, types, training, width)
     for what, mask in _masks(device, types[0]).items() if masked else [("", ())]:
         try:
-            got = _run(kernel or _diffusers_kernel(backend), inputs, mask, training)
+            got = _run(kernel or diffusers_kernel(backend), inputs, mask, training)
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise AttentionError(
@@ -200,11 +202,13 @@ def _dtype_text(types: Types) -> str:
     return f"the mixed types of autocast ({given}; train.mixed_precision = 'no' gives one type)"
 
 
-def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Tensor]:
+def _inputs(
+    device: torch.device | str, types: Types, training: bool, width: int = 64
+) -> list[Tensor]:
     """Return random query, key and value of fixed numbers."""
     draw = torch.Generator().manual_seed(0)
-    # heads of 64 channels: flash kernels take only certain widths, and all take this one
-    shape = (2, 64, 2, 64)
+    # flash kernels take only certain widths, and all take 64 channels, the default
+    shape = (2, 64, 2, width)
     tensors = [torch.randn(shape, generator=draw).to(device, dtype) for dtype in types]
     return [tensor.requires_grad_(training) for tensor in tensors]
 
@@ -260,14 +264,16 @@ def _compare(
 def _torch_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Return torch's own attention, computed in the widest of the three types."""
+    """Return the attention of torch's math kernel, computed in the widest of the three types."""
     common = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
     q, k, v = (item.to(common).transpose(1, 2) for item in (query, key, value))
     mask = mask.to(common) if mask is not None and mask.dtype != torch.bool else mask
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    # the math kernel writes the formula out; torch's default may be the kernel under test
+    with sdpa_kernel(SDPBackend.MATH):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _diffusers_kernel(backend: str) -> Kernel:
+def diffusers_kernel(backend: str) -> Kernel:
     """Return diffusers' dispatcher with this backend as a function."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
