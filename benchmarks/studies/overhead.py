@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import os
 import platform
 import pstats
 import re
@@ -329,7 +330,8 @@ def page(command: str, sections: Sequence[str]) -> str:
         "# What the trainer itself costs\n",
         f"`{command}`  ",
         f"Python {platform.python_version()}, {versions}; {platform.machine()} CPU, one process, "
-        "one thread, wall time.\n",
+        f"one thread, wall time. Load of the machine at the end: {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores; a load above 1 is other work, which lengthens the seconds.\n",
         "The overhead is the time of a round outside the network, the decoder, the reward and the "
         "optimiser's own step. A checkpoint is written after every round, which is more often "
         "than the recipes ask for, and a round has fewer clips than theirs: both make the "
