@@ -70,11 +70,19 @@ class Server:
         caller.close()
 
 
+def received(caller):
+    """Return the next bytes; raise OSError where the other side has closed."""
+    data = caller.recv(1 << 16)
+    if not data:
+        raise ConnectionResetError("closed before the request ended")
+    return data
+
+
 def taken(caller):
     """Return the header of a request, after reading the request to its end."""
     data = b""
     while b"\r\n\r\n" not in data:
-        data += caller.recv(1 << 16)
+        data += received(caller)
     head, _, rest = data.partition(b"\r\n\r\n")
     length = [
         int(line.split(b":")[1])
@@ -82,7 +90,7 @@ def taken(caller):
         if line.lower().startswith(b"content-length")
     ]
     while len(rest) < (length or [0])[0]:
-        rest += caller.recv(1 << 16)
+        rest += received(caller)
     return head
 
 
