@@ -535,3 +535,9 @@ def test_a_tracker_gets_numbers_named_with_slashes(tmp_path, monkeypatch):
         math.isfinite(notebook.pages[0][1]["reward/mean"]) and "ratio/max" in notebook.pages[0][1]
     )
     assert json.dumps(notebook.pages)
+
+
+def test_a_run_may_show_no_clips(tmp_path):
+    folder = loop.run(recipe(tmp_path, train_rounds=1, train_show=0))
+    assert json.loads((folder / "clips" / "after.json").read_text()) == []
+    assert (folder / "report.html").is_file()

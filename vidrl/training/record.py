@@ -196,7 +196,9 @@ class Record:
                 for i in range(min(n, len(samples)))
             ]
         )
-        checkpoint.write_text(self.folder / "clips" / f"{kind}.json", json.dumps(rows, indent=1))
+        file = self.folder / "clips" / f"{kind}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)  # no clip has made it if n is 0
+        checkpoint.write_text(file, json.dumps(rows, indent=1))
 
     def _clip(
         self, kind: str, stem: str, clip: Tensor, prompt: str, fps: float, score: Score, i: int
