@@ -154,3 +154,8 @@ def test_a_second_call_continues(study, monkeypatch, tmp_path):
     monkeypatch.setattr(study, "setup", lambda device: "another device")
     study.main(command)
     assert done == 2 * list(study.CPU)
+
+
+def test_the_peak_of_a_process_of_its_own_holds_the_weights_of_two_heads(study):
+    row = study.dict_of_cell(study.Row("_native_math", 64, 512), "cpu", True)
+    assert row["both_bytes"] >= 2 * 512**2 * 4
