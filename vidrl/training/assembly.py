@@ -43,44 +43,44 @@ class Options(config.Train):
     a recipe holds outside that section.
     """
 
-    # Every random draw of the run is derived from this number.
     seed: int = 0
-    # Bands of held-out measures, and what happens outside them.
+    """Every random draw of the run is derived from this number."""
     guard: config.Guard = field(default_factory=config.Guard)
+    """Bands of held-out measures, and what happens outside them."""
 
 
 @dataclass
 class Parts:
     """The finished objects of one run, which the trainer works with."""
 
-    # The values of the run: its folder, seed, [train] options and guards. The run folder
-    # records them in config.toml, and a resumed run is compared with them.
     recipe: config.Recipe
-    # This process among the processes that share the work.
+    """The values of the run: its folder, seed, [train] options and guards. The run folder
+    records them in config.toml, and a resumed run is compared with them."""
     workers: Workers
-    # The generator that is trained, on the device of `workers`.
+    """This process among the processes that share the work."""
     policy: Policy
-    # Turns scores into advantages, and a round's samples into a loss.
+    """The generator that is trained, on the device of `workers`."""
     algorithm: Algorithm
-    # Scores the clips of the rounds and of the held-out evaluations.
+    """Turns scores into advantages, and a round's samples into a loss."""
     reward: Reward
-    # Encodes prompts, and remembers the result.
+    """Scores the clips of the rounds and of the held-out evaluations."""
     encode: PromptCache
-    # The rounds whose clips are read from files; `files.source` is "" where the policy
-    # samples the clips of every round.
+    """Encodes prompts, and remembers the result."""
     files: Files
-    # The prompts that are trained on.
+    """The rounds whose clips are read from files; `files.source` is "" where the policy
+    samples the clips of every round."""
     prompts: Sequence[str]
-    # Measures the policy on the held-out prompts.
+    """The prompts that are trained on."""
     held_out: HeldOut
-    # Takes the optimiser steps of a round.
+    """Measures the policy on the held-out prompts."""
     updater: Updater
-    # Writes the files of the run folder.
+    """Takes the optimiser steps of a round."""
     record: Record
-    # How many clips or rows the stages "sample", "decode" and "update" take at once.
+    """Writes the files of the run folder."""
     pieces: dict[str, Pieces]
-    # Called between the rounds and at the end of the run; see `held_out.Callback`.
+    """How many clips or rows the stages "sample", "decode" and "update" take at once."""
     callback: Callback
+    """Called between the rounds and at the end of the run; see `held_out.Callback`."""
 
     @property
     def backbone(self) -> Denoiser:
