@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -51,34 +52,56 @@ class VbenchTemporalFlickering(Reward):
         "frame; 31 ms in float.",
     )
 
+    @property
+    def context(self) -> int:
+        """Return 0: the state holds the last frame, so that no piece is copied to prepend it."""
+        return 0
+
     def terms(self, samples: Samples) -> Tensor:
         """Return one number for each pair of frames, (B, F - 1)."""
-        video = samples.video
-        if video.is_cuda and video.dtype == torch.uint8:
-            return _on_device(video)
-        if video.dtype in (torch.uint8, torch.float32) and not (
-            video.is_cuda or video.requires_grad
-        ):
-            # OpenCV's norm is many times faster than torch on the CPU
-            return torch.tensor([_differences(clip) for clip in video], dtype=torch.float32)
-        pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
-        steps = torch.stack([(a.double() - b.double()).abs().mean((1, 2, 3)) for a, b in pairs], 1)
-        return (1 - steps).to(torch.promote_types(video.dtype, torch.float32))
+        return alike(samples.video.unbind(1))
+
+    def resume(self, samples: Samples, state: Tensor | None, old: int) -> tuple[Tensor, Tensor]:
+        """Return the terms that end after the `old` frames already scored, and the last frame."""
+        frames = samples.video.unbind(1)
+        # the other rewards of a stream may need the frames before; otherwise the state has the last
+        before = frames[old - 1 : old] if old else () if state is None else (state,)
+        return alike([*before, *frames[old:]]), frames[-1].clone()
 
 
-def _differences(clip: Tensor) -> list[float]:
-    """Return the terms of a clip (F, C, H, W), uint8 or float32, without copying it."""
+def alike(frames: Sequence[Tensor]) -> Tensor:
+    """Return 1 minus the mean change between neighbours of F frames (B, C, H, W), (B, F - 1)."""
+    first = frames[0]
+    if len(frames) == 1:
+        return first.new_ones(len(first), 0, dtype=torch.promote_types(first.dtype, torch.float32))
+    if first.is_cuda and first.dtype == torch.uint8:
+        return _on_device(frames)
+    if first.dtype in (torch.uint8, torch.float32) and not (
+        first.is_cuda or any(frame.requires_grad for frame in frames)
+    ):
+        # OpenCV's norm is many times faster than torch on the CPU
+        clips = zip(*frames, strict=True)
+        return torch.tensor([_differences(clip) for clip in clips], dtype=torch.float32)
+    pairs = zip(frames[:-1], frames[1:], strict=True)
+    steps = torch.stack([(a.double() - b.double()).abs().mean((1, 2, 3)) for a, b in pairs], 1)
+    return (1 - steps).to(torch.promote_types(first.dtype, torch.float32))
+
+
+def _differences(clip: Sequence[Tensor]) -> list[float]:
+    """Return the terms of the frames (C, H, W) of a clip, uint8 or float32.
+
+    Frames as decoders give them, with the channels last in memory, are not copied.
+    """
     cv2 = importlib.import_module("cv2")
-    planes = (
-        clip.permute(0, 2, 3, 1) if clip.permute(0, 2, 3, 1).is_contiguous() else clip.contiguous()
-    )
-    rows: np.ndarray = planes.numpy().reshape(len(clip), clip.shape[2], -1)
-    most = rows[0].size * (255 if clip.dtype == torch.uint8 else 1)
+    decoded = [frame.permute(1, 2, 0) for frame in clip]
+    planes = decoded if all(frame.is_contiguous() for frame in decoded) else clip
+    rows: list[np.ndarray] = [p.contiguous().numpy().reshape(len(clip[0]), -1) for p in planes]
+    most = rows[0].size * (255 if clip[0].dtype == torch.uint8 else 1)
     return [1 - cv2.norm(a, b, cv2.NORM_L1) / most for a, b in zip(rows[:-1], rows[1:])]
 
 
-def _on_device(video: Tensor) -> Tensor:
-    """Return the terms of uint8 clips on an accelerator, in exact whole numbers."""
-    pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
+def _on_device(frames: Sequence[Tensor]) -> Tensor:
+    """Return the terms of uint8 frames on an accelerator, in exact whole numbers."""
+    pairs = zip(frames[:-1], frames[1:], strict=True)
     steps = [(a.short() - b.short()).abs().flatten(1).sum(1, dtype=torch.int64) for a, b in pairs]
-    return (1 - torch.stack(steps, 1).double() / (255 * video[0, 0].numel())).float()
+    return (1 - torch.stack(steps, 1).double() / (255 * frames[0][0].numel())).float()

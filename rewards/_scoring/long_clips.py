@@ -235,7 +235,8 @@ class _Lane:
         samples, self.waiting = _joined(self.tail, self.waiting), []
         old, frames = 0 if self.tail is None else self.tail.shape[1], samples.video.shape[1]
         for name, reward in self.rewards.items():
-            if frames > reward.lookahead:
+            # a reward of less context than lookahead keeps the frames that it needs in its state
+            if frames > min(reward.lookahead, reward.context):
                 kept, self.state[name] = reward.resume(samples, self.state[name], old)
                 self.features[name].append(kept)
         self.tail = samples.video[:, max(0, frames - self.context) :].clone()

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from vidrl.rewards import Samples, vbench
+from vidrl.rewards._scoring.long_clips import Stream
 from vidrl.rewards._vbench import networks
+from vidrl.rewards.base import Reward
 from vidrl.rewards.vbench_aesthetic import VbenchAesthetic
 from vidrl.rewards.vbench_background_consistency import VbenchBackgroundConsistency
 from vidrl.rewards.vbench_camera_motion import VbenchCameraMotion, labels
@@ -97,6 +99,30 @@ def test_the_mean_of_a_long_curve_is_exact_to_the_last_bit():
     for piece in levels[0].split(500):
         stream.update(piece)
     assert stream.result().value.item() == pytest.approx(248 / 255, abs=6e-8)
+
+
+class _SecondDifference(Reward):
+    """A reward whose terms need the two frames before a piece."""
+
+    lookahead = 2
+
+    def terms(self, samples):
+        return samples.frames.diff(n=2, dim=1).abs().mean((2, 3, 4))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("cuts", [(1, 2, 3, 9), (4, 9), (9,)])
+def test_flickering_in_pieces_of_any_length_in_one_reused_buffer(alone, cuts):
+    """Its terms are those of the whole clip, also where another reward keeps more frames."""
+    video = noise(9)
+    rewards = {"flickering": VbenchTemporalFlickering()}
+    stream = Stream(rewards if alone else rewards | {"other": _SecondDifference()}, 8.0, "")
+    for start, end in zip((0, *cuts), cuts, strict=False):
+        buffer = video[0, start:end].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        stream.update(buffer if start % 2 else buffer.contiguous())  # two orders in memory
+        buffer.zero_()
+    whole = VbenchTemporalFlickering()(Samples(video, [""], 8.0))
+    assert torch.equal(stream.result()["flickering"].frames, whole.frames)
 
 
 def test_flickering_of_one_frame_is_inapplicable_and_of_a_still_is_one():
