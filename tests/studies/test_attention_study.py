@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_a_process_that_dies_is_a_remark(study):
 
 
 PEAK = """
+import subprocess
 import sys
 sys.path.insert(0, {folder!r})
 import attention
