@@ -78,6 +78,25 @@ def join(scores: Sequence[Score]) -> Score:
     return Score(value, frames, first.support, parts, why, first.weights, slopes, adds=adds)
 
 
+def on_device(score: Score, device: torch.device | str) -> Score:
+    """Return the score with the tensors of all its parts on `device`.
+
+    >>> on_device(Score(torch.zeros(2), torch.zeros(2, 3)), "cpu").frames.device
+    device(type='cpu')
+    """
+    tables = {
+        name: {key: rows.to(device) for key, rows in getattr(score, name).items()}
+        for name in ("slopes", "maps", "adds")
+    }
+    return replace(
+        score,
+        value=score.value.to(device),
+        frames=None if score.frames is None else score.frames.to(device),
+        parts={name: on_device(part, device) for name, part in score.parts.items()},
+        **tables,
+    )
+
+
 def as_score(returned: Any, samples: Samples, name: str) -> Score:
     """Return what the reward `name` returned for `samples` as a Score of its clips.
 

@@ -170,7 +170,7 @@ def _counted(clips: Iterator[Samples], bar: Any) -> Iterator[Samples]:
 
 
 def _thumbnails(samples: Samples) -> Tensor:
-    return evaluate.thumbnails(samples.frames)
+    return evaluate.thumbnails(samples.frames).cpu()
 
 
 def _distances(thumbnails: Tensor, others: Sequence[Tensor]) -> np.ndarray:

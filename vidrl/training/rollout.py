@@ -274,17 +274,18 @@ def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
 def decoded(
     backbone: Denoiser, latents: Tensor, prompts: Sequence[str], cond: Cond | None = None
 ) -> Samples:
-    """Decode latents, which were sampled under `cond`, to clips on the CPU.
+    """Decode latents, which were sampled under `cond`, to clips on the latents' device.
 
-    All of vidrl decodes by this function, and never under autocast: rewards in training and
-    held-out measures then see the same decoder, whatever `train.mixed_precision` is.
+    The clips stay there until they are scored, because copies of whole clips to the host
+    would keep a GPU waiting. All of vidrl decodes by this function, and never under
+    autocast: rewards in training and held-out measures then see the same decoder, whatever
+    `train.mixed_precision` is.
     """
     with without_autocast(latents.device):
         video = (
             (backbone.decode_with(latents, cond) if cond else backbone.decode(latents))
             .clamp(0, 1)
             .float()
-            .cpu()
         )
     mapped = backbone.frame_map[-1][1]
     if video.shape[1] != mapped:
@@ -292,8 +293,9 @@ def decoded(
             f"expected clips of {mapped} frames, the end of the backbone's frame_map, got "
             f"{video.shape[1]} from decode: correct one of them in {type(backbone).__name__}"
         )
+    size = video.shape[-2:]
     return Samples(
-        video, list(prompts), backbone.fps, references.images(prompts, *video.shape[-2:])
+        video, list(prompts), backbone.fps, references.images(prompts, *size, video.device)
     )
 
 
@@ -325,8 +327,9 @@ def clips(
 ) -> Iterator[Samples]:
     """Generate clips of prompts by the deterministic sampler, in order, a few at a time.
 
-    The clips are on the CPU. `batch` clips are sampled and `decode_batch` clips are decoded
-    at once, fewer where memory runs out. `autocast` is the context of the sampling alone.
+    The clips are on the latents' device. `batch` clips are sampled and `decode_batch` clips
+    are decoded at once, fewer where memory runs out. `autocast` is the context of the
+    sampling alone.
     """
     backbone = _backbone(policy)
     plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
@@ -361,7 +364,7 @@ def generate(
     """
     videos = torch.cat(
         [
-            samples.video
+            samples.video.cpu()
             for samples in clips(policy, prompts, generators, steps, batch, encode=encode)
         ]
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidrl.rewards import Reward, Samples, Score
+from vidrl.rewards._scoring.score import on_device
 
 from . import evaluate
 
@@ -20,7 +21,8 @@ class Scored:
 
     `shown(values)` names the places of the clips to keep, given the rewards (n,) of the
     first n clips, NaN where a clip is unscored. `clips` holds these clips, (F, C, H, W), by
-    place; all other clips may be freed once `add` returns.
+    place; all other clips may be freed once `add` returns. All that is kept is on the CPU, so
+    that the memory of a GPU does not grow with the number of clips.
 
     Example:
         >>> from vidrl import plugin
@@ -44,12 +46,16 @@ class Scored:
         start = len(self.prompts)
         # `join` copies: a score may be a view of the clips, and would keep them in memory
         for found in evaluate.score_some(self.reward, samples):
-            self._found.append(evaluate.join([found]) if isinstance(found, Score) else found)
-        self._small.append(evaluate.thumbnails(samples.frames))
+            self._found.append(
+                on_device(evaluate.join([found]), "cpu") if isinstance(found, Score) else found
+            )
+        self._small.append(evaluate.thumbnails(samples.frames).cpu())
         self.prompts, self.fps = [*self.prompts, *samples.prompts], samples.fps
         wanted = set(self.shown(self._values()))
         new = {
-            start + i: samples.video[i].clone() for i in range(len(samples)) if start + i in wanted
+            start + i: samples.video[i].to("cpu", copy=True)
+            for i in range(len(samples))
+            if start + i in wanted
         }
         self.clips = {i: clip for i, clip in self.clips.items() if i in wanted} | new
 
@@ -57,7 +63,7 @@ class Scored:
         """Return the rewards (n,) of the clips so far; NaN where the reward failed."""
         nan = torch.full((1,), float("nan"))
         return torch.cat(
-            [found.value.cpu() if isinstance(found, Score) else nan for found in self._found]
+            [found.value if isinstance(found, Score) else nan for found in self._found]
         )
 
     @property
