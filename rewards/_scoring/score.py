@@ -84,16 +84,18 @@ def on_device(score: Score, device: torch.device | str) -> Score:
     >>> on_device(Score(torch.zeros(2), torch.zeros(2, 3)), "cpu").frames.device
     device(type='cpu')
     """
-    tables = {
-        name: {key: rows.to(device) for key, rows in getattr(score, name).items()}
-        for name in ("slopes", "maps", "adds")
-    }
+    slopes, maps, adds = (
+        {name: rows.to(device) for name, rows in table.items()}
+        for table in (score.slopes, score.maps, score.adds)
+    )
     return replace(
         score,
         value=score.value.to(device),
         frames=None if score.frames is None else score.frames.to(device),
         parts={name: on_device(part, device) for name, part in score.parts.items()},
-        **tables,
+        slopes=slopes,
+        maps=maps,
+        adds=adds,
     )
 
 

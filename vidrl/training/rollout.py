@@ -293,10 +293,9 @@ def decoded(
             f"expected clips of {mapped} frames, the end of the backbone's frame_map, got "
             f"{video.shape[1]} from decode: correct one of them in {type(backbone).__name__}"
         )
-    size = video.shape[-2:]
-    return Samples(
-        video, list(prompts), backbone.fps, references.images(prompts, *size, video.device)
-    )
+    height, width = video.shape[-2:]
+    images = references.images(prompts, height, width, video.device)
+    return Samples(video, list(prompts), backbone.fps, images)
 
 
 def decoded_pieces(
