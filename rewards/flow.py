@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._flow import kernels, planes
 from ._flow.camera import camera, contrast
 from ._flow.estimators import METHODS, Estimator, batched, clip_flow, opencv
 from ._flow.images import (
@@ -27,6 +28,7 @@ from ._flow.images import (
     quantile,
     shrink,
     shrunk,
+    squares,
 )
 from ._flow.warping import (
     LAI,
@@ -126,6 +128,8 @@ class Motion:
     @cached_property
     def edges(self) -> Tensor:
         """Return the squared gradient of brightness, mean over channels, (B, F, H, W)."""
+        if planes.fits(self.frames):
+            return kernels.edges(self.frames)
         pad = torch.nn.functional.pad
         across, down = (self.frames.diff(dim=d).square().mean(2) for d in (-1, -2))
         return pad(across, (0, 1)) + pad(down, (0, 0, 0, 1))
@@ -265,6 +269,8 @@ def zero_where_still(
     that of the warped difference. The reason: estimators extend the motion of things over
     neighbouring ground without edges, where no motion is the better guess.
     """
+    if planes.fits(flow, first, second) and planes.remaps(second):
+        return kernels.rest(flow, first, second, *squares(second, window), favour)
     plain = (second - first).square().mean(2, keepdim=True)
     warped = warp(second, flow)
     moved = (warped - first).square().mean(2, keepdim=True)

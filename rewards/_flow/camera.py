@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .images import around, quantile
+from . import kernels, planes
+from .images import around, quantile, squares
 from .warping import outside
 
 CELLS = 12  # cells along each side of the picture; the fit reads one mean flow per cell
@@ -84,7 +85,7 @@ def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None
     height, width = flow.shape[-2:]
     diagonal = hypot(height, width)
     shows = contrast(frames) if shows is None else shows
-    at, moved, weight = _cells(flow, structure**2 * ~outside(flow), shows)
+    at, moved, weight = _cells(flow, structure, shows)
     tolerance = 0.3 / diagonal + 0.002
     shift, turn = _refine(*_guess(at, moved, weight, tolerance), at, moved, weight, tolerance)
     error = (moved - shift[..., None] - turn[..., None] * at).abs()
@@ -147,11 +148,20 @@ def _guess(at: Tensor, moved: Tensor, weight: Tensor, tolerance: float) -> tuple
     shift = moved[..., first] - turn * at[..., first]
     none = torch.zeros_like(turn[..., :1])
     turn, shift = torch.cat([none, turn], -1), torch.cat([none, shift], -1)
-    error = (moved[..., None, :] - shift[..., None] - turn[..., None] * at[..., None, :]).abs()
-    cost = (weight[..., None, :] * error.clamp(max=tolerance).square()).sum(-1)
+    cost = _costs(shift, turn, at, moved, weight, tolerance)
     cost[..., 0] *= 0.98  # no motion wins where a motion explains the cells no better
     best = cost.argmin(-1, keepdim=True)
     return shift.gather(-1, best)[..., 0], turn.gather(-1, best)[..., 0]
+
+
+def _costs(
+    shift: Tensor, turn: Tensor, at: Tensor, moved: Tensor, weight: Tensor, most: float
+) -> Tensor:
+    """Return the cost of each candidate, (B, T, G): squared residuals, cut at `most`."""
+    if planes.fits(weight):
+        return kernels.costs(shift, turn, at, moved, weight, most)
+    error = (moved[..., None, :] - shift[..., None] - turn[..., None] * at[..., None, :]).abs()
+    return (weight[..., None, :] * error.clamp(max=most).square()).sum(-1)
 
 
 def _refine(
@@ -163,25 +173,37 @@ def _refine(
     narrowed step by step, so that a rough guess is not caught by the nearest few cells.
     """
     for narrower in (1, 1, 0.7, 0.5, 0.35, 0.35):
-        error = (moved - shift[..., None] - turn[..., None] * at).abs() / (tolerance * narrower)
-        shift, turn = similarity(at, moved, weight / (1 + error.square()).square())
+        error = torch.view_as_real(moved - shift[..., None] - turn[..., None] * at)
+        square = error.square().sum(-1) / (tolerance * narrower) ** 2
+        shift, turn = similarity(at, moved, weight / (1 + square).square())
     return shift, turn
 
 
-def _cells(flow: Tensor, ink: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(flow: Tensor, structure: Tensor, shows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean place and flow of the edges of each cell, and the cell's weight.
 
     (B, T, K) each, place and flow complex, diagonals. A cell without edges has weight 0.
     """
-    height, width = flow.shape[-2:]
-    x, y = _axes(height, width, flow)
-    layers = torch.stack([x * ink, y * ink, flow[:, :, 0] * ink, flow[:, :, 1] * ink, ink], 2)
-    pooled = _pool(layers, CELLS)
+    pooled, seen = _pooled(flow, structure, shows)
     mean = pooled[:, :, :4] / pooled[:, :, 4:].clamp(min=1e-12)
-    weight = _pool(contrast.unsqueeze(2), CELLS)[:, :, 0] * (pooled[:, :, 4] > 1e-12)
+    weight = seen * (pooled[:, :, 4] > 1e-12)
     at = torch.complex(mean[:, :, 0], mean[:, :, 1])
     moved = torch.complex(mean[:, :, 2], mean[:, :, 3])
-    return at, moved / hypot(height, width), weight
+    return at, moved / hypot(*flow.shape[-2:]), weight
+
+
+def _pooled(flow: Tensor, structure: Tensor, shows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cell means of x, y and both flows, each times the ink, and of ink and contrast.
+
+    (B, T, 5, K) and (B, T, K). The ink is the squared structure, 0 where the flow leaves
+    the picture.
+    """
+    if planes.fits(flow, structure, shows):
+        return kernels.cells(flow, structure, shows, CELLS)
+    x, y = _axes(*flow.shape[-2:], flow)
+    ink = structure**2 * ~outside(flow)
+    layers = torch.stack([x * ink, y * ink, flow[:, :, 0] * ink, flow[:, :, 1] * ink, ink], 2)
+    return _pool(layers, CELLS), _pool(shows.unsqueeze(2), CELLS)[:, :, 0]
 
 
 def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tensor:
@@ -192,6 +214,8 @@ def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tenso
     dimmed picture has the contrast of the bright one.
     """
     still = frames.detach()
+    if planes.fits(still):
+        return kernels.contrast(still, *squares(still, 1 / 8), floor, least)
     variance = (around(still**2, 1 / 8) - around(still, 1 / 8) ** 2).clamp(min=0).amax(2)
     centred = still - still.mean((3, 4), keepdim=True)
     of_frame = centred.square().sum((3, 4)).amax(2)[..., None, None]

@@ -21,6 +21,10 @@ from .torch_flow import torch_flow
 # A function of two batches of frames (N, 3, H, W) in [0, 1] to flow (N, 2, H, W), pixels.
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
+# The least range of a pair that is stretched to [0, 1]: the noise of a nearly plain picture is
+# not stretched to the full range.
+FAINT = 0.05
+
 METHODS = ("dis", "dis_fast", "farneback", "torch", "raft:PATH")
 
 
@@ -49,43 +53,60 @@ def clip_flow(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]
     if len(frames) < 2:
         return frames.new_zeros(0, 2, height, width), frames.new_zeros(0, 2, height, width)
     goal = tuple(round(side * enlargement(min(height, width))) for side in (width, height))
+    flows = np.empty((2, len(frames) - 1, 2, goal[1], goal[0]), np.float32)
     threads = cv2.getNumThreads()
     # DIS divides the picture among threads, and its result depends on the division.
     cv2.setNumThreads(1)
     try:
-        pairs = [_pair(first, second, goal, calc) for first, second in _views(frames)]
+        for t, planes in enumerate(_views(frames)):
+            for way, flow in zip(flows[:, t], _pair(planes[0], planes[1], goal, calc)):
+                way[:] = flow.transpose(2, 0, 1)
     finally:
         cv2.setNumThreads(threads)
-    flows = torch.from_numpy(np.stack(pairs)).permute(0, 1, 4, 2, 3)
-    if goal != (width, height):
-        small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area")
-        # a flow is a length in pixels, so it shrinks with the picture
-        flows = small.unflatten(0, flows.shape[:2]) * (width / goal[0])
-    return flows[:, 0].contiguous(), flows[:, 1].contiguous()
+    there, back = torch.from_numpy(flows)
+    if goal == (width, height):
+        return there, back
+    # a flow is a length in pixels, so it shrinks with the picture
+    there, back = (
+        interpolate(flow, size=(height, width), mode="area") * (width / goal[0])
+        for flow in (there, back)
+    )
+    return there, back
 
 
 def _pair(
     first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]
-) -> np.ndarray:
-    """Return the flow of two planes both ways, at the size `goal`, (2, H, W, 2)."""
-    cv2 = _cv2()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flow of two planes both ways, at the size `goal`, (H, W, 2) each."""
     if first.shape[::-1] != goal:
-        first, second = (
-            cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC) for plane in (first, second)
-        )
-    first, second = (np.clip(plane, 0, 255).astype(np.uint8) for plane in (first, second))
-    return np.stack([calc(first, second, None), calc(second, first, None)])
+        first, second = (_enlarged(plane, goal) for plane in (first, second))
+    first, second = first.astype(np.uint8), second.astype(np.uint8)
+    return calc(first, second, None), calc(second, first, None)
 
 
-def _views(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each pair of neighbouring frames as two grey planes (H, W) in 0..255.
+def _enlarged(plane: np.ndarray, goal: tuple[int, ...]) -> np.ndarray:
+    """Return a plane of 0..255 at the size `goal`, (width, height)."""
+    cv2 = _cv2()
+    large = cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC)
+    # cubic interpolation overshoots at edges
+    return np.minimum(np.maximum(large, 0, out=large), 255, out=large)
 
-    OpenCV's estimators read one channel.
+
+def _views(frames: Tensor) -> Iterator[np.ndarray]:
+    """Yield each pair of neighbouring frames as two grey planes, (2, H, W), in 0..255.
+
+    OpenCV's estimators read one channel. The numbers are those of `seen_along`; the planes
+    are written into one array, which the next pair overwrites.
     """
-    for first, second, axis in zip(frames[:-1], frames[1:], changing_colour(frames)):
-        planes = seen_along(axis, torch.stack([first, second]))
-        first, second = (planes * 255).numpy()
-        yield first, second
+    pictures = frames.flatten(2).numpy()
+    planes = np.empty((2, pictures.shape[2]), np.float32)
+    for t, axis in enumerate(changing_colour(frames).numpy()):
+        np.matmul(axis, pictures[t : t + 2], out=planes)
+        low, high = planes.min(), planes.max()
+        planes -= low
+        planes /= max(high - low, np.float32(FAINT))
+        planes *= 255
+        yield planes.reshape(2, *frames.shape[-2:])
 
 
 def seen_along(axis: Tensor, pairs: Tensor) -> Tensor:
@@ -98,9 +119,8 @@ def seen_along(axis: Tensor, pairs: Tensor) -> Tensor:
     planes = (axis[..., None, None, :] @ pairs.flatten(-2))[..., 0, :].unflatten(
         -1, pairs.shape[-2:]
     )
-    low, high = (planes.flatten(-3).aminmax(dim=-1)[i][..., None, None, None] for i in (0, 1))
-    # 0.05: the noise of a nearly plain picture is not stretched to the full range
-    return (planes - low) / (high - low).clamp(min=0.05)
+    low, high = (end[..., None, None, None] for end in planes.flatten(-3).aminmax(dim=-1))
+    return (planes - low) / (high - low).clamp(min=FAINT)
 
 
 def changing_colour(frames: Tensor, still: float = 0.2) -> Tensor:

@@ -51,11 +51,19 @@ def around(image: Tensor, window: float) -> Tensor:
     The side of the square is `window` times the shorter side of the picture. At the border
     only the pixels inside the picture count.
     """
-    radius = max(1, round(min(image.shape[-2:]) * window / 2))
-    counts = _counts(image.shape[-2], image.shape[-1], radius)
+    radius, counts = squares(image, window)
     if planes.fits(image):
         return planes.around(image, radius, counts)
     return _box(image, radius) / counts.to(image)
+
+
+def squares(image: Tensor, window: float) -> tuple[int, Tensor]:
+    """Return the radius of the squares of `around`, and how many pixels each has, (H, W).
+
+    Pixels beyond the border are not counted.
+    """
+    radius = max(1, round(min(image.shape[-2:]) * window / 2))
+    return radius, _counts(image.shape[-2], image.shape[-1], radius)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 They are used for float32 on the CPU where no gradient is needed. Shapes: (..., C, H, W) and
 (..., H, W), contiguous or not. Each plane is processed by itself, so that it stays in the
-CPU's cache.
+CPU's cache; `kernels` does so for what is computed from several planes.
 """
 
 from __future__ import annotations
@@ -25,24 +25,38 @@ def fits(*tensors: Tensor) -> bool:
     )
 
 
+def remaps(image: Tensor) -> bool:
+    """Return whether OpenCV can warp pictures of this size: its longest side is 2^15 pixels."""
+    return max(image.shape[-2:]) < 1 << 15
+
+
 def warp(image: Tensor, flow: Tensor, mode: str) -> Tensor:
     """Return images (..., C, H, W) warped by flows (..., 2, H, W), as `warping.warp` does.
 
     Images and flows have the same leading axes; `mode` is "bicubic" or "bilinear".
     """
-    cv2, (height, width) = _cv2(), image.shape[-2:]
-    kind = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
     out = torch.empty(image.shape)
-    x, y = _places(height, width)
-    pictures, flows, outs = (
-        t.detach().contiguous().flatten(0, -4).numpy() for t in (image, flow, out)
-    )
-    for planes, (dx, dy), into in zip(pictures, flows, outs, strict=True):
-        u, v = x + dx, y + dy
-        # one channel at a time: for some numbers of channels OpenCV rounds places to 1/32 pixel
-        for plane, target in zip(planes, into):
-            cv2.remap(plane, u, v, kind, dst=target, borderMode=cv2.BORDER_REPLICATE)
+    places = np.empty(flow.shape[-3:], np.float32)
+    pictures, flows, outs = (t.detach().numpy() for t in (image, flow, out))
+    for index in np.ndindex(*image.shape[:-3]):
+        remap(pictures[index], flows[index], mode, outs[index], places)
     return out
+
+
+def remap(
+    picture: np.ndarray, flow: np.ndarray, mode: str, out: np.ndarray, places: np.ndarray
+) -> None:
+    """Write one picture (C, H, W) warped by the flow (2, H, W) to `out`.
+
+    `places` (2, H, W) is overwritten with the places that are read.
+    """
+    cv2 = _cv2()
+    kind = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
+    for place, start, move in zip(places, pixels(*picture.shape[-2:]), flow, strict=True):
+        np.add(start, move, out=place)
+    # one channel at a time: for some numbers of channels OpenCV rounds places to 1/32 pixel
+    for plane, target in zip(picture, out):
+        cv2.remap(plane, *places, kind, dst=target, borderMode=cv2.BORDER_REPLICATE)
 
 
 def around(image: Tensor, radius: int, counts: Tensor) -> Tensor:
@@ -50,16 +64,21 @@ def around(image: Tensor, radius: int, counts: Tensor) -> Tensor:
 
     `counts` (H, W) is how many pixels of each square are in the picture.
     """
-    cv2 = _cv2()
-    per_pixel, side = (1 / counts).numpy(), (2 * radius + 1, 2 * radius + 1)
-    out = torch.empty(image.shape)
-    planes, outs = (
-        t.detach().contiguous().view(-1, *image.shape[-2:]).numpy() for t in (image, out)
-    )
-    for plane, into in zip(planes, outs):
-        cv2.boxFilter(plane, -1, side, dst=into, normalize=False, borderType=cv2.BORDER_CONSTANT)
-        np.multiply(into, per_pixel, out=into)
+    per_pixel, out = (1 / counts).numpy(), torch.empty(image.shape)
+    pictures, outs = image.detach().numpy(), out.numpy()
+    for index in np.ndindex(*image.shape[:-2]):
+        box(pictures[index], radius, per_pixel, outs[index])
     return out
+
+
+def box(plane: np.ndarray, radius: int, per_pixel: np.ndarray, out: np.ndarray) -> None:
+    """Write the means over squares of one plane (H, W) to `out`.
+
+    `per_pixel` (H, W) is 1 / the number of pixels of each square in the picture.
+    """
+    cv2, side = _cv2(), (2 * radius + 1, 2 * radius + 1)
+    cv2.boxFilter(plane, -1, side, dst=out, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    np.multiply(out, per_pixel, out=out)
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
@@ -73,7 +92,7 @@ def quantile(values: Tensor, q: float) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _places(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def pixels(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the places of pixels along x, (1, W), and along y, (H, 1)."""
     return np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
 

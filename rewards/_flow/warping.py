@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from . import planes
+from . import kernels, planes
 from .images import gradient
 
 # Thresholds of Lai et al. 2018, arXiv:1808.00449: see `occluded` and `moving_edge`.
@@ -26,7 +26,7 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     >>> warp(image, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 6, 6))[0, 0, 0, :4]
     tensor([1., 2., 3., 4.])
     """
-    if planes.fits(image, flow) and max(image.shape[-2:]) < 1 << 15:  # OpenCV's limit of a side
+    if planes.fits(image, flow) and planes.remaps(image):
         return planes.warp(image, flow, mode)
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(
@@ -61,6 +61,8 @@ def occluded(
 
     Source: Lai et al. 2018, arXiv:1808.00449.
     """
+    if planes.fits(flow, back) and planes.remaps(back):
+        return kernels.hidden(flow, back, thresholds, returned)[0]
     returned = warp(back, flow, "bilinear") if returned is None else returned
     slack = thresholds[0] * (norm2(returned) + norm2(flow)) + thresholds[1]
     return (norm2(returned + flow) > slack) | outside(flow)

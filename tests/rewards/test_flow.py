@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from vidrl.rewards import Composite, Samples, default, flow
-from vidrl.rewards._flow import estimators
+from vidrl.rewards._flow import estimators, planes
 from vidrl.rewards._flow import raft as _raft
+from vidrl.rewards._flow.camera import camera
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
 from vidrl.synthetic import corruptions, world
@@ -342,3 +343,32 @@ def test_opencv_on_the_cpu_says_the_same_as_torch():
         torch.testing.assert_close(
             found.double(), job(image.double(), shift.double()), atol=1e-4, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kernels_of_one_picture_say_the_same_as_tensors_of_the_batch(channels, monkeypatch):
+    """Rest, occlusion, contrast, edges and the camera's fit, with the kernels and without."""
+    draw = torch.Generator().manual_seed(6)
+    rough = torch.rand(8, channels, 12, 16, generator=draw)
+    frames = torch.nn.functional.interpolate(rough, size=(60, 83), mode="bicubic").clamp(0, 1)
+    frames = frames.view(2, 4, channels, 60, 83)
+    bends = torch.randn(6, 2, 5, 6, generator=draw) * 3 + 2
+    there = torch.nn.functional.interpolate(bends, size=(60, 83), mode="bicubic")
+    there = there.view(2, 3, 2, 60, 83)
+    back = 0.3 * torch.randn(there.shape, generator=draw) - there
+
+    def measured() -> dict[str, torch.Tensor]:
+        motion = flow.Motion(frames, there, back)
+        kept, warped = flow.zero_where_still(there, frames[:, :-1], frames[:, 1:])
+        fit = camera(there, frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1])
+        found = {"kept": kept, "warped": warped, "camera": fit.numbers, "agree": fit.agreement}
+        names = ("seen_later", "seen_earlier", "edges", "contrast", "returned", "hold")
+        return found | {name: getattr(motion, name) for name in names}
+
+    fast = measured()
+    monkeypatch.setattr(planes, "fits", lambda *_: False)
+    slow = measured()
+    assert 0.1 < slow["seen_later"].float().mean() < 0.9 and (slow["kept"] == 0).any()
+    assert slow["camera"].abs().max() > 1e-3
+    for name, found in fast.items():
+        torch.testing.assert_close(found, slow[name], atol=2e-5, rtol=1e-5, msg=name)
