@@ -80,6 +80,8 @@ class Reward(nn.Module):
     - `needs`: modules that the reward imports, other than torch and numpy; `extra`: the
       extra of pyproject.toml that installs them.
     - `learned`: the reward reads trained weights that are not part of vidrl.
+    - `remote`: a server computes the value, so that this process only waits for it; several
+      threads may then call the reward at once.
     - `lowered_by`: names in vidrl.synthetic.corruptions; each corruption lowers the value.
     - `range`: the smallest and the largest possible value.
     - `card`: see `Card`.
@@ -105,6 +107,7 @@ class Reward(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     learned: ClassVar[bool] = False
+    remote: ClassVar[bool] = False
     lowered_by: ClassVar[tuple[str, ...]] = ()
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     card: ClassVar[Card | None] = None

@@ -61,6 +61,7 @@ class HttpScorer(Reward):
     """
 
     learned = True
+    remote = True
     time_support = "clip"
     least_side = 1
     card = Card(

@@ -23,7 +23,7 @@ LAYERS = [
     {"training.restart"},
     {"training.between_rounds", "training.preflight"},
     {"training.assembly", "training.broadcast"},
-    {"training.update", "training.record", "training.held_out"},
+    {"training.update", "training.record", "training.held_out", "training.reward_workers"},
     {"data.file_rounds", "training.unread"},
     {"data.clip_latents"},
     {"algorithms"},

@@ -64,6 +64,10 @@ class RewardSection:
     """The parts of a composite: a reward's name with its weight, or with a table of weight,
     options, scale, band and gate (`vidrl.rewards._scoring.recipe_parts.Part`). "default"
     stands for all parts of the default composite."""
+    workers: int = 0
+    """How many worker processes score the clips of a round or an evaluation while the next
+    clips are made; 0: the trainer's process scores them. A worker has one thread, and no
+    device but the CPU."""
 
     def __post_init__(self) -> None:
         """Read whole numbers as weights: `flicker = 1` means 1.0."""
@@ -469,6 +473,7 @@ def _train_rules(recipe: Recipe) -> Iterator[Rule]:
 
 
 def _reward_rules(reward: RewardSection) -> Iterator[Rule]:
+    yield reward.workers >= 0, f"reward.workers: expected 0 or more, got {reward.workers}"
     yield not (reward.name and reward.parts), "reward: expected name or parts, got both"
     yield (
         reward.name or not reward.options,

@@ -24,6 +24,7 @@ import torch
 
 from vidrl.lookup import user_modules
 
+from . import pipes
 from .memory import MEMORY, is_out_of_memory, limit_memory, out_of_memory_reason
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ T = TypeVar("T")
 START = 300.0
 # Results a worker that may wait for an earlier, slower task; this bounds the memory of results.
 AHEAD = 8
+# Processes start one at a time, because a start changes the environment for a moment.
+_STARTING = threading.Lock()
 
 
 class TaskFailed(RuntimeError):
@@ -66,24 +69,33 @@ def map_in_processes(
             "expected jobs of 1 or more, or 0 for this process, and timeout > 0 or None, got "
             f"jobs={jobs}, timeout={timeout}"
         )
-    pool = _Pool(_pickled(function, memory), tasks, jobs, timeout)
+    pool = Pool(pickled(function, memory, "jobs=0"), tasks, jobs, timeout)
     try:
         yield from pool.run()
     finally:
         pool.end()
 
 
-class _Pool(Generic[T]):
-    """A pool of workers that keeps the results of tasks whose turn to be yielded has not come."""
+class Pool(Generic[T]):
+    """A pool of workers that keeps the results of tasks whose turn to be yielded has not come.
+
+    `function` is what `pickled` returned; `role` is how the reason of a lost task calls the
+    process that ended. `kill` may be called from another thread than the other methods.
+    """
 
     def __init__(
-        self, function: bytes, tasks: Iterable[T], jobs: int, timeout: float | None
+        self,
+        function: bytes,
+        tasks: Iterable[T],
+        jobs: int,
+        timeout: float | None = None,
+        role: str = "the decoder",
     ) -> None:
         # Fewer tasks than `jobs` need fewer processes.
         first = list(islice(tasks := iter(tasks), jobs))
         self.tasks = enumerate(chain(first, tasks))
         self.function, self.timeout = function, timeout
-        self.jobs = len(first)
+        self.jobs, self.role = len(first), role
         self.workers: list[_Worker[T]] = []
         self.done: dict[int, TaskResult[T]] = {}
         self.yielded = self.started = 0
@@ -104,6 +116,12 @@ class _Pool(Generic[T]):
         """End all processes."""
         for worker in self.workers:
             worker.end()
+
+    def kill(self) -> None:
+        """Kill all processes; `run` then gives their tasks a reason."""
+        for worker in list(self.workers):
+            with suppress(ValueError):  # the process has ended already
+                worker.process.kill()
 
     def _feed(self) -> None:
         """Give a task to every free worker, and start missing workers."""
@@ -137,9 +155,9 @@ class _Pool(Generic[T]):
     def _hear(self, worker: _Worker[T]) -> None:
         """Handle one message (kind, payload) of a worker; the kinds are those of `_serve`."""
         try:
-            kind, payload = worker.pipe.recv()
+            kind, payload = pipes.receive(worker.pipe)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._drop(worker, _death(worker) if worker.ready else None)
+            self._drop(worker, _death(worker, self.role) if worker.ready else None)
             return
         if kind == "raised":
             raise payload
@@ -160,9 +178,9 @@ class _Pool(Generic[T]):
         self.workers.remove(worker)
         if why is None:
             raise RuntimeError(
-                f"a worker process could not start (status {status}): a script that asks for jobs "
-                "needs "
-                "`if __name__ == '__main__':` around what it does; or pass jobs=0 to see the error"
+                f"a worker process could not start (status {status}): a script that asks for "
+                "processes needs `if __name__ == '__main__':` around what it does; or ask for 0 "
+                "of them to see the error"
             )
         self.done[number] = TaskResult(task, None, why)
 
@@ -199,7 +217,7 @@ class _Worker(Generic[T]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        with user_modules.safe_path(), _interrupts_blocked():
+        with _STARTING, user_modules.safe_path(), _interrupts_blocked():
             self.process.start()
         theirs.close()  # so that the pipe reports the end when the worker dies
         self.function, self.ready = function, False
@@ -246,10 +264,10 @@ class _Worker(Generic[T]):
         assert self.given is not None
         self.deadline = time.monotonic() + (timeout or float("inf"))
         with suppress(OSError):  # the worker has died: the next read of its pipe shows this
-            self.pipe.send(self.given[1])
+            pipes.send(self.pipe, self.given[1])
 
 
-def _death(worker: _Worker[Any]) -> str:
+def _death(worker: _Worker[Any], role: str) -> str:
     """Describe how a worker ended."""
     worker.process.join(5)
     status = worker.process.exitcode
@@ -257,19 +275,22 @@ def _death(worker: _Worker[Any]) -> str:
         hint = (
             ", out of memory?" if -status in (signal.SIGABRT, getattr(signal, "SIGKILL", 9)) else ""
         )
-        return f"the decoder crashed (signal {-status}{hint})"
-    return f"the decoder ended by itself (exit status {status})"
+        return f"{role} crashed (signal {-status}{hint})"
+    return f"{role} ended by itself (exit status {status})"
 
 
-def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
-    """Pickle the function and its limit of memory; raise ValueError if it cannot be pickled."""
+def pickled(function: Callable[..., Any], memory: int | None, cure: str) -> bytes:
+    """Pickle the function and its limit of memory; raise ValueError if it cannot be pickled.
+
+    `cure`: the setting that does the work in this process instead, which the error names.
+    """
     try:
         return pickle.dumps((user_modules.FindAgain(), function, memory))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             "expected rewards that a worker process can load, got one that cannot be pickled "
             f"({error}): "
-            "define its class in a module, or pass jobs=0"
+            f"define its class in a module, or pass {cure}"
         ) from error
 
 
@@ -279,17 +300,17 @@ def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
 def _serve(pipe: Connection, parent: int) -> None:
     """Serve tasks in a worker process until its pipe closes."""
     _settle(parent)
-    pipe.send(("started", None))
+    pipes.send(pipe, ("started", None))
     try:
         _, function, memory = pickle.loads(pipe.recv_bytes())
         limit_memory(memory)
-        pipe.send(("ready", None))
+        pipes.send(pipe, ("ready", None))
         while True:
-            pipe.send(_answer(function, pipe.recv()))
+            pipes.send(pipe, _answer(function, pipes.receive(pipe)))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:  # noqa: BLE001  any error is raised again in the parent
-        pipe.send(("raised", _portable(error)))
+        pipes.send(pipe, ("raised", _portable(error)))
 
 
 def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:

@@ -195,6 +195,9 @@ class Algorithm(ABC):
     # pairs" is data.pairs if a recipe names that file, else the policy.
     data: ClassVar[str] = "none"
 
+    # Whether the loss itself scores the clips, and follows the gradient of the reward.
+    differentiates_reward: ClassVar[bool] = False
+
     # How far noise moves the reward: `setup` reads it from a file. It is not an option.
     measured_influence: Influence | None = field(default=None, init=False, repr=False)
 

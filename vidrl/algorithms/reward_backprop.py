@@ -60,6 +60,8 @@ class RewardBackprop(Algorithm):
     pass, so that memory holds the activations of one step.
     """
 
+    differentiates_reward = True
+
     way: Literal["draft", "lv", "alignprop", "refl", "vader"] = "draft"
     steps: int = 10
     last: int = 0

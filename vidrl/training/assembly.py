@@ -26,6 +26,8 @@ from .pieces import Pieces
 from .policy import Policy
 from .processes import Workers
 from .record import Record
+from .reward_workers import open_workers
+from .scored import ChunkWorkers
 from .update import Updater
 
 SMALLER_CLIP = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
@@ -47,6 +49,8 @@ class Options(config.Train):
     """Every random draw of the run is derived from this number."""
     guard: config.Guard = field(default_factory=config.Guard)
     """Bands of held-out measures, and what happens outside them."""
+    reward_workers: int = 0
+    """How many processes score the clips; see `config.RewardSection.workers`."""
 
 
 @dataclass
@@ -81,6 +85,8 @@ class Parts:
     """How many clips or rows the stages "sample", "decode" and "update" take at once."""
     callback: Callback
     """Called between the rounds and at the end of the run; see `held_out.Callback`."""
+    reward_workers: ChunkWorkers | None = None
+    """Score the clips while the next ones are made; None: this process scores them."""
 
     @property
     def backbone(self) -> Denoiser:
@@ -97,6 +103,12 @@ class Parts:
         """The name of the weights that are evaluated and saved: "ema" where an average is kept."""
         return "ema" if self.options.ema else "live"
 
+    def close(self) -> None:
+        """End the reward's workers, the trackers, and the group of processes."""
+        if self.reward_workers is not None:
+            self.reward_workers.close()
+        self.workers.close()
+
 
 def from_recipe(recipe: config.Recipe, callback: Callback = no_callback) -> Parts:
     """Return the parts of the run that a recipe describes.
@@ -106,11 +118,13 @@ def from_recipe(recipe: config.Recipe, callback: Callback = no_callback) -> Part
     evaluate.check_recipe(recipe)
     workers = Workers(recipe.train.mixed_precision, recipe.train.trackers, recipe.run)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    reward = evaluate.build_reward(recipe.reward)
+    # before the model is loaded, so that the workers start meanwhile
+    scorers = open_workers(algorithm, reward, recipe.reward, workers.device)
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     policy = _policy(backbone.to(workers.device), recipe.policy, recipe.seed)
-    reward = evaluate.build_reward(recipe.reward)
     held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
-    return _assemble(recipe, workers, policy, algorithm, reward, None, held_out, callback)
+    return _assemble(recipe, workers, policy, algorithm, reward, scorers, None, held_out, callback)
 
 
 def from_objects(
@@ -143,8 +157,11 @@ def from_objects(
     _check_objects(algorithm, prompts, options)
     algorithm.check(reward, options.group)
     workers = Workers(options.mixed_precision, options.trackers, recipe.run)
+    scorers = open_workers(algorithm, reward, recipe.reward, workers.device, by_name=False)
     policy.to(workers.device)
-    return _assemble(recipe, workers, policy, algorithm, reward, prompts, held_out, callback)
+    return _assemble(
+        recipe, workers, policy, algorithm, reward, scorers, prompts, held_out, callback
+    )
 
 
 def _assemble(
@@ -153,6 +170,7 @@ def _assemble(
     policy: Policy,
     algorithm: Algorithm,
     reward: Reward,
+    scorers: ChunkWorkers | None,
     prompts: Sequence[str] | None,
     held_out: Sequence[str],
     callback: Callback,
@@ -183,11 +201,13 @@ def _assemble(
             score_batch=pieces["decode"],
             show=options.show if workers.main else 0,
             eval_n=options.eval_n,
+            reward_workers=scorers,
         ),
         updater=updater,
         record=Record(Path(recipe.run), workers.main, recipe.guard.bands),
         pieces=pieces,
         callback=callback,
+        reward_workers=scorers,
     )
 
 
@@ -223,14 +243,14 @@ def _described(
     again, because options of the caller's model and reward are unknown.
     """
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    seed, guard = values.pop("seed"), values.pop("guard")
+    seed, guard, count = (values.pop(name) for name in ("seed", "guard", "reward_workers"))
     settings = {key: value for key, value in vars(algorithm).items() if _is_plain(value)}
     named = {field.name for field in dataclasses.fields(algorithm)}
     return config.Recipe(
         seed=seed,
         backbone=config.Backbone(_class_name(backbone), {}),
         policy=config.PolicySection(),
-        reward=config.RewardSection(_class_name(reward)),
+        reward=config.RewardSection(_class_name(reward), workers=count),
         algorithm=config.AlgorithmSection(
             _class_name(algorithm), {key: settings[key] for key in settings if key in named}
         ),

@@ -21,7 +21,7 @@ from .pieces import Pieces, pieces
 from .policy import Policy
 from .processes import Workers
 from .rollout import SCORE_BATCH, clips, draws
-from .scored import Scored
+from .scored import ChunkWorkers, Scored
 from .weight_drift import weight_drift
 
 # The first 32 held-out prompts get a second clip, with other noise: the distance between the
@@ -43,7 +43,8 @@ class HeldOut:
     Each process measures its own part of the prompts. `encode` encodes them, and `steps`
     is the number of denoising steps. Clips are decoded and scored in pieces of
     `score_batch`; only the first `show` clips are kept. Between rounds, the first `eval_n`
-    prompts are measured (`train.eval_n`); 0 stands for all prompts.
+    prompts are measured (`train.eval_n`); 0 stands for all prompts. `reward_workers` score
+    the clips while the next ones are made.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class HeldOut:
         score_batch: Pieces | int = SCORE_BATCH,
         show: int = 8,
         eval_n: int = 0,
+        reward_workers: ChunkWorkers | None = None,
     ):
         self.prompts, self.reward = prompts, reward
+        self.reward_workers = reward_workers
         self.workers, self.encode = workers, encode
         self.steps = steps
         self.decoding, self.show = pieces(score_batch), show
@@ -109,7 +112,7 @@ class HeldOut:
         # `agree("")` returns the reason of any process, "" if none has one.
         if self.workers.agree(""):
             raise Abandoned
-        score = scored.score
+        score = scored.score  # the last clips may have been scored beside the second ones
         measures = evaluate.rewarded(score) | guards
         measures["diversity"] = _distances(scored.thumbnails, others)
         # the drift belongs to the weights, so that all clips have the same number
@@ -118,7 +121,9 @@ class HeldOut:
 
     def _scored(self, clips: Iterator[Samples]) -> tuple[Scored, evaluate.Measures]:
         """Score this process's clips; return them with the guards' measures."""
-        scored = Scored(self.reward, lambda values: range(min(self.show, len(values))))
+        scored = Scored(
+            self.reward, lambda values: range(min(self.show, len(values))), self.reward_workers
+        )
         guards = []
         for samples in clips:
             scored.add(samples)

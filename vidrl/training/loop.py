@@ -142,8 +142,8 @@ class Trainer:
         return self.record.folder
 
     def close(self) -> None:
-        """End the trackers and the group of processes; nothing can be trained afterwards."""
-        self.workers.close()
+        """End the trackers, the reward's workers and the group of processes."""
+        self.parts.close()
 
     def _loop(self) -> None:
         state = self.state
@@ -196,11 +196,14 @@ class Trainer:
         group, prompts = unscored.group, unscored.prompts
         own_prompts = [prompts[i] for i in unscored.index.tolist()]
         # only the main process writes clips, and only the best and the worst one
-        scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
+        shown = extremes if self.workers.main else lambda values: ()
+        scored = Scored(self.reward, shown, self.parts.reward_workers)
         for samples in clock.each("decode", self._decoded(rollout, own_prompts)):
             with clock("reward"):
                 scored.add(samples)
             del samples  # else these clips would live while the next ones are decoded
+        with clock("reward"):
+            scored.finish()
         score = self.workers.gather_score(scored.score)
         evaluate.check_scored(score, self.options.max_unscored, self.state.round)
         advantage = self.algorithm.advantages(score, group, prompts, plan)
@@ -229,6 +232,8 @@ class Trainer:
         _check_steps(self.backbone.path, plan)
         members = self.files.members
         rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, members)
+        if self.parts.reward_workers is not None:
+            self.parts.reward_workers.wait()
         # with gradient, else the first update would find that there is none
         with self.workers.autocast():
             self.backbone.ready()
