@@ -134,22 +134,32 @@ class ScoreChunks:
 
     def __init__(self, source: Reward | RewardSection):
         self.source = source
-        self.reward: Reward | None = None
+        self._built: Reward | None = None
+
+    @property
+    def reward(self) -> Reward:
+        """The reward of this process, which is built once."""
+        if self._built is None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a worker takes no memory of a GPU
+            self._built = _built(self.source)
+        return self._built
 
     @torch.no_grad()
     def __call__(self, chunk: Chunk | None) -> Found | Exception:
         """Return scores and failures of a chunk; or the error that must end the run."""
-        if self.reward is None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a worker takes no memory of a GPU
-            named = isinstance(self.source, RewardSection)
-            self.reward = evaluate.build_reward(self.source) if named else self.source
+        reward = self.reward
         if chunk is None:
             return []
         try:
-            found = evaluate.score_some(self.reward, chunk.samples)
+            found = evaluate.score_some(reward, chunk.samples)
         except torch.OutOfMemoryError as error:
             return error
         return [one if isinstance(one, Score) else _sendable(one) for one in found]
+
+
+def _built(source: Reward | RewardSection) -> Reward:
+    """Return the reward that a section names; a reward is returned as it is."""
+    return source if isinstance(source, Reward) else evaluate.build_reward(source)
 
 
 def _sendable(failure: evaluate.Failure) -> evaluate.Failure:
