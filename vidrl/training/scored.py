@@ -84,6 +84,7 @@ class Scored:
         if self.workers is None:
             self._keep(start, samples, evaluate.score_some(self.reward, samples))
         else:
+            samples = samples.to("cpu")  # so that no clips wait on the device
             self._pending.append((start, samples, self.workers.submit(samples)))
             self.finish(self.workers.count)
 
