@@ -198,6 +198,22 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """The section that says how several processes share the network's weights."""
+
+    shard: Literal["none", "fsdp", "hsdp"] = "none"
+    """"none": every process holds all weights. "fsdp": each process holds a part of the
+    weights, of their gradients and of the optimiser's state (torch's FSDP2). "hsdp": the
+    processes form groups, and each group holds all weights once, in parts."""
+    replicas: int = 0
+    """The number of groups of "hsdp"; 0: one group a machine."""
+    timeout: float = 3600.0
+    """After how many seconds of waiting for another process a process ends with an error.
+    It must exceed the longest work that one process does alone, such as measuring the
+    clips of a benchmark suite."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The recipe of a run, which holds everything that defines the run.
 
@@ -226,6 +242,8 @@ class Recipe:
     """The bands of held-out measures."""
     bench: Bench = field(default_factory=Bench)
     """The benchmark suite between rounds."""
+    parallel: Parallel = field(default_factory=Parallel)
+    """How several processes share the weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values, with tuples as lists, which TOML and JSON can hold."""
@@ -440,6 +458,7 @@ def _check_values(recipe: Recipe) -> None:
         *_at_least_one(recipe),
         *_policy_rules(recipe.policy),
         *_schedule_rules(recipe.train),
+        *_parallel_rules(recipe.parallel),
     ]
     for holds, message in rules:
         if not holds:
@@ -448,6 +467,18 @@ def _check_values(recipe: Recipe) -> None:
         recipe_parts.check_values(recipe.reward.parts)
     except ValueError as error:
         raise BadRecipe(f"reward.parts.{error}") from None
+
+
+def _parallel_rules(parallel: Parallel) -> Iterator[Rule]:
+    yield (
+        parallel.replicas == 0 or (parallel.replicas > 1 and parallel.shard == "hsdp"),
+        "parallel.replicas: expected 0, or 2 or more with parallel.shard = 'hsdp', got "
+        f"{parallel.replicas} with shard = {parallel.shard!r}",
+    )
+    yield (
+        parallel.timeout > 0,
+        f"parallel.timeout: expected more than 0 seconds, got {parallel.timeout:g}",
+    )
 
 
 def _train_rules(recipe: Recipe) -> Iterator[Rule]:

@@ -15,47 +15,18 @@ import numpy as np
 import pytest
 import torch
 from conditioned import conditioned
-from toys import ended, forked, recipe, rows, summary, timeless, with_clips
+from groups import in_group, trained
+from toys import recipe, rows, summary, timeless, with_clips
 
 from vidrl import config
 from vidrl.algorithms.base import Loss
 from vidrl.algorithms.grpo import GRPO
 from vidrl.recipe.toml import write
-from vidrl.training import checkpoint, launch, loop
+from vidrl.training import checkpoint, loop
 from vidrl.training.broadcast import from_main
 from vidrl.training.processes import Workers
 
 RUNS_ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
-
-
-def as_rank(rank: int, shared: dict[str, str], action, told: Path) -> None:
-    """Do something as one process of two, and write down what went wrong."""
-    from accelerate.state import AcceleratorState, PartialState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # of runs in the parent
-    PartialState._reset_state()
-    os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-    try:
-        action(rank)
-    except BaseException as error:
-        told.with_suffix(f".{rank}").write_text(f"{type(error).__name__}: {error}")
-        raise
-
-
-def in_two(folder: Path, action) -> list[int]:
-    """Run `action(rank)` in two processes of one group; their exit statuses."""
-    shared = {k: v for k, v in launch.environment(2).items() if k != launch.PARENT}
-    children = [
-        forked(lambda r=rank: as_rank(r, shared, action, folder / "error")) for rank in range(2)
-    ]
-    return [ended(child) for child in children]
-
-
-def trained(made: dict, resume: bool = False) -> Path:
-    folder = Path(made["run"]).parent
-    statuses = in_two(folder, lambda rank: loop.run(made, resume))
-    assert statuses == [0, 0], [path.read_text() for path in folder.glob("error.*")]
-    return Path(made["run"])
 
 
 def error(folder: Path, rank: int) -> str:
@@ -162,7 +133,7 @@ def test_both_end_with_the_same_weights_and_one_writes(tmp_path):
         (tmp_path / f"sum{rank}").write_text(trainer.policy.checksum())
         trainer.workers.close()
 
-    assert in_two(tmp_path, body) == [0, 0]
+    assert in_group(tmp_path, body) == [0, 0]
     assert (tmp_path / "sum0").read_text() == (tmp_path / "sum1").read_text()
     assert [row["round"] for row in rows(made["run"])] == [1, 2]
 
@@ -180,7 +151,7 @@ def test_a_run_of_two_goes_on_exactly_by_two_and_nearly_so_by_one(tmp_path):
         loop.Trainer._train_round = asked
         loop.run(made)
 
-    assert in_two(tmp_path, body) == [0, 0]
+    assert in_group(tmp_path, body) == [0, 0]
     assert (
         checkpoint.status(made["run"]) == "interrupted"
         and checkpoint.load(made["run"])["round"] == 3
@@ -249,7 +220,9 @@ def test_rows_of_both_are_gathered_in_order(tmp_path):
         assert workers.agree("time limit" if rank else "") == "time limit"
         workers.assert_alike("0" * 16)
 
-    assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+    assert in_group(tmp_path, body) == [0, 0], [
+        path.read_text() for path in tmp_path.glob("error.*")
+    ]
 
 
 def test_an_overflow_on_one_process_leaves_the_step_out_on_both(tmp_path):
@@ -266,11 +239,13 @@ def test_an_overflow_on_one_process_leaves_the_step_out_on_both(tmp_path):
             optimiser.zero_grad(set_to_none=True)
         assert weight.tolist() == [0, 0]
 
-    assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+    assert in_group(tmp_path, body) == [0, 0], [
+        path.read_text() for path in tmp_path.glob("error.*")
+    ]
 
 
 def test_different_weights_are_found(tmp_path):
-    assert in_two(tmp_path, lambda rank: Workers().assert_alike(f"{rank:016x}"[::-1])) == [1, 1]
+    assert in_group(tmp_path, lambda rank: Workers().assert_alike(f"{rank:016x}"[::-1])) == [1, 1]
     assert "expected the same weights on all 2 processes" in error(tmp_path, 0) + error(tmp_path, 1)
 
 
@@ -278,7 +253,7 @@ def test_what_fails_on_the_main_process_fails_on_all(tmp_path):
     made = recipe(tmp_path, train_rounds=1)
     loop.run(made)
     start = time.monotonic()
-    assert in_two(tmp_path, lambda rank: loop.run(made)) == [1, 1]
+    assert in_group(tmp_path, lambda rank: loop.run(made)) == [1, 1]
     assert time.monotonic() - start < 15
     assert "add --resume" in error(tmp_path, 0) and "the main process failed" in error(tmp_path, 1)
 
@@ -292,7 +267,7 @@ def test_what_fails_on_the_main_process_fails_on_all(tmp_path):
 )
 def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, changes, expected):
     made = recipe(tmp_path, **changes)
-    assert in_two(tmp_path, lambda rank: loop.run(made)) == [1, 1]
+    assert in_group(tmp_path, lambda rank: loop.run(made)) == [1, 1]
     assert expected in error(tmp_path, 0) and expected in error(tmp_path, 1)
     assert not Path(made["run"]).exists()
 
@@ -310,7 +285,7 @@ def apart(folder: Path, made: dict, resume: bool = False) -> list[int]:
         os.chdir(here)
         loop.run(made | {"run": "run"}, resume)
 
-    return in_two(folder, body)
+    return in_group(folder, body)
 
 
 def test_only_the_main_process_needs_the_run_folder(tmp_path):
@@ -348,7 +323,7 @@ def test_what_a_checkpoint_holds_arrives_whole(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vidrl.training.broadcast.PIECE", 5)
-        assert in_two(tmp_path, body) == [0, 0], [
+        assert in_group(tmp_path, body) == [0, 0], [
             path.read_text() for path in tmp_path.glob("error.*")
         ]
 
@@ -364,7 +339,7 @@ def test_other_prompts_on_another_machine_are_told_before_any_work(tmp_path):
         Path("mine.txt").write_text("a cat\na dog\n" if rank else "a cat\na cow\n")
         loop.run(made)
 
-    assert in_two(tmp_path, body) == [1, 1] and not Path(made["run"]).exists()
+    assert in_group(tmp_path, body) == [1, 1] and not Path(made["run"]).exists()
     assert "the same recipe and prompts on every process, got others on 1 than on 0" in error(
         tmp_path, 0
     )

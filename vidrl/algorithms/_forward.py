@@ -18,6 +18,7 @@ from vidrl.backbones.base import Denoiser
 from vidrl.diffusion.schedule import segment_fractions
 from vidrl.diffusion.segments import pool
 from vidrl.rewards import Reward
+from vidrl.training import sharding
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan
 
@@ -230,4 +231,4 @@ def old_decay(step: int, decay_type: int = 0, decay: float = 0.0) -> float:
 def equal(policy: Policy, name: str) -> bool:
     """Return whether a named set of weights holds the same numbers as the live ones."""
     pairs = zip(policy.sets[name], policy.weights.values(), strict=True)
-    return all(torch.equal(kept, live) for kept, live in pairs)
+    return sharding.equal(pairs)

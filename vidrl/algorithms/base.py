@@ -46,7 +46,7 @@ class Batch:
 
     def split(self, size: int) -> list[Batch]:
         """Split the rows into micro-batches of at most `size` rows."""
-        return [self._part(slice(a, a + size)) for a in range(0, len(self), size)]
+        return [self.part(slice(a, a + size)) for a in range(0, len(self), size)]
 
     def by_time(self) -> Batch:
         """Return the same rows sorted by falling time t, if they have a time.
@@ -58,9 +58,9 @@ class Batch:
         """
         if "t" not in self.data:
             return self
-        return self._part(self["t"].argsort(descending=True, stable=True))
+        return self.part(self["t"].argsort(descending=True, stable=True))
 
-    def _part(self, part: slice | Tensor) -> Batch:
+    def part(self, part: slice | Tensor) -> Batch:
         """Return the batch of some of the rows."""
         numbers = torch.arange(len(self))[part.cpu() if isinstance(part, Tensor) else part].tolist()
         prompts = [self.prompts[i] for i in numbers]

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from math import inf
 from pathlib import Path as Folder
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -191,6 +192,11 @@ class Denoiser(Generator):
     folder: Folder | None = None  # the model's folder, if it is on this machine
     # shown before training: why clips of another program may differ from this backbone's
     notes: tuple[str, ...] = ()
+    # What decides how often, and in which order, `predict` calls which network: "rows" (only how
+    # many rows there are), "times" (also how many different times they have), or "time" (also
+    # which times, as where one network is for early times and another for late ones). Processes
+    # that share the weights cut their micro-batches accordingly (`vidrl.training.lockstep`).
+    calls_depend_on: Literal["rows", "times", "time"] = "time"
 
     @abstractmethod
     def times(self, n: int) -> list[float]:

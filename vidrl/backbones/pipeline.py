@@ -141,6 +141,8 @@ class Pipeline(Denoiser):
         """Sort the pipeline's modules into networks, some of them trained, and frozen parts."""
         self.networks, self.frozen = _components.networks(pipe), _components.frozen(pipe)
         self.trained = _components.select_trained(self.networks, train, type(pipe).__name__)
+        # a pipeline of two experts calls one of them at early times and the other at late ones
+        self.calls_depend_on = "times" if len(self.networks) == 1 else "time"
         single = len(self.trained) == 1
         self.network = next(iter(self.trained.values())) if single else nn.ModuleDict(self.trained)
         for part in (*self.networks.values(), *self.frozen.values()):

@@ -44,6 +44,8 @@ class Toy(Denoiser):
         torch.Size([1, 9, 3, 32, 32])
     """
 
+    calls_depend_on = "rows"
+
     def __init__(self, latent_frames: int = 3, width: int = 8, seed: int = 0, fps: float = 8.0):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

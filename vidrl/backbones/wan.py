@@ -67,6 +67,8 @@ class Wan(Denoiser):
         ((4, 2, 2, 2), [(0, 1), (1, 5)])
     """
 
+    calls_depend_on = "rows"
+
     def __init__(
         self,
         model: object,

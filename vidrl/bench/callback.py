@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vidrl import config
@@ -25,6 +26,7 @@ from vidrl.bench.dims import Dim
 from vidrl.bench.suite import Suite
 from vidrl.training import checkpoint
 from vidrl.training.held_out import Callback
+from vidrl.training.lockstep import Lockstep
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
 
@@ -130,9 +132,17 @@ class SuiteCallback:
             workers.once(lambda: sampling.record_origin(out, made_by, anew=True))
             own_tasks = tasks[workers.rank :: workers.count]
             self.encode.learn([task.prompt for task in own_tasks])
+            missing = [task for task in own_tasks if not (out / "clips" / task.name).is_file()]
+            lacking = Lockstep(workers, policy).most(len(missing)) - len(missing)
             reasons = sampling.make_missing_clips(
                 policy, own_tasks, out / "clips", steps, lossless, self.encode
             )
+            for _ in range(lacking):
+                # processes that share the weights must make equally many clips
+                with TemporaryDirectory() as scratch:
+                    sampling.make_missing_clips(
+                        policy, tasks[:1], Path(scratch), steps, lossless, self.encode
+                    )
         workers.once(lambda: None)  # a barrier: all clips are made
         workers.once(
             lambda: _report_errors(

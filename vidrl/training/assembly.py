@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Denoiser, PromptCache
@@ -51,6 +53,8 @@ class Options(config.Train):
     """Bands of held-out measures, and what happens outside them."""
     reward_workers: int = 0
     """How many processes score the clips; see `config.RewardSection.workers`."""
+    parallel: config.Parallel = field(default_factory=config.Parallel)
+    """How several processes share the weights."""
 
 
 @dataclass
@@ -116,13 +120,17 @@ def from_recipe(recipe: config.Recipe, callback: Callback = no_callback) -> Part
     Raises the errors of `evaluate.check_recipe` and `plugin.load`.
     """
     evaluate.check_recipe(recipe)
-    workers = Workers(recipe.train.mixed_precision, recipe.train.trackers, recipe.run)
+    workers = Workers(
+        recipe.train.mixed_precision, recipe.train.trackers, recipe.run, recipe.parallel
+    )
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     reward = evaluate.build_reward(recipe.reward)
     # before the model is loaded, so that the workers start meanwhile
     scorers = open_workers(algorithm, reward, recipe.reward, workers.device)
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
-    policy = _policy(backbone.to(workers.device), recipe.policy, recipe.seed)
+    policy = _placed(
+        backbone, workers, lambda on: _policy(backbone.to(on), recipe.policy, recipe.seed)
+    )
     held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
     return _assemble(recipe, workers, policy, algorithm, reward, scorers, None, held_out, callback)
 
@@ -156,9 +164,9 @@ def from_objects(
     config.build(recipe.to_dict(), where="options", files=False)  # checks the values
     _check_objects(algorithm, prompts, options)
     algorithm.check(reward, options.group)
-    workers = Workers(options.mixed_precision, options.trackers, recipe.run)
+    workers = Workers(options.mixed_precision, options.trackers, recipe.run, options.parallel)
     scorers = open_workers(algorithm, reward, recipe.reward, workers.device, by_name=False)
-    policy.to(workers.device)
+    policy = _placed(policy.backbone, workers, policy.to)
     return _assemble(
         recipe, workers, policy, algorithm, reward, scorers, prompts, held_out, callback
     )
@@ -183,6 +191,7 @@ def _assemble(
     if options.ema:
         policy.remember("ema")
     pieces = _pieces(updater, options)
+    pieces["sample"].together = updater.pieces.together
     return Parts(
         recipe=recipe,
         workers=workers,
@@ -209,6 +218,21 @@ def _assemble(
         callback=callback,
         reward_workers=scorers,
     )
+
+
+def _placed(backbone: Denoiser, workers: Workers, make: Callable[[torch.device], Policy]) -> Policy:
+    """Return the policy that `make` makes on a device, moved to this process's device.
+
+    A policy whose weights are sharded is made in host memory, and its blocks are moved one by
+    one, so that the device never holds all weights.
+    """
+    if not workers.sharded:
+        return make(workers.device)
+    mesh = workers.mesh()
+    policy = make(torch.device("cpu"))
+    policy.shard(mesh)
+    backbone.to(workers.device)
+    return policy
 
 
 def _policy(backbone: Denoiser, section: config.PolicySection, seed: int) -> Policy:
@@ -243,11 +267,12 @@ def _described(
     again, because options of the caller's model and reward are unknown.
     """
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    seed, guard, count = (values.pop(name) for name in ("seed", "guard", "reward_workers"))
+    apart = {name: values.pop(name) for name in ("seed", "guard", "parallel")}
+    count = values.pop("reward_workers")
     settings = {key: value for key, value in vars(algorithm).items() if _is_plain(value)}
     named = {field.name for field in dataclasses.fields(algorithm)}
     return config.Recipe(
-        seed=seed,
+        **apart,
         backbone=config.Backbone(_class_name(backbone), {}),
         policy=config.PolicySection(),
         reward=config.RewardSection(_class_name(reward), workers=count),
@@ -255,7 +280,6 @@ def _described(
             _class_name(algorithm), {key: settings[key] for key in settings if key in named}
         ),
         train=config.Train(**values),
-        guard=guard,
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from vidrl.data.references import identity
 
@@ -124,16 +126,18 @@ class BetweenRounds:
         if state.saved < state.round:
             self.save()
         with self.policy.using(self.weights):
-            self.workers.once(self._save_trained)
+            # every process takes part in gathering sharded weights, and one writes them
+            trained = self.policy.gathered()
+        self.workers.once(lambda: self._save_trained(trained))
         status = {"": "finished", "time limit": "stopped"}.get(state.stop, state.stop)
         self.workers.once(
             lambda: self.record.summary(self.parts.recipe, state.seconds, state.round, status)
         )
 
-    def _save_trained(self) -> None:
+    def _save_trained(self, weights: Mapping[str, Tensor]) -> None:
         """Write the trained weights, the result of the run."""
         with checkpoint.writing(self.record.folder, "the trained weights"):
-            self.policy.save(self.record.folder / "lora")
+            self.policy.save(self.record.folder / "lora", weights)
 
     # Evaluation
 

@@ -17,6 +17,7 @@ from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Reward, Samples, Score
 
 from . import evaluate, stills
+from .lockstep import Lockstep
 from .pieces import Pieces, pieces
 from .policy import Policy
 from .processes import Workers
@@ -139,7 +140,10 @@ class HeldOut:
 
         `name` gives the clips' noise its name, so that a prompt's two clips differ.
         """
-        prompts, noise = [self.prompts[i] for i in places], draws(0, [(name, i) for i in places])
+        # processes that share the weights must sample equally many clips
+        padding = Lockstep(self.workers, policy).most(len(places)) - len(places)
+        padded = [*places, *[0] * padding]
+        prompts, noise = [self.prompts[i] for i in padded], draws(0, [(name, i) for i in padded])
         generated = clips(
             policy,
             prompts,
@@ -150,10 +154,14 @@ class HeldOut:
             self.encode,
             self.workers.autocast,
         )
+        left = len(places)
         for samples in generated:
-            yield samples
+            if left:
+                yield samples if len(samples) <= left else _first(samples, left)
+            left -= min(left, len(samples))
             del samples  # else these clips would stay in memory while the next are made
-            if self.workers.asked:
+            # a process that stopped alone would leave the others waiting inside the network
+            if self.workers.asked and not self.workers.sharded:
                 return
 
 
@@ -172,6 +180,12 @@ def _counted(clips: Iterator[Samples], bar: Any) -> Iterator[Samples]:
         yield samples
         bar.update(len(samples))
         del samples  # else these clips would stay in memory while the next are made
+
+
+def _first(samples: Samples, n: int) -> Samples:
+    """Return the first n clips."""
+    reference = None if samples.reference is None else samples.reference[:n]
+    return Samples(samples.video[:n], samples.prompts[:n], samples.fps, reference)
 
 
 def _thumbnails(samples: Samples) -> Tensor:

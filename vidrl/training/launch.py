@@ -21,7 +21,7 @@ from pathlib import Path
 # The environment variable that gives a launched process the launcher's process id.
 PARENT = "VIDRL_PARENT"
 # Seconds that the other processes have to end by themselves after one has failed.
-PATIENCE = 30.0
+PATIENCE = 20.0
 
 
 def automatic() -> int:
@@ -125,6 +125,21 @@ def _passing_signals_on(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
+def _reason(ended: Sequence[int | None]) -> str:
+    """Return why the processes are ended: which one failed first, and how.
+
+    Example:
+        >>> _reason([None, -9])[:36]
+        'process 1 of 2 was killed by SIGKILL'
+    """
+    rank, status = next((rank, status) for rank, status in enumerate(ended) if status)
+    if status >= 0:
+        return f"process {rank} of {len(ended)} failed with status {status}; all others end now"
+    how = f"was killed by {signal.Signals(-status).name}"
+    cause = ", as where the memory of the machine runs out" if status == -signal.SIGKILL else ""
+    return f"process {rank} of {len(ended)} {how}{cause}; all others end now"
+
+
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
     """Return the first failing exit status, or 0, when all processes have ended."""
     first, deadline = 0, float("inf")
@@ -132,6 +147,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
         failed = [status for status in ended if status]
         if failed and not first:
             first, deadline = failed[0], time.monotonic() + PATIENCE
+            print(_reason(ended), file=sys.stderr, flush=True)
         if time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()

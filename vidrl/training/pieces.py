@@ -48,6 +48,9 @@ class Pieces:
     run. Where a single item does not fit, torch.OutOfMemoryError is raised; its message
     names the item, `what`, and what to change, `cure`.
 
+    `together`, where it is set, is asked after each piece, with whether memory ran out on this
+    process; it returns whether memory ran out on any process. All of them then halve.
+
     Example:
         >>> def work(part):
         ...     if part.stop - part.start > 2:
@@ -65,6 +68,7 @@ class Pieces:
             raise ValueError(f"expected pieces of at least 1, got {size}")
         self.size = size
         self.what, self.cure = what, cure
+        self.together: Callable[[bool], bool] | None = None
 
     def each(self, n: int, work: Callable[[slice], Result]) -> Iterator[Result]:
         """Yield what `work` returns for each piece of n items, in order.
@@ -85,16 +89,25 @@ class Pieces:
         """Return `work(size)` with size ≤ n; halve the size each time memory runs out."""
         while True:
             size = max(1, min(self.size, n))
-            try:
-                return work(size)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                if size == 1:
-                    raise self._too_large(error) from error
+            failed, result = self._tried(size, work)
             # outside `except`: there the error would still hold the tensors of the failed piece
-            self.size = size // 2
+            anywhere = self.together(failed) if self.together else failed
+            if not anywhere:
+                return result  # type: ignore[return-value]
+            del result
+            self.size = max(1, size // 2)
             release()
+
+    def _tried(self, size: int, work: Callable[[int], Result]) -> tuple[bool, Result | None]:
+        """Return whether memory ran out, and the result of the work."""
+        try:
+            return False, work(size)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise self._too_large(error) from error
+        return True, None
 
     def _too_large(self, error: Exception) -> torch.OutOfMemoryError:
         """Return the error for a single item that does not fit."""

@@ -22,6 +22,8 @@ from vidrl.config import PolicySection
 from vidrl.lora import writing
 from vidrl.lora.file import FULL
 
+from . import sharding
+
 
 class Policy:
     """A policy that holds a denoiser, its trained weights, and named sets of them.
@@ -65,6 +67,8 @@ class Policy:
             _load_start(backbone, Path(lora), partial)
             # again, because peft freezes the own weights of a network that gets a LoRA
             self.weights = _trained(backbone.network, full)
+        # the networks that `shard` has spread over processes
+        self.sharded: list[nn.Module] = []
         self.sets: dict[str, list[Tensor]] = {}
         self.remember("reference")
 
@@ -73,6 +77,22 @@ class Policy:
         self.backbone.to(device)
         self.sets = {name: [p.to(device) for p in values] for name, values in self.sets.items()}
         return self
+
+    def shard(self, mesh: Any) -> None:
+        """Spread the network's weights and the named sets over a mesh of processes.
+
+        The trained weights become DTensors; see `vidrl.training.sharding`. Every process must
+        call this method with equal weights.
+        """
+        self.sharded = sharding.shard(self.backbone.network, mesh)
+        named = self.backbone.network.named_parameters()
+        self.weights = {name: p for name, p in named if p.requires_grad}
+        self.sets = {name: self._spread(values) for name, values in self.sets.items()}
+
+    def _spread(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of whole tensors, each spread as its trained weight."""
+        pairs = zip(values, self.weights.values(), strict=True)
+        return [sharding.like(value, p) for value, p in pairs]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the network's prediction with the present weights; see `Denoiser.predict`."""
@@ -121,7 +141,7 @@ class Policy:
             raise KeyError(
                 f"expected a set of weights out of live, {names}, got {name!r}: remember it first"
             )
-        live = [p.data for p in self.weights.values()]
+        live = [sharding.kept(p) for p in self.weights.values()]
         self._put(self.sets[name])
         try:
             yield
@@ -129,9 +149,9 @@ class Policy:
             self._put(live)
 
     def _put(self, values: Sequence[Tensor]) -> None:
-        """Let the parameters point at other tensors; nothing is copied."""
+        """Give the parameters other numbers; only those of sharded parameters are copied."""
         for parameter, value in zip(self.weights.values(), values, strict=True):
-            parameter.data = value
+            sharding.replace(parameter, value)
         # code that calls the network without `predict` would see the former weights
         torch.clear_autocast_cache()
 
@@ -142,43 +162,61 @@ class Policy:
         torch.clear_autocast_cache()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the live weights and the named sets, by the names SET/PARAMETER."""
+        """Return the live weights and the named sets, by the names SET/PARAMETER.
+
+        Of sharded weights, the main process gets the whole tensors and the others empty ones;
+        every process must call this method.
+        """
         named = {"live": [p.detach() for p in self.weights.values()]} | self.sets
         return {
-            f"{name}/{key}": v
+            f"{name}/{key}": sharding.on_main(v)
             for name, kept in named.items()
             for key, v in zip(self.weights, kept, strict=True)
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` returned, in place; forget the sets that it does not hold."""
+        """Restore what `state` returned, in place; forget the sets that it does not hold.
+
+        `state` holds whole tensors on every process, however the weights are spread.
+        """
         for key, parameter in self.weights.items():
-            parameter.data.copy_(state[f"live/{key}"])
+            parameter.data.copy_(sharding.like(state[f"live/{key}"], parameter))
         torch.clear_autocast_cache()
         names = sorted({key.split("/", 1)[0] for key in state} - {"live"})
-        weights = self.weights.items()
         self.sets = {
-            name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in weights]
-            for name in names
+            name: self._spread([state[f"{name}/{key}"] for key in self.weights]) for name in names
         }
 
     def checksum(self) -> str:
-        """Return a digest of the live weights, which must be equal on every process."""
+        """Return a digest of the live weights, which must be equal on every process.
+
+        Where the weights are sharded, every process must call this method.
+        """
         digest = hashlib.sha256()
         for key, p in self.weights.items():
-            digest.update(key.encode() + p.detach().float().cpu().numpy().tobytes())
+            digest.update(key.encode() + sharding.whole(p.detach()).float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, folder: Path) -> None:
-        """Write the live weights: a LoRA in the family's own format, or all as safetensors."""
+    def gathered(self) -> dict[str, Tensor]:
+        """Return the whole live weights by name, as `save` writes them.
+
+        Of sharded weights, only the main process gets them; every process must call this
+        method.
+        """
+        return {key: sharding.on_main(p.detach()) for key, p in self.weights.items()}
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the live weights: a LoRA in the family's own format, or all as safetensors.
+
+        `weights` are those that `gathered` returned, so that one process can write alone.
+        """
+        weights = self.gathered() if weights is None else weights
         if self.lora is None:
             folder.mkdir(parents=True, exist_ok=True)
-            writing.save(self.weights, folder / FULL)
+            writing.save(weights, folder / FULL)
             return
         # peft puts the adapter's name, "default", into the names of the weights
-        weights = {
-            key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()
-        }
+        weights = {key.replace(".default.", "."): p.cpu() for key, p in weights.items()}
         self.backbone.save_lora(folder, weights, self.lora)
 
 

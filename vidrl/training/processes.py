@@ -15,16 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vidrl.config import Parallel
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 from vidrl.rewards import Score
 
+from . import introduction, sharding
+
+# Seconds after which a process whose memory ran out no longer waits for the others to say so too.
+ALONE = 300.0
 # The reasons to stop that processes may not share; where they differ, the later one counts.
 REASONS = ("", "time limit", "interrupted")
 
@@ -37,20 +43,26 @@ class Workers:
     """
 
     def __init__(
-        self, mixed_precision: str = "no", trackers: Sequence[str] = (), folder: str = "."
+        self,
+        mixed_precision: str = "no",
+        trackers: Sequence[str] = (),
+        folder: str = ".",
+        parallel: Parallel = Parallel(),  # noqa: B008  frozen, so that it can be shared
     ):
         try:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, InitProcessGroupKwargs
         except ImportError as error:
             raise ImportError(
                 f"expected accelerate for training, found none: {install('train')}"
             ) from error
         _check_trackers(trackers)
+        introduction.introduce(introduction.facts())
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision=mixed_precision,
             log_with=list(trackers) or None,
             project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout))],
         )
         # accelerate silently drops the trackers that it cannot import
         if len(self.engine.log_with) < len(trackers):
@@ -64,11 +76,45 @@ class Workers:
         self.asked = 0.0
         self.device, self.main = self.engine.device, self.engine.is_main_process
         self.count, self.rank = self.engine.num_processes, self.engine.process_index
+        self.parallel = parallel
+        # a group of its own, on the CPU, because the other processes may wait inside the network
+        self._asking = (
+            torch.distributed.new_group(
+                backend="gloo", timeout=timedelta(seconds=min(ALONE, parallel.timeout))
+            )
+            if self.sharded and self.count > 1
+            else None
+        )
         # a process that fails before all have joined would hide its error behind theirs
         self.engine.wait_for_everyone()
 
     def _tracker_names(self) -> str:
         return ", ".join(str(getattr(name, "value", name)) for name in self.engine.log_with)
+
+    @property
+    def sharded(self) -> bool:
+        """Return whether the weights are spread over the processes.
+
+        Then every process must run the network equally often, because the processes gather the
+        weights of each block together.
+        """
+        return self.parallel.shard != "none"
+
+    def mesh(self) -> Any:
+        """Return the mesh of processes over which the weights are spread.
+
+        Raises ValueError for one process, and for replicas that do not divide the processes.
+        """
+        if self.count == 1:
+            raise ValueError(
+                f"parallel.shard: expected several processes for {self.parallel.shard!r}, got one: "
+                "add --processes N, or use torchrun; or set parallel.shard = 'none'"
+            )
+        machines = self.count // int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        shape = sharding.mesh_shape(
+            self.parallel.shard, self.count, max(1, machines), self.parallel.replicas
+        )
+        return sharding.mesh(self.device.type, shape)
 
     def share(self, n: int, even: bool = True) -> list[int]:
         """Return the places out of n that are this process's, one after the other.
@@ -150,6 +196,25 @@ class Workers:
                 f"expected the same weights on all {self.count} processes, got checksums {sums}"
             )
 
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is true on any process; the weights must be sharded.
+
+        The processes call the network together, and so they ask almost at the same time. Where
+        memory ran out on one process only, the others wait inside the network and never ask:
+        that process raises torch.OutOfMemoryError after `ALONE` seconds.
+        """
+        found = torch.tensor([int(flag)])
+        try:
+            torch.distributed.all_reduce(found, group=self._asking)
+        except RuntimeError as error:
+            if not flag:
+                raise
+            raise torch.OutOfMemoryError(
+                "memory ran out on this process, and not on the others, which wait for it: lower "
+                "train.micro_batch"
+            ) from error
+        return bool(found)
+
     def agree(self, stop: str) -> str:
         """Return the reason to stop that counts among all processes; "" for none.
 
@@ -223,7 +288,7 @@ class Workers:
         """
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        if self.count == 1:
+        if self.count == 1 or self.sharded:  # FSDP2 has summed the gradients of sharded weights
             return
         own = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         flat = self.engine.reduce(own, "sum")

@@ -10,7 +10,7 @@ from typing import Any
 
 from vidrl.data.references import identity
 
-from . import checkpoint, evaluate, resume
+from . import checkpoint, evaluate, resume, sharding
 from .assembly import Parts
 from .between_rounds import BetweenRounds, State, no_best
 from .broadcast import from_main, unlike, unseen
@@ -207,4 +207,4 @@ class Restart:
         # A checkpoint that was written before train.ema was set holds no "ema" weights.
         if f"{kind}/{next(iter(self.policy.weights))}" not in policy:
             kind = "live"
-        return [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
+        return [sharding.like(policy[f"{kind}/{key}"], p) for key, p in self.policy.weights.items()]

@@ -15,7 +15,9 @@ from torch import Tensor
 from vidrl.algorithms.base import Algorithm, Batch, Experience, Loss
 from vidrl.config import Train
 
+from . import sharding
 from .learning_rate import factor
+from .lockstep import Lockstep, MicroBatch
 from .pieces import Pieces
 from .policy import Policy
 from .processes import Workers
@@ -45,6 +47,7 @@ class Updater:
         self.policy, self.algorithm = policy, algorithm
         self.workers, self.options = workers, options
         self.seed = seed
+        self.lockstep = Lockstep(workers, policy)
         self.optimiser = torch.optim.AdamW(
             policy.weights.values(),
             lr=options.learning_rate,
@@ -55,6 +58,7 @@ class Updater:
         self.pieces = Pieces(
             options.micro_batch or workers.first_micro_batch(), "the update of one row", cure
         )
+        self.pieces.together = self.lockstep.failed if self.lockstep.on else None
         # whether the check that the ratio is 1 before the first update was made
         self.proven = False
         # whether any round had a row that a trained network predicted
@@ -80,7 +84,7 @@ class Updater:
         norms: list[float] = []
         skipped = 0
         for parts in self._steps(experience, data_loss):
-            metrics_of_steps.append(self._accumulate(parts))
+            metrics_of_steps.append(self._accumulate(parts, experience.prompts))
             norm = self._step(experience.round)
             norms += [] if norm is None else [norm]
             skipped += norm is None
@@ -91,7 +95,7 @@ class Updater:
         }
         # a fresh iterator: the KL is measured on the first minibatch, after all updates
         first = next(self.algorithm.minibatches(experience), None)
-        kl = {} if first is None else {"kl": self._divergence(first)}
+        kl = {} if first is None else {"kl": self._divergence(first, experience.prompts)}
         self.algorithm.after(self.policy, experience.round)
         row: dict[str, Any] = {"learning_rate": rate} | kl
         row |= self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
@@ -100,19 +104,37 @@ class Updater:
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the policy, the optimiser and the algorithm."""
+        """Return what a checkpoint keeps: the policy, the optimiser and the algorithm.
+
+        Of sharded weights, the main process gets the whole tensors and the others empty ones;
+        every process must call this method.
+        """
         return {
             "policy": self.policy.state(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": _gathered(self.optimiser.state_dict()),
             "algorithm": self.algorithm.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned; the options stay those of this start."""
         self.policy.load_state(state["policy"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(self._spread(state["optimiser"]))
         self.algorithm.load_state(state.get("algorithm", {}))
         self._apply_options()
+
+    def _spread(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the optimiser's state with the tensors of each weight spread as the weight is."""
+        weights = list(self.policy.weights.values())
+
+        def spread(weight: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                # the counter of steps has another shape, and is plain
+                name: sharding.like(value, weight) if value.shape == weight.shape else value
+                for name, value in values.items()
+            }
+
+        kept = {i: spread(weights[i], values) for i, values in state["state"].items()}
+        return {**state, "state": kept}
 
     def reset(self) -> None:
         """Restore the base model's weights, with an optimiser and an algorithm that are new."""
@@ -153,21 +175,25 @@ class Updater:
             group["lr"] = rate
         return rate
 
-    def _accumulate(self, parts: Sequence[Part]) -> dict[str, Tensor]:
+    def _accumulate(self, parts: Sequence[Part], prompts: Sequence[str]) -> dict[str, Tensor]:
         """Compute the gradients of one optimiser step; return the metrics of its rows.
 
         Where memory runs out, the step starts again with micro-batches of half the size.
         """
-        rows = max(len(batch) for _, batch, _ in parts)
-        return self.pieces.attempt(rows, lambda size: self._backward(parts, size))
+        rows = self.lockstep.most(max(len(batch) for _, batch, _ in parts))
+        return self.pieces.attempt(rows, lambda size: self._backward(parts, size, prompts))
 
-    def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
+    def _backward(
+        self, parts: Sequence[Part], size: int, prompts: Sequence[str]
+    ) -> dict[str, Tensor]:
         """Compute the gradients in micro-batches of `size` rows; return the rows' metrics."""
         metrics: dict[str, list[Tensor]] = {}
         # a larger micro-batch may have added gradients before memory ran out
         self.optimiser.zero_grad(set_to_none=True)
-        for algorithm, micro, weight in (
-            (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
+        for algorithm, micro, weight, counts in (
+            (a, micro.batch, w if micro.counts else 0.0, micro.counts)
+            for a, batch, w in parts
+            for micro in self.lockstep.micro_batches(batch, size, prompts)
         ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
@@ -182,6 +208,8 @@ class Updater:
                 # `loss.value` is a mean over the micro-batch's rows, and `share` is 1 / (all rows
                 # of the step): the gradients add up to that of the mean over all rows
                 self.workers.backward(loss.value * len(micro) * micro.share * weight)
+            if not counts:
+                continue
             metrics.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
             for name, value in loss.metrics.items():
                 metrics.setdefault(name, []).append(value.flatten().cpu())
@@ -217,7 +245,9 @@ class Updater:
         parameters, scale = list(self.policy.weights.values()), self.workers.loss_scale
         self.workers.sum_gradients(parameters)
         self.workers.unscale(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        norm = sharding.whole(
+            torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        )
         # where fp16's loss scale is below 1, halving it would not help any more
         if not bool(norm.isfinite()) and (scale is None or scale < 1):
             cure = "lower train.learning_rate, and see metrics.jsonl"
@@ -228,22 +258,32 @@ class Updater:
             self.policy.remember("ema", self.options.ema)
         return float(norm) if taken else None
 
-    def _divergence(self, batch: Batch) -> float:
+    def _divergence(self, batch: Batch, prompts: Sequence[str]) -> float:
         """Return the KL to the reference after the update, on one micro-batch a process."""
-        values = torch.zeros(0, dtype=torch.float64)
-        if len(batch):
-            mean, rows = self.pieces.attempt(
-                len(batch), lambda size: self._mean_divergence(batch.split(size)[0])
-            )
-            # One value for each row, so that the mean over processes weights each process by
-            # its number of rows; a process without rows adds no value.
-            values = torch.full((rows,), float(mean), dtype=torch.float64)
+        rows = self.lockstep.most(len(batch))
+        values = self.pieces.attempt(
+            rows, lambda size: self._divergences(batch.part(slice(0, size)), size, prompts)
+        )
         return float(self.workers.all(values).mean())
 
-    def _mean_divergence(self, micro: Batch) -> tuple[Tensor, int]:
-        """Return the mean divergence of a micro-batch, and its number of rows."""
-        with torch.no_grad(), self.workers.autocast():
-            return self.algorithm.divergence(self.policy, micro), len(micro)
+    def _divergences(self, batch: Batch, size: int, prompts: Sequence[str]) -> Tensor:
+        """Return the mean divergence of a batch, once for each row, (n,), float64.
+
+        Then the mean over all processes weights each process by its number of rows.
+        """
+        # without lockstep one micro-batch, in the order of the rows
+        micros = (
+            self.lockstep.micro_batches(batch, size, prompts)
+            if self.lockstep.on
+            else [MicroBatch(batch)] * bool(len(batch))
+        )
+        found = [torch.zeros(0, dtype=torch.float64)]
+        for micro in micros:
+            with torch.no_grad(), self.workers.autocast():
+                mean = self.algorithm.divergence(self.policy, micro.batch)
+            n = len(micro.batch) * micro.counts
+            found.append(torch.full((n,), float(mean), dtype=torch.float64))
+        return torch.cat(found)
 
     def _summary(self, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the metrics' means over all processes' rows; of the ratio also the range."""
@@ -273,6 +313,17 @@ class Updater:
             )
         self.learns = self.learns or bool(share)
         return row | ({} if share in (None, 1.0) else {TRAINED: share})
+
+
+def _gathered(state: Any) -> Any:
+    """Return nested values with whole tensors on the main process; see `sharding.on_main`."""
+    if isinstance(state, Tensor):
+        return sharding.on_main(state)
+    return (
+        {key: _gathered(value) for key, value in state.items()}
+        if isinstance(state, dict)
+        else state
+    )
 
 
 def reward_statistics(values: Tensor) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .policy import Policy
+from .sharding import whole
 
 # lora_A and lora_B of one layer, as matrices (r, inputs) and (outputs, r)
 Pair = tuple[Tensor, Tensor]
@@ -41,8 +42,9 @@ def _full(policy: Policy, weights: str) -> tuple[float, float]:
     """Return ‖w − w_ref‖² and ‖w_ref‖² where all weights are trained."""
     live = policy.sets[weights] if weights != "live" else list(policy.weights.values())
     pairs = list(zip(live, policy.sets["reference"], strict=True))
-    change = sum(float((w - ref).double().square().sum()) for w, ref in pairs)
-    return change, sum(float(ref.double().square().sum()) for _, ref in pairs)
+    # whole sums of sharded tensors: the sum over a part of the rows is added up by torch
+    change = sum(float(whole((w - ref).double().square().sum())) for w, ref in pairs)
+    return change, sum(float(whole(ref.double().square().sum())) for _, ref in pairs)
 
 
 def _adapted(policy: Policy, weights: str) -> tuple[float, float]:
@@ -56,7 +58,8 @@ def _adapted(policy: Policy, weights: str) -> tuple[float, float]:
     change = reference = 0.0
     with policy.using("reference"):
         for (layer, (a, b)), (c, d) in zip(_layers(policy), now, strict=True):
-            scale, base = layer.scaling["default"], layer.get_base_layer().weight.flatten(1)
+            scale = layer.scaling["default"]
+            base = whole(layer.get_base_layer().weight).flatten(1)
             change += scale**2 * _squared(torch.cat([c, a]), torch.cat([d, -b], 1))
             cross = float(((base.to(a) @ a.T).double() * b.double()).sum())
             reference += float(base.float().square().sum(dtype=torch.float64)) + 2 * scale * cross
@@ -80,5 +83,8 @@ def _layers(policy: Policy) -> Iterator[tuple[Any, Pair]]:
     for layer in found:
         yield (
             layer,
-            (layer.lora_A["default"].weight.flatten(1), layer.lora_B["default"].weight.flatten(1)),
+            (
+                whole(layer.lora_A["default"].weight).flatten(1),
+                whole(layer.lora_B["default"].weight).flatten(1),
+            ),
         )
