@@ -67,7 +67,7 @@ def alike(one: Path, other: Path) -> None:
     for name, value in own.items():
         apart += float((value - found[name]).square().sum())
         moved += float((value - own[f"reference/{name.partition('/')[2]}"]).square().sum())
-    assert 0 < moved and apart**0.5 < 0.01 * moved**0.5
+    assert moved > 0 and apart**0.5 < 0.01 * moved**0.5
 
 
 # --- without processes
