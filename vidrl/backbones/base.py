@@ -56,6 +56,8 @@ class Generator(ABC):
     needs: tuple[str, ...] = ()  # the references in `reads` that every prompt must have
     # shown before training: which programs cannot read the LoRA that will be written
     adapter_notes: tuple[str, ...] = ()
+    # the option that lets a LoRA alone be trained, as quantised weights; "" where there is none
+    only_lora: str = ""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:

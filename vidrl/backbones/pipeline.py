@@ -37,6 +37,7 @@ from . import (
     _checkpointing,
     _components,
     _conditioning_frames,
+    _quantization,
     _references,
     _row_independence,
     _sizes,
@@ -44,6 +45,7 @@ from . import (
 from ._encoder_cache import EncoderCache
 from ._joint_latents import JointLayout, find_layout
 from ._latent_layout import Layout
+from ._memory import Memory
 from ._mixed_times import MixedTimes
 from ._runner import Row, Runner
 from ._scheduler_probe import probe
@@ -76,6 +78,8 @@ class Pipeline(Denoiser):
     - `seed`: seeds what the pipeline draws while it encodes a picture.
     - `attention`: the attention backend of the networks; its numbers are checked at first
       use.
+    - `quantization`, `activation_offload`, `group_offload`, `vae_tiling`, `vae_slicing` and
+      `compile`: see `vidrl.backbones._memory.Memory`.
 
     Raises ValueError for a model that is no pipeline, for a pipeline that cannot be driven,
     with the reason, and for sizes that the pipeline does not make.
@@ -99,12 +103,28 @@ class Pipeline(Denoiser):
         train: Sequence[str] = (),
         seed: int = 0,
         attention: str = "native",
+        quantization: _quantization.Kind = "none",
+        activation_offload: bool = False,
+        group_offload: bool = False,
+        vae_tiling: bool = False,
+        vae_slicing: bool = False,
+        compile: bool = False,
     ):
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
                 f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, "
                 f"{decode_chunk} and {fps}"
             )
+        self.memory = Memory(
+            quantization,
+            activation_offload,
+            group_offload,
+            vae_tiling,
+            vae_slicing,
+            compile,
+            gradient_checkpointing,
+        )
+        self.only_lora = self.memory.only_lora
         local = isinstance(model, (str, Path))
         if not local and dtype != "float32":
             raise ValueError(
@@ -130,6 +150,7 @@ class Pipeline(Denoiser):
         self.notes = (
             *([version_note] if version_note else []),
             *_components.scheduler_notes(pipe.scheduler, self.probe),
+            *self.memory.notes,
         )
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
         # None until the first batch has been compared with a row that runs alone.
@@ -150,6 +171,7 @@ class Pipeline(Denoiser):
         if checkpointing:
             _components.enable_checkpointing(self.networks)
         self.autoencoder = _components.autoencoder(self.frozen)
+        self.memory.apply(self.networks.values(), self.autoencoder)
         # Taken before the encoder cache replaces the method `encode`: clips to train on are
         # encoded here, and must not fill the cache.
         self.encoder = None if self.autoencoder is None else self.autoencoder.encode
@@ -250,9 +272,12 @@ class Pipeline(Denoiser):
         created: dict[int, Tensor] = {}
         for part in _row_independence.batches(times, limit, mixed_times):
             is_whole_batch = len(part) == len(x)  # then indexing would only copy
-            raw = self._predict(
-                x if is_whole_batch else x[part], [times[i] for i in part], [rows[i] for i in part]
-            )
+            with self.memory.saving(x.device):
+                raw = self._predict(
+                    x if is_whole_batch else x[part],
+                    [times[i] for i in part],
+                    [rows[i] for i in part],
+                )
             if is_whole_batch:
                 return raw
             created |= zip(part, raw, strict=True)
@@ -387,7 +412,7 @@ class Pipeline(Denoiser):
         """Raise if the attention backend or gradient checkpointing cannot be used."""
         self._set_attention(self.device)
         # Several times, because a pipeline of two experts uses one network early, the other late.
-        times, dtype = self.times(4)[:-1], next(self.network.parameters()).dtype
+        times, dtype = self.times(4)[:-1], next(iter(self.networks.values())).dtype
         _checkpointing.prove(list(self.networks.values()), self._dry_prediction, times, dtype)
 
     def _dry_prediction(self, time: float) -> Tensor:
@@ -411,17 +436,24 @@ class Pipeline(Denoiser):
         from vidrl.attention import dtypes, prove, put, takes_mask
 
         for network in self.networks.values():
-            types = dtypes(device, next(network.parameters()).dtype)
+            types = dtypes(device, network.dtype)
             prove(
                 self.attention, device, types, torch.is_grad_enabled(), masked=takes_mask(network)
             )
             put(network, self.attention)
         self._proven.add(case)
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which the networks compute."""
+        return self.memory.device(self.network)
+
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the networks, the autoencoder and, unless they are offloaded, the encoders."""
-        for part in (*self.networks.values(), *self.frozen.values()):
-            if not self.offload or part in self.networks.values() or part is self.autoencoder:
+        for network in self.networks.values():
+            self.memory.move(network, device)
+        for part in self.frozen.values():
+            if not self.offload or part is self.autoencoder:
                 part.to(device)
         return self
 

@@ -29,6 +29,8 @@ from vidrl.diffusion.segments import Span
 from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
+from . import _quantization
+from ._memory import Memory
 from .base import Cond, Denoiser, is_hub_id
 
 # what the released checkpoints were trained for
@@ -57,6 +59,8 @@ class Wan(Denoiser):
       first use.
     - `offload_text`: keep the text encoder on the CPU, and move it to the device only to
       encode.
+    - `quantization`, `activation_offload`, `group_offload`, `vae_tiling`, `vae_slicing` and
+      `compile`: see `vidrl.backbones._memory.Memory`.
 
     Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size
     that it cannot make.
@@ -86,12 +90,27 @@ class Wan(Denoiser):
         attention: str = "native",
         offload_text: bool = False,
         detach_negative: bool = False,
+        quantization: _quantization.Kind = "none",
+        activation_offload: bool = False,
+        group_offload: bool = False,
+        vae_tiling: bool = False,
+        vae_slicing: bool = False,
+        compile: bool = False,
     ):
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
                 "expected guidance ≥ 1 (1 is off), decode_chunk ≥ 1 and text_length ≥ 1, "
                 f"got {guidance}, {decode_chunk} and {text_length}"
             )
+        self.memory = Memory(
+            quantization,
+            activation_offload,
+            group_offload,
+            vae_tiling,
+            vae_slicing,
+            compile,
+            gradient_checkpointing,
+        )
         self.pipe = (
             _load(model, dtype) if isinstance(model, (str, Path)) else _check_pipeline(model)
         )
@@ -115,10 +134,15 @@ class Wan(Denoiser):
         self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
-        self.notes = _scheduler_notes(self.pipe.scheduler, self.scheduler)
+        self.notes = (
+            *_scheduler_notes(self.pipe.scheduler, self.scheduler),
+            *self.memory.notes,
+        )
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
         if gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
+        self.memory.apply([self.network], self.pipe.vae)
+        self.only_lora = self.memory.only_lora
 
     def _resize(self, size: Mapping[str, float]) -> None:
         """Set the shapes and the frame map of a clip size.
@@ -245,9 +269,10 @@ class Wan(Denoiser):
             t = torch.cat([t, t])
             text = torch.cat([text, cond["negative"]])
         x, text = x.to(self._dtype), text.to(self._dtype)
-        raw = self.network(
-            hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False
-        )[0].float()
+        with self.memory.saving(x.device):
+            raw = self.network(
+                hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False
+            )[0].float()
         if not guided:
             return raw
         with_text, without = raw.chunk(2)
@@ -315,9 +340,14 @@ class Wan(Denoiser):
             )
         return decode(latents, return_dict=False)[0]
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which the transformer computes."""
+        return self.memory.device(self.network)
+
     def to(self, device: torch.device | str) -> Wan:
         """Move transformer, autoencoder and, unless it is offloaded, the text encoder."""
-        self.network.to(device)
+        self.memory.move(self.network, device)
         self.pipe.vae.to(device)
         if not self.offload_text:
             self.pipe.text_encoder.to(device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,13 +71,36 @@ def _inject(
 ) -> None:
     """Put adapters on the targets of the configuration, or on the modules named in `only`."""
     peft = _peft()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with (
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+        _hidden_float8(network),
+    ):
         torch.manual_seed(seed)
         # peft warns if `target_modules` match modules that `only` does not name
         warnings.filterwarnings("ignore", "While injecting the PEFT adapters")
+        # a LoRA is merged into the weights by `merge` alone, and never into quantised ones
+        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
         peft.inject_adapter_in_model(
             peft.LoraConfig(**config), network, state_dict=dict(only) if only else None
         )
+
+
+@contextmanager
+def _hidden_float8(network: nn.Module) -> Iterator[None]:
+    """Let weights that are stored as float8 look like float32 within this context.
+
+    peft casts a new LoRA to the precision of the layer that the LoRA belongs to. Rounded to
+    float8, the LoRA's small random numbers would lose most of their digits.
+    """
+    hidden = [(p, p.data) for p in network.parameters() if p.dtype == torch.float8_e4m3fn]
+    for parameter, data in hidden:
+        parameter.data = data.new_empty(0, dtype=torch.float32)
+    try:
+        yield
+    finally:
+        for parameter, data in hidden:
+            parameter.data = data
 
 
 def _peft() -> Any:

@@ -86,6 +86,11 @@ MAY_CHANGE = (
         "backbone.options.decode_chunk", "clips are decoded in pieces of another size", "weights"
     ),
     Allowed("backbone.options.gradient_checkpointing", "less memory, more time", "weights"),
+    Allowed("backbone.options.activation_offload", "less memory, more time", "nothing"),
+    Allowed("backbone.options.group_offload", "less memory, more time", "nothing"),
+    Allowed("backbone.options.vae_tiling", "clips are decoded in tiles", "weights"),
+    Allowed("backbone.options.vae_slicing", "clips are decoded one by one", "weights"),
+    Allowed("backbone.options.compile", "other kernels compute the same blocks", "weights"),
     Allowed("backbone.options.offload_text", "less memory, more time", "weights"),
     Allowed(
         "backbone.options.attention", "another implementation of the same attention", "weights"

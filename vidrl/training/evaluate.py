@@ -61,10 +61,27 @@ def check_recipe(recipe: config.Recipe) -> None:
     reward that the algorithm cannot credit.
     """
     config.check_plugins(recipe)
+    check_full(recipe)
     learns = getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none")
     check_data(recipe, learns)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     algorithm.check(build_reward(recipe.reward), config.members(recipe, learns))
+
+
+def check_full(recipe: config.Recipe) -> None:
+    """Raise BadRecipe where all weights of a quantised or offloaded model are to be trained."""
+    options = recipe.backbone.options
+    quantization = options.get("quantization", "none")
+    if recipe.policy.full and (quantization != "none" or options.get("group_offload")):
+        option = (
+            f'backbone.options.quantization = "{quantization}"'
+            if quantization != "none"
+            else "backbone.options.group_offload = true"
+        )
+        raise config.BadRecipe(
+            f"policy.full: expected false with {option}, got true: weights that are quantised or "
+            "offloaded cannot be trained; train a LoRA, or leave that option out"
+        )
 
 
 def check_data(recipe: config.Recipe, learns: str) -> None:

@@ -58,15 +58,21 @@ class Policy:
         seed: int = 0,
         partial: bool = False,
     ):
+        if full and backbone.only_lora:
+            raise ValueError(
+                f"expected policy.full = false with {backbone.only_lora}, got true: weights that "
+                "are quantised or offloaded cannot be trained; train a LoRA, or leave that option "
+                "out"
+            )
         self.backbone = backbone
         self.half = _half(backbone.network) if full else None
         self.lora = None if full else _adapter(backbone, rank, alpha, targets, lora, seed, partial)
-        self.weights = _trained(backbone.network, full)
+        self.weights = _trained(backbone, full)
         if full and lora:
             # after `_trained`, which makes the weights float32: a LoRA is added in float32
             _load_start(backbone, Path(lora), partial)
             # again, because peft freezes the own weights of a network that gets a LoRA
-            self.weights = _trained(backbone.network, full)
+            self.weights = _trained(backbone, full)
         # the networks that `shard` has spread over processes
         self.sharded: list[nn.Module] = []
         self.sets: dict[str, list[Tensor]] = {}
@@ -287,12 +293,14 @@ def _half(network: nn.Module) -> torch.dtype | None:
     )
 
 
-def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
-    """Return the parameters to train, in float32: all, or those of the adapter."""
+def _trained(backbone: Denoiser, full: bool) -> dict[str, nn.Parameter]:
+    """Return the parameters to train, in float32 on the device: all, or those of the adapter."""
+    network = backbone.network
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(full or ".lora_" in name)
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            # the layers of an offloaded network, and with them a new LoRA, are in host memory
+            parameter.data = parameter.data.to(backbone.device, torch.float32)
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
