@@ -138,6 +138,10 @@ class Train:
     score_batch: int = 4
     """How many clips are decoded and scored at once. Besides the clips that are shown, host
     memory holds no others. The number is halved where memory runs out."""
+    rollouts_on_cpu: bool = True
+    """Whether a round's samples and the conditions of their prompts wait in host memory, from
+    which the update moves one micro-batch at a time to the device. false: they stay on the
+    device."""
     eval_every: int = 10
     """How many rounds lie between two evaluations on the held-out prompts."""
     eval_n: int = 0

@@ -23,12 +23,15 @@ from vidrl.training.policy import Policy, load_adapter
 from vidrl.training.rollout import draws
 
 WAN = {"height": 16, "width": 16, "frames": 5, "text_length": 16}
-CHECKPOINTED = {"activation_offload", "gradient_checkpointing"}
+OFFLOADED = {"group_offload": True, "gradient_checkpointing": True}
 
 
 # A family of each kind; the others are slow, because their pipelines take seconds to build.
 FAST = ["own wan", "cogvideox"]
-ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan", "ltx", "flux", "sd15"))]
+ALL = [
+    *FAST,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan", "ltx", "flux", "sd15")),
+]
 
 
 def installed(package: str) -> pytest.MarkDecorator:
@@ -83,7 +86,6 @@ def error(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:
     "options",
     [
         {"activation_offload": True, "gradient_checkpointing": True},
-        {"group_offload": True},
         {"group_offload": True, "gradient_checkpointing": True},
         {"group_offload": True, "gradient_checkpointing": True, "activation_offload": True},
         {"vae_tiling": True, "vae_slicing": True},
@@ -149,24 +151,34 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_backward_pass_reads_no_offloaded_weight(name: str, checkpointing: bool) -> None:
-    made = backbone(name, group_offload=True, gradient_checkpointing=checkpointing)
+def test_the_backward_pass_reads_no_offloaded_weight(name: str) -> None:
+    made = backbone(name, group_offload=True, gradient_checkpointing=True)
     policy = policy_of(made)
     assert error(answer(policy), plain(name)) < 1e-6
-    frozen = [p for p in made.network.parameters() if not p.requires_grad]
-    assert all(p.isnan().all() for p in frozen), "a layer stayed on the device"
-    assert all(p.isfinite().all() for p in policy.weights.values())
+    offloaded = {
+        id(weight)
+        for layer in _quantization.layers(backbone(name).network)
+        for weight in made.network.get_submodule(layer).parameters(recurse=False)
+    }
+    for key, weight in made.network.named_parameters():
+        state = bool(weight.isnan().all()), bool(weight.isfinite().all())
+        host = id(weight) in offloaded or ".base_layer." in key
+        assert state == ((True, False) if host else (False, True)), key
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_without_the_hook_of_autograd_offloaded_weights_would_be_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The control of the test above."""
-    monkeypatch.setattr(_memory.Memory, "saving", lambda self, device: torch.enable_grad())
-    found = answer(policy_of(backbone("own wan", group_offload=True)))
-    assert not error(found, plain("own wan")) < 1e-6
+def test_offloaded_layers_of_another_kind_would_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above: weights that autograd saves themselves."""
+    monkeypatch.setattr(
+        _quantization,
+        "layers",
+        lambda network: [n for n, m in network.named_modules() if isinstance(m, nn.Conv3d)],
+    )
+    moved = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 1))
+    _memory._offload_groups(moved)
+    x = torch.ones(1, 1, 1, 1, 1, requires_grad=True)
+    moved(x).sum().backward()
+    assert bool(x.grad.isnan().all())
 
 
 def test_tiles_and_slices_reach_the_autoencoder() -> None:
@@ -187,7 +199,7 @@ def test_a_tiled_decode_is_near_the_whole_one_and_has_a_gradient() -> None:
     latents = small.noise(draws(0, [("a",)])).requires_grad_()
     tiled = small.decode(latents)
     difference = (tiled - whole.decode(latents)).abs()
-    assert 0 < float(difference.mean()) < 0.05
+    assert 0 < float(difference.mean()) < 0.1  # of random weights, whose pixels jump at seams
     (gradient,) = torch.autograd.grad(tiled.sum(), latents)
     assert bool(gradient.abs().amax((1, 2)).gt(0).all())
 
@@ -277,7 +289,9 @@ def test_a_quantised_network_computes_with_its_rounded_weights(
 def test_the_weights_of_the_blocks_take_fewer_bytes(kind: str, bits: int) -> None:
     made = backbone("own wan", quantization=kind)
     names = _quantization.layers(made.network)
-    assert len(names) == 2 * (2 * 4 + 2) and "condition_embedder.time_embedder.linear_1" not in names
+    assert (
+        len(names) == 2 * (2 * 4 + 2) and "condition_embedder.time_embedder.linear_1" not in names
+    )
     for name in names:
         layer = made.network.get_submodule(name)
         stored = layer.weight.qdata if kind == "int8" else layer.weight
@@ -313,7 +327,11 @@ def test_the_lora_of_a_quantised_network_is_saved_and_read_as_any(kind, name, tm
     "options, reason",
     [
         ({"activation_offload": True}, "gradient_checkpointing = true with activation_offload"),
-        ({"compile": True, "group_offload": True}, "compile = false with group_offload"),
+        ({"group_offload": True}, "gradient_checkpointing = true with group_offload"),
+        (
+            {"compile": True, "group_offload": True, "gradient_checkpointing": True},
+            "compile = false with group_offload",
+        ),
         ({"compile": True, "quantization": "fp8"}, 'compile = false with quantization = "fp8"'),
     ],
 )
@@ -328,7 +346,7 @@ def test_options_that_exclude_each_other_are_refused_before_a_model_is_read(
 def test_nf4_excludes_group_offloading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     with pytest.raises(ValueError, match="scales of bitsandbytes"):
-        _memory.Memory(quantization="nf4", group_offload=True)
+        _memory.Memory(quantization="nf4", group_offload=True, gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("kind, package", _quantization.PACKAGES.items())
@@ -340,7 +358,7 @@ def test_a_missing_package_is_named_with_its_extra(
         Wan("no/such/folder", quantization=kind)
 
 
-@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"group_offload": True}])
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, OFFLOADED])
 def test_all_weights_of_a_quantised_or_offloaded_network_cannot_be_trained(options: dict) -> None:
     with pytest.raises(ValueError, match=r"policy.full = false with backbone.options"):
         Policy(backbone("own wan", **options), full=True)
@@ -361,13 +379,13 @@ def test_a_network_without_blocks_is_refused() -> None:
 
 
 def test_without_a_gpu_a_note_says_that_offloading_saves_nothing() -> None:
-    made = backbone("wan", group_offload=True)
+    made = backbone("wan", **OFFLOADED)
     assert [note for note in made.notes if note.startswith("group_offload saves nothing")]
     assert not [note for note in backbone("wan").notes if "offload" in note]
 
 
 def test_an_offloaded_network_refuses_another_device() -> None:
-    made = backbone("own wan", group_offload=True)
+    made = backbone("own wan", **OFFLOADED)
     with pytest.raises(ValueError, match="expected the device cpu with group_offload"):
         made.to("meta")
     assert made.device == torch.device("cpu")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vidrl.backbones.base import Cond, Denoiser, rows
+from vidrl.backbones.base import Cond, Denoiser, on, rows
 from vidrl.credit.influence import Influence
 from vidrl.rewards import Reward, Score
 from vidrl.training.policy import Policy
@@ -47,6 +47,11 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Split the rows into micro-batches of at most `size` rows."""
         return [self.part(slice(a, a + size)) for a in range(0, len(self), size)]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device: a rollout, and so its rows, may be in host memory."""
+        data = {name: value.to(device) for name, value in self.data.items()}
+        return replace(self, data=data, cond=on(self.cond, device))
 
     def by_time(self) -> Batch:
         """Return the same rows sorted by falling time t, if they have a time.
@@ -143,7 +148,7 @@ class Experience:
             yield items[local.all(1)[items]], 1 / len(items)
 
     def batch(self, sample: Tensor, share: float, **data: Tensor) -> Batch:
-        """Return a batch whose rows are about these samples (of N), on the rollout's device.
+        """Return a batch whose rows are about these samples (of N), where the rollout is kept.
 
         `data` are the rows' tensors by name; the samples' conditions and prompts are added.
         """

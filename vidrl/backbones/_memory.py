@@ -7,13 +7,13 @@ or close to it (docs/guides/memory.md says how close).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from . import _quantization
@@ -37,8 +37,8 @@ class Memory:
     """Keep what the backward pass needs in host memory: with gradient checkpointing, the
     inputs of the blocks."""
     group_offload: bool = False
-    """Keep the networks' weights in host memory, and move each layer to the GPU while it
-    works; a LoRA alone can be trained then."""
+    """Keep the weights of the blocks' linear layers in host memory, and move each layer to the
+    GPU while it works; a LoRA alone can be trained then."""
     vae_tiling: bool = False
     """Decode and encode pictures in overlapping tiles."""
     vae_slicing: bool = False
@@ -50,12 +50,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         _quantization.check(self.quantization)
-        if self.activation_offload and not self.gradient_checkpointing:
-            raise ValueError(
-                "expected gradient_checkpointing = true with activation_offload = true, got false: "
-                "without it every layer's saved tensors, frozen weights among them, would travel "
-                "to the host: set backbone.options.gradient_checkpointing = true"
-            )
+        self._check_checkpointing()
         if self.compile and (self.group_offload or self.quantization == "fp8"):
             other = "group_offload" if self.group_offload else 'quantization = "fp8"'
             raise ValueError(
@@ -68,6 +63,20 @@ class Memory:
                 "the scales of bitsandbytes do not move with the weights: take "
                 '"fp8" or "int8", or leave group_offload out'
             )
+
+    def _check_checkpointing(self) -> None:
+        """Raise ValueError for an option that saves nothing without gradient checkpointing."""
+        reasons = {
+            "activation_offload": "the weights that the layers save would travel to the host too",
+            "group_offload": "the weights that the layers save would stay on the GPU",
+        }
+        for name, reason in reasons.items():
+            if getattr(self, name) and not self.gradient_checkpointing:
+                raise ValueError(
+                    f"expected gradient_checkpointing = true with {name} = true, got false: "
+                    f"without it {reason} until the backward pass: set "
+                    "backbone.options.gradient_checkpointing = true"
+                )
 
     @property
     def only_lora(self) -> str:
@@ -120,27 +129,17 @@ class Memory:
 
     def saving(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the context of a prediction, which decides where saved tensors live."""
-        moved = self.group_offload or self.quantization == "fp8"
-        if not torch.is_grad_enabled() or not (moved or self.activation_offload):
+        replaced = self.group_offload or self.quantization == "fp8"
+        if not torch.is_grad_enabled() or not (replaced or self.activation_offload):
             return nullcontext()
-        return _saving(moved, self.activation_offload, device)
-
-
-@contextmanager
-def _saving(moved: bool, offloaded: bool, device: torch.device) -> Any:
-    """Keep saved tensors for the backward pass, though the layers' weights are replaced."""
-    with ExitStack() as stack:
-        if moved:
-            # Autograd saves a frozen weight itself, and the hooks of diffusers replace its data
-            # after the layer's forward pass. A hook of autograd that changes nothing is enough:
-            # autograd hands such hooks an alias of the data.
-            stack.enter_context(saved_tensors_hooks(lambda saved: saved, lambda saved: saved))
-            # Without early stop, a recomputed block runs to its end, and so do the layers' hooks,
-            # which cast or move the weights back.
+        stack = ExitStack()
+        if replaced:
+            # Without early stop, a recomputed block runs to its end, and so do the hooks of its
+            # last layers, which cast or move the weights back.
             stack.enter_context(set_checkpoint_early_stop(False))
-        if offloaded:
+        if self.activation_offload:
             stack.enter_context(save_on_cpu(pin_memory=device.type == "cuda"))
-        yield
+        return stack
 
 
 def onload_device() -> torch.device:
@@ -151,18 +150,25 @@ def onload_device() -> torch.device:
 
 
 def _offload_groups(network: nn.Module) -> None:
-    """Keep each layer's weights in host memory; a stream moves the next layer's beforehand.
+    """Keep the weights of the blocks' linear layers in host memory, and the others on the device.
 
-    diffusers offloads whole blocks too, but moves a block's LoRA with it, and the optimiser
-    would find the LoRA in host memory and its gradient on the GPU.
+    Autograd saves a view of a linear layer's weight, which stays on the device when the hooks
+    of diffusers replace the weight after the layer's forward pass. Of all other layers it saves
+    the weight itself, and the backward pass would find that weight in host memory. Whole
+    blocks are not offloaded for one more reason: their LoRA would move with them. No stream is
+    used, because the memory of a view that the backward pass frees would be used again too
+    early.
     """
+    from diffusers.hooks import apply_group_offloading
+
     device = onload_device()
-    network.enable_group_offload(  # type: ignore[operator]
-        onload_device=device,
-        offload_device=torch.device("cpu"),
-        offload_type="leaf_level",
-        use_stream=device.type == "cuda",
-    )
+    names = _quantization.layers(network)
+    layers = nn.ModuleList(network.get_submodule(name) for name in names)
+    inside = {id(tensor) for tensor in (*layers.parameters(), *layers.buffers())}
+    for tensor in (*network.parameters(), *network.buffers()):
+        if id(tensor) not in inside:
+            tensor.data = tensor.data.to(device)
+    apply_group_offloading(layers, onload_device=device, offload_type="leaf_level")
 
 
 def _compile_blocks(network: nn.Module) -> None:

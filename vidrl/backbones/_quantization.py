@@ -10,7 +10,6 @@ not offered: there a row changes its neighbours, and the ratio of a policy to it
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch

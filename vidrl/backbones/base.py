@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from math import inf
@@ -29,7 +29,7 @@ from vidrl.diffusion.segments import Span
 from vidrl.rewards._scoring.checks import check_video
 from vidrl.training.pieces import Pieces
 
-Cond = dict[str, Tensor]  # conditioning by name, each (B, ...)
+Cond = Mapping[str, Tensor]  # conditioning by name, each (B, ...)
 # The bytes of conditions that a PromptCache keeps in host memory: about 1000 prompts of Wan in
 # bfloat16.
 CACHE_BYTES = 4 * 2**30
@@ -310,6 +310,32 @@ def is_hub_id(model: str | Folder) -> bool:
     return bool(name) and "/" not in name and not Folder(owner).is_dir()
 
 
+class SharedCond(Mapping[str, Tensor]):
+    """The conditions of samples, of which several have one prompt: each prompt's is kept once.
+
+    `table` holds the conditions of the prompts, each (P, ...), and `row` (B,) the place of
+    each sample's prompt in the table. Reading a tensor by its name repeats the rows, so read
+    it for a few samples at a time (`rows`, `on`).
+
+    Example:
+        >>> shared = SharedCond({"text": torch.tensor([5.0, 7.0])}, torch.tensor([0, 0, 1]))
+        >>> shared["text"], rows(shared, slice(1, 3))["text"]
+        (tensor([5., 5., 7.]), tensor([5., 7.]))
+    """
+
+    def __init__(self, table: Cond, row: Tensor):
+        self.table, self.row = table, row
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.table[name][self.row]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
 def rows(cond: Cond, index: Tensor | slice) -> Cond:
     """Return some rows of a condition.
 
@@ -317,7 +343,19 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
         >>> rows({"text": torch.arange(3)}, torch.tensor([2, 2]))
         {'text': tensor([2, 2])}
     """
+    if isinstance(cond, SharedCond):
+        return SharedCond(cond.table, cond.row[index])
     return {name: value[index] for name, value in cond.items()}
+
+
+def on(cond: Cond, device: torch.device) -> Cond:
+    """Return the tensors of a condition on a device.
+
+    Example:
+        >>> on(SharedCond({"text": torch.tensor([5.0])}, torch.tensor([0, 0])), torch.device("cpu"))
+        {'text': tensor([5., 5.])}
+    """
+    return {name: value.to(device) for name, value in cond.items()}
 
 
 class PromptCache:
@@ -346,12 +384,30 @@ class PromptCache:
 
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """Return the condition of each prompt, on the backbone's device."""
+        return self._conditions(prompts, self.backbone.device)
+
+    def shared(self, prompts: Sequence[str], device: torch.device) -> SharedCond:
+        """Return the conditions of samples on a device, each prompt's once.
+
+        Example:
+            >>> from vidrl.backbones.toy import Toy
+            >>> cond = PromptCache(Toy.tiny()).shared(["a cat", "a cat"], torch.device("cpu"))
+            >>> len(cond.table["text"]), len(cond["text"])
+            (1, 2)
+        """
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        row = torch.tensor([place[prompt] for prompt in prompts], device=device)
+        return SharedCond(self._conditions(list(place), device), row)
+
+    def _conditions(self, prompts: Sequence[str], device: torch.device) -> Cond:
+        """Return the condition of each prompt on a device; new prompts are encoded first."""
         parts = self._cached(prompts)
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
         parts |= self._one_at_a_time.attempt(1, lambda _: self._encode_new(new))
         conds = [parts[prompt] for prompt in prompts]
         return {
-            name: self._batch([cond[name] for cond in conds], len(parts) > 1) for name in conds[0]
+            name: self._batch([cond[name] for cond in conds], len(parts) > 1, device)
+            for name in conds[0]
         }
 
     def learn(self, prompts: Sequence[str]) -> None:
@@ -429,11 +485,11 @@ class PromptCache:
         """Return the bytes of the tensors that only this condition holds."""
         return sum(value.nbytes for value in self._unshared(cond))
 
-    def _batch(self, values: Sequence[Tensor], several: bool) -> Tensor:
-        """Concatenate the prompts' tensors to one tensor (B, ...) on the device.
+    def _batch(self, values: Sequence[Tensor], several: bool, device: torch.device) -> Tensor:
+        """Concatenate the prompts' tensors to one tensor (B, ...) on a device.
 
         A tensor that all prompts share is moved once and expanded.
         """
         if several and all(value is values[0] for value in values):
-            return values[0].to(self.backbone.device).expand(len(values), *values[0].shape[1:])
-        return torch.cat(list(values)).to(self.backbone.device)
+            return values[0].to(device).expand(len(values), *values[0].shape[1:])
+        return torch.cat(list(values)).to(device)

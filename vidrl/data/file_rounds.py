@@ -6,7 +6,7 @@ of this process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from math import ceil
 
@@ -14,7 +14,7 @@ import torch
 
 from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm, Batch, Experience
-from vidrl.backbones.base import Cond
+from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Reward
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
@@ -23,8 +23,6 @@ from vidrl.training.rollout import Plan, Rollout, draws
 from . import clip_latents
 from .clip_files import Table, shown
 from .clip_latents import BadData, Clips
-
-Encode = Callable[[Sequence[str]], Cond]
 
 
 class Files:
@@ -41,7 +39,7 @@ class Files:
         algorithm: Algorithm,
         policy: Policy,
         workers: Workers,
-        encode: Encode,
+        encode: PromptCache,
     ):
         self.recipe = recipe
         self.policy = policy
@@ -133,11 +131,12 @@ class Files:
         chosen = dealt(len(clips.entries), self.n // width, round, seed, "data")
         index = self.places(width)[1]
         prompts = [clips.entries[e].prompt for e in chosen for _ in range(width)]
-        latents = clips.latents[clips.places[chosen].flatten()[index]].to(self.workers.device)
+        on_cpu = self.recipe.train.rollouts_on_cpu
+        device = torch.device("cpu") if on_cpu else self.workers.device
+        latents = clips.latents[clips.places[chosen].flatten()[index]].to(device)
         empty = latents.new_zeros(len(latents), 0)
-        rollout = Rollout(
-            self.encode([prompts[i] for i in index]), latents, empty, empty, empty, plan
-        )
+        cond = self.encode.shared([prompts[i] for i in index], device)
+        rollout = Rollout(cond, latents, empty, empty, empty, plan)
         pairs = (
             (torch.arange(self.n).view(-1, 2), clips.labels(chosen, plan.segments))
             if width == 2

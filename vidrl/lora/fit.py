@@ -85,12 +85,13 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
         return f"names a {type(module).__name__}, which takes no LoRA"
     down = lora.pairs[name][A]
     up = lora.pairs[name][B]
-    weight = module.weight
-    if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
-        shape = (up.shape[0], *down.shape[1:])
+    # a weight in 4 bits is stored as a column of bytes, and knows the shape that it stands for
+    weight = tuple(getattr(module.weight, "quant_state", module.weight).shape)
+    shape = (up.shape[0], *down.shape[1:])
+    if shape != weight:
         return (
-            f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
-            "another size of the model"
+            f"is for a weight of {shape}, the network's is {weight}: the LoRA is of another size "
+            "of the model"
         )
     bias, network_bias = lora.pairs[name].get(BIAS), module.bias
     if bias is not None and network_bias is None:

@@ -103,6 +103,11 @@ class Parts:
         return self.recipe.train
 
     @property
+    def kept_on(self) -> torch.device:
+        """The device that keeps a round's samples until they are learned from."""
+        return torch.device("cpu") if self.options.rollouts_on_cpu else self.workers.device
+
+    @property
     def evaluated_weights(self) -> str:
         """The name of the weights that are evaluated and saved: "ema" where an average is kept."""
         return "ema" if self.options.ema else "live"

@@ -69,6 +69,7 @@ MAY_CHANGE = (
         "train.score_batch", "clips are decoded and scored in pieces of another size", "weights"
     ),
     Allowed("reward.workers", "a worker scores with one thread", "weights"),
+    Allowed("train.rollouts_on_cpu", "where a round's samples wait for the update", "nothing"),
     Allowed("train.mixed_precision", "the base model is evaluated again", "weights"),
     Allowed("train.max_unscored", "from the next round on", "nothing"),
     Allowed("train.eval_every", "from the next round on", "guards"),

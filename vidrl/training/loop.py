@@ -256,13 +256,15 @@ class Trainer:
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
         """Sample the clips at these places of the round, in pieces that fit into memory."""
         # all clips are encoded at once: an offloaded text encoder visits the device once
-        cond, group = self.parts.encode(prompts), self.options.group
+        kept_on, group = self.parts.kept_on, self.options.group
+        cond = self.parts.encode.shared(prompts, kept_on)
 
         def part(piece: slice) -> Rollout:
             names = [(self.state.round, *divmod(i, group)) for i in index[piece]]
             levels = tree(plan, self.seed, names, group)
             with self.workers.autocast(), self.policy.using(plan.weights):
-                return sample(self.policy, rows(cond, piece), draws(self.seed, names), plan, levels)
+                noise = draws(self.seed, names)
+                return sample(self.policy, rows(cond, piece), noise, plan, levels, kept_on)
 
         return join(list(self.parts.pieces["sample"].each(len(prompts), part)), cond)
 

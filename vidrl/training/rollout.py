@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from vidrl.backbones.base import Cond, Denoiser, rows, without_autocast
+from vidrl.backbones.base import Cond, Denoiser, on, rows, without_autocast
 from vidrl.data import references
 from vidrl.diffusion import transition
 from vidrl.diffusion.path import exact
@@ -203,12 +203,14 @@ def sample(
     generators: Sequence[torch.Generator],
     plan: Plan,
     above: Sequence[Level] = (),
+    keep_on: torch.device | None = None,
 ) -> Rollout:
     """Denoise one latent for each generator along the plan.
 
     Each sample draws its first latent and then the noise of its steps. With forks, the
     levels `above` the samples (see `tree`) draw the first latents and the noise before the
-    last fork. Latents that several samples share are computed once.
+    last fork. Latents that several samples share are computed once. What is kept goes to
+    `keep_on`, such as the CPU, step by step; None is the backbone's device.
     """
     backbone, levels = _backbone(policy), [*above, Level(range(len(generators)), generators)]
     if len(levels) != len(plan.forks) + 1:
@@ -218,6 +220,7 @@ def sample(
         )
     # x holds one latent for each node of the present level, not one for each sample
     kept, level = [], levels[0]
+    keep_on, used = keep_on or backbone.device, on(cond, backbone.device)
     x = exact(backbone.noise(level.generators)).to(backbone.device)
     for k in range(len(plan.times) - 1):
         parent, level = level, levels[plan.depth(k)]
@@ -225,7 +228,7 @@ def sample(
         if parent is not level:
             x = x[[parent.node[i] for i in level.first]]
         step = plan.step(
-            policy, x, k, cond if level is levels[-1] else rows(cond, torch.tensor(level.first))
+            policy, x, k, used if level is levels[-1] else rows(used, torch.tensor(level.first))
         )
         drawn = (
             step.sample(backbone.noise(level.generators).to(x))
@@ -236,14 +239,14 @@ def sample(
             values = [x, drawn, _density(plan, step, drawn, k)]
             values += [step.mean] if plan.means else []
             # from one row a node to one row a sample
-            kept.append([value[list(level.node)] for value in values])
+            kept.append([value[list(level.node)].to(keep_on) for value in values])
         x = drawn
     before, after, logs, *mean = (
         (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
         if kept
-        else (x.new_zeros(len(generators), 0),) * (4 if plan.means else 3)  # K = 0
+        else (x.new_zeros(len(generators), 0, device=keep_on),) * (4 if plan.means else 3)  # K = 0
     )
-    return Rollout(cond, x[list(level.node)], before, after, logs, plan, *mean)
+    return Rollout(cond, x[list(level.node)].to(keep_on), before, after, logs, plan, *mean)
 
 
 def _density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
@@ -307,11 +310,16 @@ def decoded_pieces(
 ) -> Iterator[Samples]:
     """Decode latents a few at a time, in order, so that the caller can free earlier clips.
 
-    `size` is how many clips are decoded at once.
+    `size` is how many clips are decoded at once. Latents and conditions may be in host
+    memory; those of a piece are moved to the device.
     """
-    return pieces(size).each(
-        len(prompts), lambda p: decoded(backbone, latents[p], prompts[p], rows(cond or {}, p))
-    )
+    device = backbone.device
+
+    def piece(part: slice) -> Samples:
+        under = on(rows(cond or {}, part), device)
+        return decoded(backbone, latents[part].to(device), prompts[part], under)
+
+    return pieces(size).each(len(prompts), piece)
 
 
 def clips(

@@ -195,6 +195,7 @@ class Updater:
             for a, batch, w in parts
             for micro in self.lockstep.micro_batches(batch, size, prompts)
         ):
+            micro = micro.to(self.policy.backbone.device)
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
             if not isinstance(loss, Loss):
@@ -279,8 +280,9 @@ class Updater:
         )
         found = [torch.zeros(0, dtype=torch.float64)]
         for micro in micros:
+            part = micro.batch.to(self.policy.backbone.device)
             with torch.no_grad(), self.workers.autocast():
-                mean = self.algorithm.divergence(self.policy, micro.batch)
+                mean = self.algorithm.divergence(self.policy, part)
             n = len(micro.batch) * micro.counts
             found.append(torch.full((n,), float(mean), dtype=torch.float64))
         return torch.cat(found)
