@@ -24,6 +24,15 @@ from torch.utils import _pytree as pytree
 LIMIT = 4 * 2**30  # bytes of outputs in host memory
 
 
+def dropped(texts: Sequence[str]) -> ValueError:
+    """Return the error for a prompt that comes after the text encoders were freed."""
+    shown = f"{texts[0][:60]!r}" if texts else "another prompt or another batch"
+    return ValueError(
+        "expected the prompts that the run encoded before it freed its text encoders, got "
+        f'{shown}: set backbone.options.text_encoder = "offload"'
+    )
+
+
 class EncoderCache:
     """A cache, on the CPU, of what the watched modules compute of each row.
 
@@ -45,6 +54,7 @@ class EncoderCache:
         self.rows: Sequence[int] = ()
         self.call_changes: tuple[Any, ...] = ()
         self.calls, self.caching = 0, False
+        self.dropped = False
 
     def begin(self, rows: Sequence[int], call_changes: tuple[Any, ...] = ()) -> None:
         """Begin a run of these rows; call this before each run of the pipeline.
@@ -77,6 +87,16 @@ class EncoderCache:
 
         setattr(module, method, remembered)
 
+    def drop(self, modules: Sequence[nn.Module]) -> None:
+        """Free the weights of watched modules; keep all outputs, which cannot be made again.
+
+        The modules stay in place on the device "meta", because pipelines read their
+        precision.
+        """
+        self.limit, self.dropped = 1 << 62, True
+        for module in modules:
+            module.to("meta")
+
     def _call(self, part: _FrozenMethod, args: Any, kwargs: Any) -> Any:
         """Return the output of the run's next call, row by row from the cache where possible."""
         self.calls += 1
@@ -106,6 +126,8 @@ class EncoderCache:
         if digest is None or digest not in self.kept:
             digest = self.hash_of_call[key] = _hash(part, leaves)
             if digest not in self.kept:
+                if self.dropped and part.is_dropped:
+                    raise dropped([])
                 args, kwargs = pytree.tree_unflatten(leaves, spec)
                 self._store(digest, part.compute(self.device(), args, kwargs))
                 self.new_hashes.append(digest)
@@ -135,6 +157,11 @@ class _FrozenMethod:
         self.inner = inner
         self.offloaded = offloaded
         self.read = set[int]()
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the module's weights were freed."""
+        return any(weight.is_meta for weight in self.module.parameters())
 
     def compute(self, device: torch.device, args: Any, kwargs: Any) -> Any:
         """Return the method's output on the CPU, computed in the module's own precision."""

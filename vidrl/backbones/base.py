@@ -58,6 +58,8 @@ class Generator(ABC):
     adapter_notes: tuple[str, ...] = ()
     # the option that lets a LoRA alone be trained, as quantised weights; "" where there is none
     only_lora: str = ""
+    # whether `drop_encoders` is to be called once all prompts of a run are encoded
+    drops_encoders: bool = False
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
@@ -115,6 +117,12 @@ class Generator(ABC):
         encoder is moved once and not once for each prompt.
         """
         return nullcontext()
+
+    def drop_encoders(self) -> None:  # noqa: B027  most families keep them
+        """Free the text encoders; afterwards a prompt that was not encoded is an error.
+
+        The default frees nothing.
+        """
 
     @abstractmethod
     def generate(self, noise: Tensor, cond: Cond) -> Tensor:
@@ -426,6 +434,23 @@ class PromptCache:
             self._encode_new(
                 [prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room
             )
+
+    def complete(self, prompts: Sequence[str]) -> None:
+        """Encode all prompts in advance, and keep them all.
+
+        Raises the errors of `encode`, and MemoryError where `limit` does not hold all
+        prompts.
+        """
+        wanted = list(dict.fromkeys(prompts))
+        for some in (wanted[:1], wanted[1:2], wanted[2:]):
+            self._encode_new([prompt for prompt in some if prompt not in self.kept])
+            each = max((self._unshared_bytes(cond) for cond in self.kept.values()), default=0)
+            if each * len(wanted) > self.limit or self.bytes > self.limit:
+                raise MemoryError(
+                    f"expected conditions of at most {self.limit / 2**30:.1f} GiB in host memory, "
+                    f"got {len(wanted)} prompts of {each / 2**20:.1f} MiB: set "
+                    'backbone.options.text_encoder = "offload", or use fewer prompts'
+                )
 
     def _cached(self, prompts: Sequence[str]) -> dict[str, Cond]:
         """Return the cached conditions of these prompts, and mark them as used last."""

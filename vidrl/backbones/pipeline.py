@@ -67,7 +67,9 @@ class Pipeline(Denoiser):
       of the call or of the pipeline, else 16.
     - `dtype`: precision of all components of a folder or hub id but the autoencoder, which
       stays float32; a pipeline in memory keeps its own precision.
-    - `offload`: keep the encoders on the CPU, and move them to the device only to encode.
+    - `text_encoder`: "offload" keeps the encoders on the CPU, and moves them to the device
+      only to encode; "drop" frees the text encoders as well, once a run has encoded all its
+      prompts. `offload = true` is the former name of "offload".
     - `batch`: the largest number of rows in one run; 0 means no limit. If a row's
       prediction depends on the other rows of its batch, which the first batch shows, rows
       run alone.
@@ -109,6 +111,7 @@ class Pipeline(Denoiser):
         vae_tiling: bool = False,
         vae_slicing: bool = False,
         compile: bool = False,
+        text_encoder: Literal["keep", "offload", "drop"] = "keep",
     ):
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
@@ -136,7 +139,8 @@ class Pipeline(Denoiser):
         pipe = _components.check(_components.load(str(model), dtype) if local else model)
         self.batch = batch
         self.decode_chunk = decode_chunk
-        self.offload = offload
+        self.offload = offload or text_encoder != "keep"
+        self.drops_encoders = text_encoder == "drop"
         self.attention = attention
         self._sort_components(pipe, train, gradient_checkpointing)
         folder_size = _sizes.folder_size(self.folder, _components.arguments(pipe))
@@ -245,7 +249,22 @@ class Pipeline(Denoiser):
         does not take.
         """
         self.check_prompts(prompts)
-        return {"row": torch.tensor([self._row(prompt) for prompt in prompts], device=self.device)}
+        numbers = [self._row(prompt) for prompt in prompts]
+        for row in numbers if self.drops_encoders or self.encoder_cache.dropped else ():
+            self.runner.initial_latents(row)  # fills the encoder cache, or raises
+        return {"row": torch.tensor(numbers, device=self.device)}
+
+    def drop_encoders(self) -> None:
+        """Free the text encoders; afterwards a prompt that was not encoded is an error."""
+        # the check whether rows are independent runs these texts later, beside the first batch
+        for neighbour in _row_independence.neighbours(self.runner.table[self.dry_row]):
+            self.runner.table.append(neighbour)
+            self.runner.initial_latents(len(self.runner.table) - 1)
+        self.drops_encoders = False
+        text_encoders = [
+            part for name, part in self.frozen.items() if name.startswith("text_encoder")
+        ]
+        self.encoder_cache.drop(text_encoders)
 
     def _row(self, prompt: str) -> int:
         """Return the number of a prompt in the table; a new prompt is added."""

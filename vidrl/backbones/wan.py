@@ -30,6 +30,7 @@ from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
 from . import _quantization
+from ._encoder_cache import dropped
 from ._memory import Memory
 from .base import Cond, Denoiser, is_hub_id
 
@@ -57,8 +58,9 @@ class Wan(Denoiser):
       that carry gradient, in the backward pass.
     - `attention`: the attention backend of the transformer; its numbers are checked at
       first use.
-    - `offload_text`: keep the text encoder on the CPU, and move it to the device only to
-      encode.
+    - `text_encoder`: "offload" keeps the text encoder on the CPU, and moves it to the device
+      only to encode; "drop" frees it as well, once a run has encoded all its prompts.
+      `offload_text = true` is the former name of "offload".
     - `quantization`, `activation_offload`, `group_offload`, `vae_tiling`, `vae_slicing` and
       `compile`: see `vidrl.backbones._memory.Memory`.
 
@@ -96,6 +98,7 @@ class Wan(Denoiser):
         vae_tiling: bool = False,
         vae_slicing: bool = False,
         compile: bool = False,
+        text_encoder: Literal["keep", "offload", "drop"] = "keep",
     ):
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
@@ -126,7 +129,9 @@ class Wan(Denoiser):
         self.detach_negative = detach_negative
         self.decode_chunk = decode_chunk
         self.checkpointing = gradient_checkpointing
-        self.offload_text = offload_text
+        self.offload_text = offload_text or text_encoder != "keep"
+        self.drops_encoders = text_encoder == "drop"
+        self._dropped = False
         self.attention = attention
         self._warned_truncated = False
         self._encoder_on_device = False
@@ -217,7 +222,7 @@ class Wan(Denoiser):
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """Keep an offloaded text encoder on the device within this context; contexts may nest."""
-        if not self.offload_text or self._encoder_on_device:
+        if not self.offload_text or self._encoder_on_device or self._dropped:
             yield
             return
         self._encoder_on_device = True
@@ -227,6 +232,11 @@ class Wan(Denoiser):
         finally:
             self._encoder_on_device = False
             self.pipe.text_encoder.to("cpu")
+
+    def drop_encoders(self) -> None:
+        """Free the text encoder; afterwards a prompt that was not encoded is an error."""
+        self._dropped = True
+        self.pipe.text_encoder.to("meta")
 
     def _negative(self) -> Tensor:
         """Return the embedding (1, N, D) of the negative prompt, which is encoded once."""
@@ -238,6 +248,8 @@ class Wan(Denoiser):
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
         """Return the embeddings of texts, as WanPipeline computes them."""
+        if self._dropped:
+            raise dropped(texts)
         length, device = self.text_length, self.device
         return self.pipe.encode_prompt(
             texts, None, False, max_sequence_length=length, device=device

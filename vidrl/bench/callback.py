@@ -103,6 +103,11 @@ class SuiteCallback:
         """Raise suite.BadSuite, before any clip is made, if the model cannot make the prompts."""
         sampling.check_prompts(self.suite, self.rows, backbone)
 
+    def encode_with(self, cache: PromptCache) -> None:
+        """Encode the suite's prompts by the trainer's cache, before it frees the text encoders."""
+        self.encode = cache
+        cache.complete([task.prompt for task in sampling.clip_tasks(self.rows, 1, 0)])
+
     def __call__(
         self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool
     ) -> None:

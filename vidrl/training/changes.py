@@ -92,6 +92,7 @@ MAY_CHANGE = (
     Allowed("backbone.options.vae_tiling", "clips are decoded in tiles", "weights"),
     Allowed("backbone.options.vae_slicing", "clips are decoded one by one", "weights"),
     Allowed("backbone.options.compile", "other kernels compute the same blocks", "weights"),
+    Allowed("backbone.options.text_encoder", "less memory, more time", "weights"),
     Allowed("backbone.options.offload_text", "less memory, more time", "weights"),
     Allowed(
         "backbone.options.attention", "another implementation of the same attention", "weights"

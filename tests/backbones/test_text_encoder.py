@@ -1,0 +1,110 @@
+"""Text encoders that a run frees once all its prompts are encoded."""
+
+import pytest
+import torch
+from toys import recipe
+
+pytest.importorskip("diffusers", reason="needs vidrl[train]")
+
+from families import FAMILIES, PROMPTS
+from safetensors.torch import load_file
+
+from vidrl.backbones import _tiny
+from vidrl.backbones.base import PromptCache
+from vidrl.backbones.pipeline import Pipeline
+from vidrl.backbones.toy import Toy
+from vidrl.backbones.wan import Wan
+from vidrl.training import loop
+from vidrl.training.rollout import draws
+
+WAN = {"height": 16, "width": 16, "frames": 5, "text_length": 16, "guidance": 2.0}
+TEXTS = [str(prompt) for prompt in PROMPTS]
+
+
+def backbone(name: str, **options):
+    if name == "own wan":
+        return Wan(_tiny.pipeline(), **WAN, **options)
+    return Pipeline(FAMILIES[name].build(), FAMILIES[name].call, **options)
+
+
+def predicted(made, cond) -> torch.Tensor:
+    x = made.noise(draws(0, [(text,) for text in TEXTS]))
+    with torch.no_grad():
+        return made.predict(x, torch.full((len(x),), 0.5), cond)
+
+
+@pytest.mark.parametrize(
+    "name", ["own wan", "cogvideox", pytest.param("flux", marks=pytest.mark.slow)]
+)
+def test_after_the_text_encoders_are_freed_the_encoded_prompts_predict_alike(name: str) -> None:
+    plain, made = backbone(name), backbone(name, text_encoder="drop")
+    cache = PromptCache(made)
+    cache.complete(TEXTS)
+    made.drop_encoders()
+    encoders = [
+        part
+        for part in (
+            getattr(getattr(made, "pipe", None), "text_encoder", None),
+            *getattr(made, "frozen", {}).values(),
+        )
+        if part is not None and part is not getattr(made, "autoencoder", None)
+    ]
+    assert encoders and all(weight.is_meta for part in encoders for weight in part.parameters())
+    assert torch.equal(predicted(made, cache(TEXTS)), predicted(plain, plain.encode(TEXTS)))
+    latents = made.noise(draws(0, [("a",)]))
+    assert torch.equal(made.decode(latents), plain.decode(latents))
+    with pytest.raises(ValueError, match="before it freed its text encoders.*offload"):
+        cache(["a prompt that nobody named"])
+
+
+def test_prompts_that_host_memory_cannot_hold_are_refused_before_the_encoders_go() -> None:
+    cache = PromptCache(Toy(), limit=10)
+    with pytest.raises(MemoryError, match='got 3 prompts of .*text_encoder = "offload"'):
+        cache.complete(["a cat", "a dog", "a cow"])
+
+
+def test_former_options_mean_offload() -> None:
+    former, named = (
+        backbone("own wan", offload_text=True),
+        backbone("own wan", text_encoder="offload"),
+    )
+    assert former.offload_text and named.offload_text and not named.drops_encoders
+    assert (
+        not backbone("own wan").offload_text
+        and backbone("own wan", text_encoder="drop").offload_text
+    )
+
+
+def test_a_run_encodes_all_its_prompts_once_and_then_frees_the_encoders(tmp_path) -> None:
+    """Also those of the held-out evaluation and of the callback between rounds."""
+    _tiny.pipeline().save_pretrained(tmp_path / "model")
+    order: list[str] = []
+
+    class Callback:
+        def encode_with(self, cache: PromptCache) -> None:
+            cache.complete(["of the callback"])
+
+        def __call__(self, round, policy, weights, workers, ends) -> None:
+            order.append(f"round {round}")
+            assert policy.backbone.pipe.text_encoder.device.type == "meta"
+
+    def values(name: str, **options) -> dict:
+        few = {"train_prompts_per_round": 1, "train_group": 2, "train_eval_steps": 2}
+        made = recipe(tmp_path / name, train_rounds=1, **few)
+        made["backbone"] = {
+            "name": "wan",
+            "options": {"model": str(tmp_path / "model"), **WAN, **options},
+        }
+        made["policy"] = {"lora_rank": 2}
+        made["algorithm"] = {"name": "grpo", "options": {"steps": 3}}
+        return made
+
+    loop.run(values("dropped", text_encoder="drop"), callback=Callback())
+    loop.run(values("kept"))
+    assert order == ["round 0", "round 1"]
+    dropped, kept = (
+        load_file(tmp_path / name / "run" / "lora" / "pytorch_lora_weights.safetensors")
+        for name in ("dropped", "kept")
+    )
+    assert dropped.keys() == kept.keys()
+    assert all(torch.equal(dropped[key], kept[key]) for key in kept)
