@@ -27,7 +27,7 @@ from ._scoring.curves import (
 )
 from ._scoring.long_clips import Single
 from ._scoring.samples import About, Samples, check_samples
-from ._scoring.score import Score, as_score
+from ._scoring.score import Score, as_score, on_device
 from .flow import SIZE, Motion
 
 # Former names of functions, kept for rewards that import them from here.
@@ -98,6 +98,9 @@ class Reward(nn.Module):
       keeps only the shrunk frames.
     - `flow`: the method of optical flow, see `vidrl.rewards.flow.estimate`; `flow_size`:
       the shorter side, in pixels, at which flow is estimated, 0 for the usual one.
+    - `on_host`: why the reward must run on the CPU, as the library that it calls; "" for a
+      reward that runs where the clips are. Clips of a GPU are copied for such a reward, once
+      for all of them, and its score goes back to the GPU.
 
     The former names `support`, `reach` and `conclude` of `time_support`, `lookahead` and
     `terms_of_clip` are still accepted in subclasses, with a DeprecationWarning.
@@ -118,7 +121,8 @@ class Reward(nn.Module):
     rate: ClassVar[float | None] = None
     lost: ClassVar[str] = LOST
     shrinks: ClassVar[bool] = False
-    flow: str = "dis"
+    on_host: ClassVar[str] = ""
+    flow: str = "auto"
     flow_size: int = 0
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -161,6 +165,9 @@ class Reward(nn.Module):
         Score of these clips nor numbers that `as_score` accepts.
         """
         check_samples(samples)
+        if self.on_host and samples.video.device.type != "cpu":
+            copied = samples.memo("on the host", lambda: samples.to("cpu"))
+            return on_device(self(copied, maps), samples.video.device)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             score = as_score(super().__call__(samples), samples, type(self).__name__)
             if maps:
@@ -280,11 +287,15 @@ class Reward(nn.Module):
 
     def motion(self, samples: Samples) -> Motion:
         """Return the flow of the clips, computed once for all rewards of the same Samples."""
-        size = self.working_size
+        method, size = self.flow_method(samples), self.working_size
         return samples.memo(
-            ("motion", self.flow, size),
-            lambda: optical_flow.estimate(samples.small(size), self.flow, size),
+            ("motion", method, size),
+            lambda: optical_flow.estimate(samples.small(size), method, size),
         )
+
+    def flow_method(self, samples: Samples) -> str:
+        """Return the method of flow: `flow`, where "auto" is resolved by the clips' device."""
+        return optical_flow.method_on(self.flow, samples.video.device)
 
     @property
     def working_size(self) -> int:

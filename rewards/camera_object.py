@@ -68,7 +68,7 @@ class CameraObject(Reward):
     )
 
     def __init__(
-        self, what: str = "object", most: float = 1.0, flow: str = "dis", flow_size: int = 192
+        self, what: str = "object", most: float = 1.0, flow: str = "auto", flow_size: int = 192
     ) -> None:
         super().__init__()
         if what not in PARTS[:2]:
@@ -128,4 +128,6 @@ class CameraObject(Reward):
         return {"object": torch.nn.functional.pad(drawn, (0, 0, 0, 0, 1, 1), value=torch.nan)}
 
     def _split(self, samples: Samples) -> Split:
-        return shared_split(samples, coarse_motion(self, samples), (self.flow, self.flow_size))
+        return shared_split(
+            samples, coarse_motion(self, samples), (self.flow_method(samples), self.flow_size)
+        )

@@ -65,7 +65,7 @@ class Cut(Reward):
         low: float = 0.1,
         high: float = 0.25,
         flash: float = 0.1,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class Drift(Reward):
     )
 
     def __init__(
-        self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192
+        self, weight: float = 0.1, floor: float = 0.1, flow: str = "auto", flow_size: int = 192
     ) -> None:
         super().__init__()
         self.weight, self.floor = weight, floor

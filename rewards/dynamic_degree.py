@@ -57,7 +57,7 @@ class DynamicDegree(Reward):
         low: float = 0.03,
         high: float = 1.0,
         camera: float = 0.2,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()

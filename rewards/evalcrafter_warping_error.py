@@ -59,7 +59,11 @@ class EvalcrafterWarpingError(Moving):
     )
 
     def __init__(
-        self, flow: str = "dis", network: Network | None = None, as_fed: float = 1.0, chunk: int = 4
+        self,
+        flow: str = "auto",
+        network: Network | None = None,
+        as_fed: float = 1.0,
+        chunk: int = 4,
     ) -> None:
         super().__init__(flow, network, chunk)
         self.as_fed = as_fed

@@ -45,7 +45,7 @@ class Flicker(Reward):
     )
 
     def __init__(
-        self, floor: float = 0.1, detail: float = 0.25, flow: str = "dis", flow_size: int = 192
+        self, floor: float = 0.1, detail: float = 0.25, flow: str = "auto", flow_size: int = 192
     ) -> None:
         super().__init__()
         self.floor, self.detail = floor, detail

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ __all__ = [
     "estimate",
     "gradient",
     "length",
+    "method_on",
     "moving_edge",
     "norm2",
     "occluded",
@@ -66,6 +68,8 @@ __all__ = [
     "shrunk",
     "warp",
 ]
+
+Method = TypeVar("Method", bound=str | Estimator)
 
 PAIRS = 32  # pairs of frames in one batch of an estimator
 
@@ -196,12 +200,26 @@ class Motion:
         return found.flow(*self.frames.shape[-2:])
 
 
+def method_on(method: Method, device: torch.device) -> Method | str:
+    """Return a method of `estimate`; "auto" becomes "dis" on a CPU and "torch" elsewhere.
+
+    OpenCV's "dis" is the most accurate on the CPU, and needs the frames there. "torch" stays
+    on the clips' device.
+
+    >>> method_on("auto", torch.device("cpu")), method_on("auto", torch.device("cuda"))
+    ('dis', 'torch')
+    """
+    if method != "auto":
+        return method
+    return "dis" if device.type == "cpu" else "torch"
+
+
 def check_method(method: str | Estimator) -> None:
     """Raise ValueError for a name that is no method of `estimate`.
 
     >>> check_method("farnback")
     Traceback (most recent call last):
-    ValueError: expected flow to be one of dis, dis_fast, farneback, torch, raft:PATH, or a ...
+    ValueError: expected flow to be one of auto, dis, dis_fast, farneback, torch, raft:PATH, ...
     """
     if not (
         callable(method)
@@ -215,12 +233,13 @@ def check_method(method: str | Estimator) -> None:
 
 
 def estimate(
-    video: Tensor, method: str | Estimator = "dis", size: int = SIZE, pairs: int = PAIRS
+    video: Tensor, method: str | Estimator = "auto", size: int = SIZE, pairs: int = PAIRS
 ) -> Motion:
     """Return the flow both ways between neighbouring frames of clips (B, F, C, H, W).
 
     Clips are float in [0, 1] or uint8. `method` is one of
 
+    - "auto": "dis" for clips on the CPU, and "torch" for clips on a GPU.
     - OpenCV's on the CPU: "dis" (medium preset), "dis_fast", "farneback".
     - On the clips' device: "torch" (vidrl's own), "raft:PATH" (torchvision's raft_large
       with the weights in PATH).
@@ -238,7 +257,7 @@ def estimate(
     derivative takes 3 to 12 times as long, and a step along it raises the rewards no more
     reliably (benchmarks/studies/flow_gradient.py).
     """
-    frames = shrink(video, size)
+    frames, method = shrink(video, size), method_on(method, video.device)
     # "torch" keeps float64, so that its gradient can be checked; the others need float32
     still = (
         frames.detach()

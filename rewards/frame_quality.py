@@ -247,8 +247,13 @@ def blockiness(
     """
     every = min(video.shape[-2:]) // lines if min(video.shape[-2:]) >= 360 else 1
     across, down = video[..., ::every, :].mT, video[..., ::every]
+    # one frame at a time fits the cache of a CPU; a GPU computes all frames at once
+    alone = video.device.type == "cpu"
     steps = [
-        torch.stack([_steps(clip) for clip in clips.flatten(0, 1)]) for clips in (across, down)
+        torch.stack([_steps(frame) for frame in clips.flatten(0, 1)])
+        if alone
+        else _steps(clips.flatten(0, 1))
+        for clips in (across, down)
     ]
     steps = [profile.unflatten(0, video.shape[:2]) for profile in steps]
     return torch.stack(
@@ -257,21 +262,21 @@ def blockiness(
 
 
 def _steps(frame: Tensor) -> Tensor:
-    """Return the median step from each line of (C, N, M) to the next, (N - 1,)."""
+    """Return the median step from each line of (..., C, N, M) to the next, (..., N - 1)."""
     white = 255 if frame.dtype == torch.uint8 else 1
     # int16 holds differences of bytes exactly and is faster than float
     lines = frame.short() if frame.dtype == torch.uint8 else frame
-    steps = torch.stack(list(lines.diff(dim=1).abs().unbind(0))).sum(0, dtype=lines.dtype)
+    steps = torch.stack(list(lines.diff(dim=-2).abs().unbind(-3))).sum(0, dtype=lines.dtype)
     return _median(steps).to(torch.get_default_dtype() if white > 1 else frame.dtype) / (
-        white * len(frame)
+        white * frame.shape[-3]
     )
 
 
 def _median(rows: Tensor) -> Tensor:
-    """Return the lower median of each row of (N, M), (N,)."""
-    middle = (rows.shape[1] - 1) // 2
+    """Return the lower median of each row of (..., M), (...)."""
+    middle = (rows.shape[-1] - 1) // 2
     if rows.requires_grad or rows.device.type != "cpu":
-        return rows.kthvalue(middle + 1, dim=1).values
+        return rows.kthvalue(middle + 1, dim=-1).values
     # numpy's partition is many times faster than torch's kthvalue on the CPU
     return torch.from_numpy(np.partition(rows.numpy(), middle, axis=1)[:, middle])
 
@@ -281,7 +286,8 @@ def _excess(profile: Tensor, period: int, slack: float) -> Tensor:
 
     `profile` (B, F, N) holds the steps from line to line; a block has `period` lines.
     """
-    border = torch.arange(profile.shape[-1], device=profile.device) % period == period - 1
+    # a mask of the CPU, also for a profile on a GPU, which then need not be waited for
+    border = torch.arange(profile.shape[-1]) % period == period - 1
     if not border.any():
         return profile.new_zeros(profile.shape[:2])
     at, off = profile[..., border].mean(-1), profile[..., ~border].mean(-1)

@@ -59,7 +59,7 @@ class Jerk(Reward):
         scale: float = 5.0,
         grid: int = 24,
         noise: float = 0.1,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()

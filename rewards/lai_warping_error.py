@@ -50,7 +50,7 @@ class LaiWarpingError(Moving):
         "grows with their size.",
     )
 
-    def __init__(self, flow: str = "dis", network: Network | None = None, chunk: int = 4) -> None:
+    def __init__(self, flow: str = "auto", network: Network | None = None, chunk: int = 4) -> None:
         super().__init__(flow, network, chunk)
 
     @torch.no_grad()

@@ -123,7 +123,8 @@ def revisits(looks: Tensor, gap: int, floor: float, chunk: int = 256) -> Tensor:
 def _least(looks: Tensor, start: int, end: int, gap: int, step: Tensor, floor: float) -> Tensor:
     """Return the same ratios for the frames from `start` to `end`, (end - start,)."""
     distance = torch.cdist(looks[start:end], looks) / looks.shape[1] ** 0.5  # (end - start, F)
-    t, s = torch.arange(start, end)[:, None], torch.arange(len(looks))
+    s = torch.arange(len(looks), device=looks.device)
+    t = s[start:end, None]
     # running maxima from t outwards: the largest distance from t at any frame between s and t
     after = distance.masked_fill(s < t, 0).cummax(1).values
     before = distance.masked_fill(s > t, 0).flip(1).cummax(1).values.flip(1)

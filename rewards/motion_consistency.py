@@ -59,7 +59,7 @@ class MotionConsistency(Reward):
         input="At least 4 frames of 8 pixels.",
     )
 
-    def __init__(self, still: float = 0.005, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, still: float = 0.005, flow: str = "auto", flow_size: int = 192) -> None:
         super().__init__()
         self.still = still
         self.flow, self.flow_size = flow, flow_size

@@ -79,7 +79,7 @@ class MotionTarget(Reward):
         low: float = 0.03,
         typical: float = 0.16,
         high: float = 1.0,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class MotionTarget(Reward):
         `_Measured` names them.
         """
         motion = coarse_motion(self, samples)
-        found = shared_split(samples, motion, (self.flow, self.flow_size))
+        found = shared_split(samples, motion, (self.flow_method(samples), self.flow_size))
         moved = fastest_thing(found)
         rows = [object_speed(found) / motion.diagonal, camera_speed(found)]
         for value in (moved.velocity, moved.velocity + moved.carried, moved.turn):

@@ -47,6 +47,7 @@ class Ocr(Reward):
     """
 
     learned = True
+    on_host = "the OCR engine reads one picture at a time, as bytes of the CPU"
     needs = ("rapidocr_onnxruntime", "onnxruntime", "pyclipper", "shapely", "yaml", "PIL", "cv2")
     extra = "ocr"
     lowered_by = ("blur", "mirror")

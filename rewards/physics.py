@@ -74,7 +74,7 @@ class Physics(Reward):
         least: float = 0.03,
         price: float = 8.0,
         most: float = 5.0,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class Physics(Reward):
         diagonals.
         """
         motion = coarse_motion(self, samples)
-        followed = samples.memo(("followed", self.flow, self.flow_size), lambda: follow(motion))
+        key = ("followed", self.flow_method(samples), self.flow_size)
+        followed = samples.memo(key, lambda: follow(motion))
         return torch.cat([followed[..., :2] * samples.fps, followed[..., 2:]], -1)
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:

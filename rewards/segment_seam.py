@@ -74,7 +74,7 @@ class SegmentSeam(Reward):
         weight: float = 0.5,
         slack: float = 0.4,
         floors: tuple[float, float] = (0.004, 0.003),
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 96,
     ) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class TemporalFlicker(Reward):
         colour: float = 1.0,
         texture: float = 1.0,
         floor: float = 0.1,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 96,
     ) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class ViewConsistency(Reward):
     """
 
     needs = ("cv2",)
+    on_host = "matches of two views are found by OpenCV, and fitted one pair at a time in float64"
     lowered_by = ("freeze",)
     range = (0.0, 1.0)
     time_support = "clip"

@@ -50,6 +50,7 @@ class Vmaf(Reward):
 
     learned = True
     needs = ("imageio_ffmpeg",)
+    on_host = "VMAF is a filter of ffmpeg, which reads frames from files"
     extra = "vmaf"
     lowered_by = ("blur", "noise", "codec")
     range = (0.0, 100.0)

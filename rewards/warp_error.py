@@ -68,7 +68,7 @@ class WarpError(Reward):
         faint: float = 0.004,
         rest: float = 1e-3,
         camera: float = 0.1,
-        flow: str = "dis",
+        flow: str = "auto",
         flow_size: int = 192,
     ) -> None:
         super().__init__()

@@ -24,6 +24,8 @@ CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
 # A real GPU accepts indices of the host in these operations, and copies them.
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+# Views that only set a bit, which kernels below a dispatch mode do not read: computed instead.
+LAZY = {aten._conj.default: aten.conj_physical.default, aten._neg_view.default: aten.neg.default}
 COPYING = (aten._to_copy.default, aten.copy_.default)
 
 
@@ -143,6 +145,7 @@ class PretendGpu(TorchDispatchMode):
             _check(func, args, tensors)
         self.operations += target == "cuda"
         self._note(source, target, tensors[-1:])
+        func = LAZY.get(func, func)
         # pinned memory and asynchronous copies are of a real GPU only
         kwargs.pop("pin_memory", None)
         out = func(*tree_map(_on_host, args), **tree_map(_on_host, kwargs))

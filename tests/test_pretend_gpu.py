@@ -41,6 +41,15 @@ def test_single_numbers_and_indices_of_the_host_are_accepted():
             there.numpy()
 
 
+def test_complex_numbers_are_those_of_the_host():
+    z = torch.complex(torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0]))
+    with PretendGpu():
+        there = z.to("cuda:0")
+        found = (there.conj() * there).cpu(), there.conj().imag.cpu(), (-there).real.cpu()
+    expected = (z.conj() * z), z.conj().imag.clone(), (-z).real
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_memory_that_is_freed_is_no_longer_counted():
     with PretendGpu() as gpu:
         x = torch.zeros(1000, device="cuda:0")

@@ -21,7 +21,7 @@ def coarse_motion(reward: Reward, samples: Samples) -> Motion:
 
     The coarse motion is computed once for all rewards of the same samples.
     """
-    key = ("coarse", reward.flow, reward.working_size)
+    key = ("coarse", reward.flow_method(samples), reward.working_size)
     return samples.memo(key, lambda: coarsen(reward.motion(samples)))
 
 
@@ -47,6 +47,8 @@ def coarsen(motion: Motion, side: int = COARSE_SIDE) -> Motion:
 
 def _along(flow: Tensor, ink: Tensor, block: int) -> Tensor:
     """Return block means of the flow, weighted by the ink."""
+    if flow.device.type != "cpu":
+        return blocks(flow * ink, block) / blocks(ink, block)
     # One frame at a time stays in the CPU's cache.
     pairs = zip(flow.split(1, 1), ink.split(1, 1), strict=True)
     return torch.cat(

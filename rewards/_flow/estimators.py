@@ -25,7 +25,7 @@ Estimator = Callable[[Tensor, Tensor], Tensor]
 # not stretched to the full range.
 FAINT = 0.05
 
-METHODS = ("dis", "dis_fast", "farneback", "torch", "raft:PATH")
+METHODS = ("auto", "dis", "dis_fast", "farneback", "torch", "raft:PATH")
 
 
 def enlargement(side: int) -> float:

@@ -33,6 +33,8 @@ def _means(frames: Tensor) -> Tensor:
     """Return the means over a grid, in [0, 1] also for frames of bytes."""
     if frames.is_floating_point():
         return adaptive_avg_pool2d(frames.flatten(0, 1), THUMB).unflatten(0, frames.shape[:2])
+    if frames.device.type != "cpu":
+        return _means(frames.float() / 255)
     # frame by frame, because one frame as float fits the CPU's cache
     means = [adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)]
     return torch.stack(means).unflatten(0, frames.shape[:2]) / 255
@@ -45,8 +47,9 @@ def motion_with_pans(
 
     The options are those of `refit_pans`; the result is computed once for the same options.
     """
-    key = ("fast_pans", reward.flow, reward.flow_size, gain, least)
-    return samples.memo(key, lambda: refit_pans(reward.motion(samples), reward.flow, gain, least))
+    method = reward.flow_method(samples)
+    key = ("fast_pans", method, reward.flow_size, gain, least)
+    return samples.memo(key, lambda: refit_pans(reward.motion(samples), method, gain, least))
 
 
 def shifts(frames: Tensor) -> Tensor:

@@ -54,7 +54,18 @@ def around(image: Tensor, window: float) -> Tensor:
     radius, counts = squares(image, window)
     if planes.fits(image):
         return planes.around(image, radius, counts)
-    return _box(image, radius) / counts.to(image)
+    rows, columns = (_counted(side, radius, image) for side in image.shape[-2:])
+    return _box(image, radius) / (rows[:, None] * columns)
+
+
+def _counted(side: int, radius: int, like: Tensor) -> Tensor:
+    """Return how many places within `radius` of each of `side` places exist, on `like`'s device.
+
+    >>> _counted(4, 1, torch.zeros(()))
+    tensor([2., 3., 3., 2.])
+    """
+    at = torch.arange(side, device=like.device)
+    return ((at + radius).clamp(max=side - 1) - (at - radius).clamp(min=0) + 1).to(like.dtype)
 
 
 def squares(image: Tensor, window: float) -> tuple[int, Tensor]:

@@ -193,13 +193,15 @@ class Count(Reward):
         "Things at rest; things that touch, which count as one; limbs, which may count as several.",
     )
 
-    def __init__(self, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, flow: str = "auto", flow_size: int = 192) -> None:
         super().__init__()
         self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
         """Return how many parts move in each three consecutive frames, (B, F − 2)."""
-        found = shared_split(samples, coarse_motion(self, samples), (self.flow, self.flow_size))
+        found = shared_split(
+            samples, coarse_motion(self, samples), (self.flow_method(samples), self.flow_size)
+        )
         lasting, fastest = found.lasting, object_speed(found)[..., None, None]
         moving = (lasting > 0.5 * fastest) & (fastest > 0.05)
         return torch.tensor(
