@@ -200,7 +200,8 @@ def _pooled(flow: Tensor, structure: Tensor, shows: Tensor) -> tuple[Tensor, Ten
     """
     if planes.fits(flow, structure, shows):
         return kernels.cells(flow, structure, shows, CELLS)
-    x, y = _axes(*flow.shape[-2:], flow)
+    height, width = flow.shape[-2:]
+    x, y = _axes(height, width, flow)
     ink = structure**2 * ~outside(flow)
     layers = torch.stack([x * ink, y * ink, flow[:, :, 0] * ink, flow[:, :, 1] * ink, ink], 2)
     return _pool(layers, CELLS), _pool(shows.unsqueeze(2), CELLS)[:, :, 0]
