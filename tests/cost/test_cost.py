@@ -429,7 +429,10 @@ def test_text_says_that_a_card_is_not_measured(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([DEMO, "--gpu", "h200"], "known: a100-40, a100-80, h100-80, h200-141, rtx4090-24"),
+        (
+            [DEMO, "--gpu", "h200"],
+            "did you mean h200-141? known: a100-40, a100-80, h100-80, h200-141, l40s-48, rtx4090-24",
+        ),
         ([DEMO, "train.roundz=3"], "did you mean 'train.rounds'"),
         (["nothing.toml"], "nothing.toml: expected a TOML file, found none"),
         ([DEMO, "algorithm.options.segments=9", "--no-measure"], "expected 1 to 5 segments"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
-from ._declare import add_recipe, command
+from ._declare import add_recipe, command, new_file, whole_number
 from ._tables import Table, print_tables
 
 COST = """\
@@ -16,8 +17,15 @@ and seconds for a round. Nothing is downloaded.
   vidrl cost scripts/recipes/demo.toml                       this machine, after a short calibration
   vidrl cost scripts/recipes/wan_1.3b.toml --gpu h100-80     a GPU, from its data sheet
   vidrl cost scripts/recipes/demo.toml train.group=16 --no-measure --json
+  vidrl cost scripts/recipes/wan_1.3b.toml --gpu h100-80 --processes 8     per card
+  vidrl cost scripts/recipes/flux.toml --gpu rtx4090-24 --fit --out fitted.toml
 
-The numbers for a GPU are an estimate, not a measurement. Known GPUs: h100-80, a100-40, rtx4090-24.
+With --fit, the memory options with which the recipe fits the card are searched, and printed in a
+table, the option that costs least time first, with the overrides for `vidrl train`. The exit
+status is 1 if nothing fits.
+
+The numbers for a GPU are an estimate, not a measurement. Known GPUs: h100-80, h200-141, a100-80,
+a100-40, l40s-48, rtx4090-24.
 """
 
 
@@ -29,7 +37,7 @@ def declare(commands: Any) -> None:
         "--gpu",
         default="",
         metavar="CARD",
-        help="estimate for this GPU: h100-80, a100-40 or rtx4090-24 (default: this machine)",
+        help="estimate for this GPU, such as h100-80 or rtx4090-24 (default: this machine)",
     )
     cost.add_argument(
         "--utilisation",
@@ -38,11 +46,30 @@ def declare(commands: Any) -> None:
         help="the fraction of the GPU's peak FLOP/s that training is assumed to reach (0.35)",
     )
     cost.add_argument(
+        "--processes",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="the number of processes that share the clips of a round, one on each GPU (1)",
+    )
+    cost.add_argument(
         "--measure",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="time a few calls of the model on this machine (default: yes if the model's weights "
         "are here and no --gpu is named)",
+    )
+    cost.add_argument(
+        "--fit",
+        action="store_true",
+        help="search the memory options with which the recipe fits the GPU that --gpu names",
+    )
+    cost.add_argument(
+        "--out",
+        type=new_file,
+        default=None,
+        metavar="FILE",
+        help="write the recipe with the overrides of --fit to a TOML file",
     )
     cost.add_argument(
         "--json",
@@ -54,13 +81,16 @@ def declare(commands: Any) -> None:
 def _cost(args: argparse.Namespace) -> int:
     from vidrl import config
 
+    _check(args)
     # the recipe is read before the heavy imports, so that a mistake in it shows at once
     recipe = config.load(args.recipe, args.overrides)
+    if args.fit:
+        return _fit(args, recipe)
     from vidrl import cost
     from vidrl.cost import cards, table
 
     utilisation = cards.UTILISATION if args.utilisation is None else args.utilisation
-    estimate = cost.estimate(recipe, args.gpu, utilisation, args.measure)
+    estimate = cost.estimate(recipe, args.gpu, utilisation, args.measure, processes=args.processes)
     if args.json:
         print(json.dumps(estimate.to_dict(), indent=2))
         return 0
@@ -69,3 +99,32 @@ def _cost(args: argparse.Namespace) -> int:
     ]
     print_tables(tables, table.text(estimate))
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that need another one."""
+    if args.fit and not args.gpu:
+        raise ValueError("expected --gpu CARD with --fit, got none: name the card to fit")
+    if args.fit and args.measure:
+        raise ValueError("expected no --measure with --fit, which estimates for a card")
+    if args.out and not args.fit:
+        raise ValueError("expected --fit with --out, which writes the fitted recipe, got none")
+
+
+def _fit(args: argparse.Namespace, recipe: Any) -> int:
+    """Print the options with which a recipe fits a card; return 1 if nothing fits."""
+    from vidrl import config, cost
+    from vidrl.cost import fit, fit_table
+
+    target = cost.target(recipe, args.gpu, args.utilisation, args.processes)
+    found = fit.search(recipe, target)
+    if args.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        block = fit_table.block(found, " ".join(["vidrl train", args.recipe, *args.overrides]))
+        table = Table(fit_table.HEADER, block.rows, block.title, (1, 2, 3), notes=block.notes)
+        print_tables([table], fit_table.text(block))
+    if args.out and found.fits:
+        fitted = config.load(recipe, found.overrides, files=False)
+        Path(args.out).write_text(fitted.to_toml())
+    return 0 if found.fits else 1

@@ -8,7 +8,6 @@ line through both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from vidrl import config
 from vidrl.backbones.base import Denoiser
 from vidrl.config import Recipe
 
-from . import work
+from . import families, skeleton, stored, work
 from .tracing import size, trace
-from .work import Work
+from .work import Network, Work
 
 NAME = "pipeline"  # the backbone that drives pipelines
 TIMED = 4  # steps of the schedule; the call at the first of its times is counted
@@ -29,9 +28,9 @@ TIMED = 4  # steps of the schedule; the call at the first of its times is counte
 def check_here(recipe: Recipe) -> None:
     """Raise ValueError if a pipeline's checkpoint is not on this machine."""
     model = recipe.backbone.options.get("model")
-    if recipe.backbone.name != NAME or not isinstance(model, str) or Path(model).exists():
+    if recipe.backbone.name != NAME or not isinstance(model, str) or families.known(model):
         return
-    if _cached(model):
+    if skeleton.here(model):
         return
     clips, rounds = recipe.train.prompts_per_round * recipe.train.group, recipe.train.rounds
     raise ValueError(
@@ -39,18 +38,9 @@ def check_here(recipe: Recipe) -> None:
         f"nothing is downloaded. Known without it: {clips} clips a round, {rounds} rounds. Not "
         "known: latents, parameters, denoiser calls, FLOPs, memory and seconds, which come of "
         f"the pipeline itself. Get it with `hf download {model} --local-dir FOLDER`, then set "
-        "backbone.options.model=FOLDER"
+        "backbone.options.model=FOLDER. Without weights these are known: "
+        f"{', '.join(families.names())}"
     )
-
-
-def _cached(model: str) -> bool:
-    """Return whether a hub id is in the cache of huggingface_hub."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
-    except ValueError:  # no hub id has such a form
-        return False
 
 
 def parameters(backbone: Any) -> dict[str, int]:
@@ -94,6 +84,24 @@ def trace_recipe(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
         1,
         bool(recipe.backbone.options.get("gradient_checkpointing", False)),
         float(kept),
+        _stored(backbone, network, weights["network"], trained),
+    )
+
+
+def _stored(backbone: Any, traced: list[float], weights: float, trained: float) -> Network:
+    """Return the trace of all networks with the bytes of their blocks and layers."""
+    networks = list(backbone.networks.values())
+    blocks = [block for net in networks for list_ in stored.block_lists(net) for block in list_]
+    layers = [layer for net in networks for layer in stored.linear_layers(net)]
+    other = (float("nan"),) * 2
+    return Network(
+        *traced,
+        *other,
+        weights,
+        trained,
+        float(stored.largest(blocks)),
+        float(sum(map(stored.frozen_bytes, layers))),
+        float(stored.largest(layers)),
     )
 
 

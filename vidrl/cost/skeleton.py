@@ -20,40 +20,35 @@ from vidrl import plugin
 from vidrl.backbones.base import Denoiser
 from vidrl.config import Backbone
 
+from . import families
+
 PARTS = ("transformer", "vae", "text_encoder", "scheduler")
 NEEDED = (
     "transformer/config.json, vae/config.json, text_encoder/config.json and "
     "scheduler/scheduler_config.json"
 )
 
-_WAN: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
-    "attention_head_dim": 128,
-    "in_channels": 16,
-    "out_channels": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-    "rope_max_seq_len": 1024,
-}
-_UMT5_XXL: dict[str, Any] = {
-    "vocab_size": 256384,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-    "dropout_rate": 0.0,
-}
-# From the public model cards; the autoencoder has diffusers' default configuration.
-KNOWN: dict[str, dict[str, Any]] = {
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN
-    | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN
-    | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
-}
+# Options of memory, which the trace itself applies (`choices`), and which a skeleton lacks.
+TRACED = (
+    "quantization",
+    "gradient_checkpointing",
+    "activation_offload",
+    "group_offload",
+    "vae_tiling",
+    "vae_slicing",
+    "compile",
+    "text_encoder",
+)
+
+
+def _known() -> dict[str, dict[str, Any]]:
+    """Return the transformers of the known models that the backbone `wan` drives."""
+    entries = {name: families.find(name) for name in families.names()}
+    return {
+        name: entry["network"]
+        for name, entry in entries.items()
+        if entry["family"] == "wan" and "decoder" not in entry
+    }
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,20 @@ class Blueprint:
     section: Backbone
     parts: dict[str, dict[str, Any]]
     local: bool  # the weights lie on this machine
+    family: str = ""  # the hub id of a known family that the backbone `pipeline` drives
 
     @property
     def blocks(self) -> int:
-        """The number of the network's blocks."""
+        """The number of the network's blocks; 0 where they are not all alike."""
+        if self.family:
+            network = families.find(self.family)["network"]
+            return 0 if "dual_attention_layers" in network else int(network["num_layers"])
         return int(self.parts["transformer"]["num_layers"]) if self.parts else 0
+
+    @property
+    def causal(self) -> bool:
+        """Return whether the decoder's cost rises linearly with the latent frames."""
+        return not self.family or families.find(self.family)["family"] == "wan"
 
     @property
     def text_blocks(self) -> int:
@@ -79,9 +83,15 @@ class Blueprint:
 
     def build(self, blocks: int = 0, text_blocks: int = 0) -> Denoiser:
         """Build the backbone on the meta device, with fewer blocks if a number is given."""
+        if self.family:
+            return _family(self.section, self.family, blocks)
         if not self.parts:
             return plugin.load("backbones", self.section.name, **self.section.options)
         return _wan(self, blocks or self.blocks, text_blocks or self.text_blocks)
+
+    def outline(self) -> Denoiser:
+        """Build a backbone with the model's shapes; without weights it has one block."""
+        return self.build(1, 1) if self.parts or self.family else self.build()
 
 
 def read(section: Backbone) -> Blueprint:
@@ -90,26 +100,54 @@ def read(section: Backbone) -> Blueprint:
     Raises ValueError for a model that is neither a folder of configurations nor a known hub
     id.
     """
+    model = section.options.get("model")
+    if section.name == "pipeline" and families.known(model) and not here(str(model)):
+        return Blueprint(section, {}, local=False, family=str(model))
     if section.name != "wan":
         return Blueprint(section, {}, local=True)
-    model = section.options.get("model")
+    known = _known()
     folder = Path(str(model))
     if not folder.is_dir():
-        if str(model) not in KNOWN:
+        if str(model) not in known:
             raise ValueError(
-                f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got "
+                f"expected backbone.options.model to be a folder, or {' or '.join(known)}, got "
                 f"{model!r}: give a folder that holds {NEEDED}; no weights are needed"
             )
         parts_known = {
-            "transformer": KNOWN[str(model)],
+            "transformer": known[str(model)],
             "vae": {},
-            "text_encoder": _UMT5_XXL,
+            "text_encoder": families.text_config("umt5_xxl"),
             "scheduler": {"shift": 3.0},
         }
         return Blueprint(section, parts_known, local=False)
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
     return Blueprint(section, parts, local=any(weights))
+
+
+def here(model: str) -> bool:
+    """Return whether a model is a folder, or in the cache of huggingface_hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).exists():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
+    except ValueError:  # no hub id has such a form
+        return False
+
+
+def _family(section: Backbone, model: str, blocks: int) -> Denoiser:
+    """Build the skeleton of a known family with the options of a recipe's section."""
+    options = section.options
+    return families.Skeleton(
+        model,
+        options.get("call"),
+        blocks,
+        getattr(torch, options.get("dtype", "float32")),
+        options.get("fps"),
+        int(options.get("decode_chunk", 1)),
+    )
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
@@ -129,7 +167,7 @@ def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
     """Build the Wan backbone of a blueprint."""
     from vidrl.backbones.wan import Wan, _size
 
-    options = dict(blueprint.section.options)
+    options = {k: v for k, v in blueprint.section.options.items() if k not in TRACED}
     model, dtype = options.pop("model"), options.pop("dtype", "float32")
     size = _size(model, **{key: options.get(key) for key in ("height", "width", "frames", "fps")})
     wan = Wan(

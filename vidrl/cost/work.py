@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,32 @@ from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
 from vidrl.training.policy import Policy
 
+from . import choices, stored
+from .choices import Choices
+from .families import Skeleton
 from .skeleton import Blueprint
 from .tracing import drop_numbers, shapes, size, trace
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Network(NamedTuple):
+    """What a trace of a network finds: FLOPs, and bytes beside the weights."""
+
+    forward: float
+    forward_peak: float
+    backward: float  # forward and backward
+    update_peak: float
+    # the same two with the other setting of gradient checkpointing; NaN where there is none
+    backward_other: float
+    update_peak_other: float
+    weights: float  # bytes of the frozen weights, as they are stored
+    trained: float  # numbers
+    block: float = 0.0  # bytes of the largest block, as it is stored
+    layers: float = 0.0  # bytes of the linear layers of all blocks
+    layer: float = 0.0  # bytes of the largest linear layer
+    packed: float = 0.0  # numbers that are unpacked in each pass
+    saved: float = 0.0  # bytes that wait in host memory for the backward pass
 
 
 @dataclass(frozen=True)
@@ -45,35 +67,86 @@ class Work:
     checkpointing: bool
     # bytes that host memory keeps of a prompt, where that is not the condition
     kept: float | None = None
+    network: Network | None = None
+
+
+class Memo:
+    """Results of traces by what they depend on, so that many recipes share them."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[object, ...], Any] = {}
+
+    def __call__(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """Return the kept result for a key, made at first use."""
+        if key not in self.found:
+            self.found[key] = make()
+        return self.found[key]
 
 
 def trace_recipe(
-    recipe: Recipe, blueprint: Blueprint, backbone: Denoiser, micro_batch: int
+    recipe: Recipe,
+    blueprint: Blueprint,
+    backbone: Denoiser,
+    micro_batch: int,
+    memo: Memo | None = None,
 ) -> Work:
     """Trace a recipe's network, decoder and text encoder."""
+    memo, chosen = memo or Memo(), choices.read(recipe)
     amp = _autocast(recipe.train.mixed_precision)
-    network = _extrapolated(
-        lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp),
-        blueprint.blocks,
-        (2, 3),
+    of_network = micro_batch, chosen.dtype, chosen.quantization, chosen.activation_offload
+    network = memo(
+        ("network", *of_network, chosen.gradient_checkpointing),
+        lambda: Network(
+            *_extrapolated(
+                lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp, chosen),
+                blueprint.blocks,
+                (2, 3),
+            )
+        ),
     )
-    decode = _extrapolated(lambda n: _decode(blueprint.build(1, 1), n), backbone.shape[1], (3, 4))
-    text = _extrapolated(lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3))
-    weights = {"network": network[6], "text encoder": text[1], "decoder": decode[2]}
+    if not chosen.activation_offload:  # else what waits on the host differs too
+        memo(("network", *of_network, not chosen.gradient_checkpointing), lambda: _other(network))
+    decode = memo(
+        ("decode", chosen.decode_chunk, chosen.vae_tiling),
+        lambda: _extrapolated(
+            lambda n: _decode(blueprint.build(1, 1), n, chosen),
+            backbone.shape[1] if blueprint.causal else 0,
+            (3, 4),
+        ),
+    )
+    text = memo(
+        ("text", chosen.dtype),
+        lambda: _extrapolated(
+            lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3)
+        ),
+    )
+    weights = {"network": network.weights, "text encoder": text[1], "decoder": decode[2]}
     return Work(
-        network[0] / micro_batch,
-        network[2] / micro_batch,
+        network.forward / micro_batch,
+        network.backward / micro_batch,
         decode[0],
         text[0],
         weights,
-        network[7],
+        network.trained,
         text[2],
-        network[1],
-        network[3],
-        network[5],
+        network.forward_peak,
+        network.update_peak,
+        network.update_peak_other,
         decode[1],
-        _at_once(backbone),
-        _checkpointing(backbone),
+        chosen.decode_chunk,
+        chosen.gradient_checkpointing,
+        None,
+        network,
+    )
+
+
+def _other(found: Network) -> Network:
+    """Return the trace with the other setting of gradient checkpointing."""
+    return found._replace(
+        backward=found.backward_other,
+        update_peak=found.update_peak_other,
+        backward_other=found.backward,
+        update_peak_other=found.update_peak,
     )
 
 
@@ -92,42 +165,63 @@ def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
     return (lambda: torch.autocast("cpu", AMP[precision])) if precision in AMP else nullcontext
 
 
-def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any]) -> list[float]:
-    """Return FLOPs and peaks of a forward, with backward, and with the other checkpointing.
-
-    The last two numbers are the bytes of the weights and the number of trained weights.
-    """
-    weights = float(size(backbone.network))
+def _network(
+    recipe: Recipe,
+    backbone: Denoiser,
+    m: int,
+    amp: Callable[[], Any],
+    chosen: Choices | None = None,
+) -> Network:
+    """Return FLOPs and peaks of a forward, with backward, and with the other checkpointing."""
+    chosen = chosen or choices.read(recipe)
     policy = _policy(recipe, backbone)
+    network = backbone.network
+    _set_checkpointing(backbone, chosen.gradient_checkpointing)
     with shapes():
-        drop_numbers(backbone.network)
-        x = torch.empty(m, *backbone.shape)
-        t = torch.empty(m)
+        drop_numbers(network)
+        packed = stored.quantize(network, chosen.quantization)
+        x, t = torch.empty(m, *backbone.shape), torch.empty(m)
         cond = _condition(backbone, m)
-        weights_alive = [
-            *backbone.network.parameters(),
-            *backbone.network.buffers(),
-            x,
-            t,
-            *cond.values(),
-        ]
+        alive = [*network.parameters(), *network.buffers(), x, t, *cond.values()]
 
         def forward() -> Tensor:
             with amp():
                 return policy.predict(x, t, cond)
 
+        def update() -> None:
+            with stored.in_host_memory(chosen.activation_offload, alive) as saved:
+                loss = forward().sum()
+            loss.backward()
+            update.saved = saved.bytes  # type: ignore[attr-defined]
+
         with torch.no_grad():
-            forward_only = trace(forward, weights_alive)
-        with_backward = trace(lambda: forward().sum().backward(), weights_alive)
+            forward_only = trace(forward, alive)
+        with_backward = trace(update, alive)
+        saved = float(update.saved)  # type: ignore[attr-defined]
         other = (float("nan"),) * 2
-        if _toggle_checkpointing(backbone):
-            backbone.network.zero_grad(set_to_none=True)
-            other = trace(lambda: forward().sum().backward(), weights_alive)
-    return [
+        if _set_checkpointing(backbone, not chosen.gradient_checkpointing):
+            network.zero_grad(set_to_none=True)
+            other = trace(update, alive)
+    return Network(
         *map(float, (*forward_only, *with_backward, *other)),
-        weights,
+        *_stored_bytes(policy, backbone),
+        packed,
+        saved,
+    )
+
+
+def _stored_bytes(policy: Policy, backbone: Denoiser) -> tuple[float, float, float, float, float]:
+    """Return bytes of frozen weights, trained numbers, and bytes of blocks and of a layer."""
+    network = backbone.network
+    blocks = [block for blocks in stored.block_lists(network) for block in blocks]
+    layers = stored.linear_layers(network)
+    return (
+        float(stored.frozen_bytes(network)),
         float(sum(p.numel() for p in policy.weights.values())),
-    ]
+        float(stored.largest(blocks)),
+        float(sum(map(stored.frozen_bytes, layers))),
+        float(stored.largest(layers)),
+    )
 
 
 def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
@@ -144,16 +238,12 @@ def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
         return Policy(backbone, rank, alpha, targets, "", p.full, recipe.seed)
 
 
-def _toggle_checkpointing(backbone: Denoiser) -> bool:
+def _set_checkpointing(backbone: Denoiser, on: bool) -> bool:
     """Switch the network's gradient checkpointing; return False if the network has none."""
     network: Any = backbone.network
     if not hasattr(network, "enable_gradient_checkpointing"):
         return False
-    (
-        network.disable_gradient_checkpointing
-        if _checkpointing(backbone)
-        else network.enable_gradient_checkpointing
-    )()
+    (network.enable_gradient_checkpointing if on else network.disable_gradient_checkpointing)()
     return True
 
 
@@ -161,25 +251,29 @@ def _condition(backbone: Denoiser, m: int) -> Cond:
     """Return a condition of m prompts without numbers."""
     text = _text_encoder(backbone)
     if text is None:
-        return {name: torch.empty(value.shape) for name, value in backbone.encode([""] * m).items()}
+        found = backbone.encode([""] * m)
+        return {name: torch.empty(value.shape, dtype=value.dtype) for name, value in found.items()}
     length, width = backbone.text_length, text.config.d_model  # type: ignore[attr-defined]
     names = ["text", "negative"] if guided(backbone) else ["text"]
     return {name: torch.empty(m, length, width, dtype=text.dtype) for name in names}
 
 
-def _decode(backbone: Denoiser, frames: int) -> list[float]:
+def _decode(backbone: Denoiser, frames: int, chosen: Choices) -> list[float]:
     """Return FLOPs of one clip's decode, its peak, and the bytes of the decoder's weights.
 
-    `frames` is the number of latent frames.
+    `frames` is the number of latent frames; 0 means those of the clip.
     """
-    c, _, *space = backbone.shape
-    decoder, pieces = _decoder(backbone), _at_once(backbone)
+    c, whole, *space = backbone.shape
+    decoder: Any = _decoder(backbone)
+    pieces = chosen.decode_chunk
     weights = float(size(decoder)) if decoder is not None else 0.0
+    if chosen.vae_tiling and decoder is not None:
+        decoder.enable_tiling()
     with shapes(), torch.no_grad():
         if decoder is not None:
             drop_numbers(decoder)
         drop_numbers(backbone.network)
-        latents = torch.empty(pieces, c, frames, *space)
+        latents = torch.empty(pieces, c, frames or whole, *space)
         weights_alive = [latents, *(decoder.parameters() if decoder is not None else ())]
         flops, peak = trace(lambda: backbone.decode(latents), weights_alive)
     return [flops / pieces, float(peak), weights]
@@ -194,14 +288,18 @@ def _text(backbone: Denoiser) -> list[float]:
     condition_bytes = sum(
         prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values()
     )
+    texts = 2.0 if guided(backbone) else 1.0
+    if isinstance(backbone, Skeleton):
+        flops, weights = backbone.text_cost()
+        return [flops * texts, weights, float(condition_bytes)]
     if encoder is None:
         return [0.0, 0.0, float(condition_bytes)]
     weights = float(size(encoder))
     with shapes(), torch.no_grad():
         drop_numbers(encoder)
         ids = torch.zeros(1, backbone.text_length, dtype=torch.long)  # type: ignore[attr-defined]
-        flops, _ = trace(lambda: encoder(ids, torch.ones_like(ids)), encoder.parameters())
-    return [flops * (2.0 if guided(backbone) else 1.0), weights, float(condition_bytes)]
+        traced, _ = trace(lambda: encoder(ids, torch.ones_like(ids)), encoder.parameters())
+    return [traced * texts, weights, float(condition_bytes)]
 
 
 def guided(backbone: Denoiser) -> bool:
@@ -214,12 +312,6 @@ def _text_encoder(backbone: Denoiser) -> Any:
 
 
 def _decoder(backbone: Denoiser) -> nn.Module | None:
+    if isinstance(backbone, Skeleton):
+        return backbone.decoder
     return getattr(getattr(backbone, "pipe", None), "vae", None)
-
-
-def _at_once(backbone: Denoiser) -> int:
-    return int(getattr(backbone, "decode_chunk", 1))
-
-
-def _checkpointing(backbone: Denoiser) -> bool:
-    return bool(getattr(backbone.network, "gradient_checkpointing", False))
