@@ -1,6 +1,7 @@
 """Recipes are read strictly: each mistake is answered with what was expected, what came and
 the cure."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -297,6 +298,29 @@ def test_every_shipped_recipe_loads(path, monkeypatch):
     recipe = config.load(path)
     config.check_plugins(recipe)
     assert recipe.run == f"runs/{path.stem}"
+
+
+VIDEO = ("wan22_5b", "wan_14b", "cogvideox_2b", "cogvideox_5b", "ltx", "hunyuan_video15")
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_recipes_of_video_models_are_right_but_for_their_weights(name, monkeypatch):
+    """The reward suits the algorithm, the memory options go together, each latent frame of the
+    clip is a segment, and the header says that nobody has run the recipe."""
+    from vidrl.backbones._memory import Memory
+    from vidrl.training import evaluate
+
+    path = next(path for path in RECIPES if path.stem == name)
+    monkeypatch.chdir(path.parent.parent.parent)
+    recipe = config.load(path)
+    evaluate.check_recipe(recipe)
+    options = recipe.backbone.options
+    Memory(**{key: options[key] for key in Memory.__dataclass_fields__ if key in options})
+    frames = options.get("frames") or options["call"]["num_frames"]
+    step = 8 if name == "ltx" else 4  # pixel frames of a latent frame; the first stands alone
+    assert frames % step == 1 and recipe.algorithm.options["segments"] == (frames - 1) // step + 1
+    header = path.read_text().partition("run =")[0]
+    assert "NOT YET RUN ON A GPU" in header and re.search(r"a GPU of (24|48|80) GB", header)
 
 
 # --- the parts of a reward
