@@ -20,9 +20,9 @@ from ._scoring.score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
 from .flow import SIZE
 
-# Pixel values in a piece, 16 MB: a reward makes about ten tensors of that size, and larger ones
-# no longer fit a CPU's cache.
-PIECE = 4_000_000
+# Pixel values in a piece, 7 MB: rewards make many tensors of that size, and larger ones no longer
+# fit a CPU's cache. In smaller pieces, the calls themselves cost more than the cache saves.
+PIECE = 1_700_000
 
 
 class Composite(Reward):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ._flow.in_cache import in_cache
 from .base import Card, Reward, Samples
 from .flow import Motion, blocks, outside, warp
 
@@ -72,55 +74,62 @@ class Drift(Reward):
     def resume(self, samples: Samples, state: _Track | None, old: int) -> tuple[Tensor, _Track]:
         """Return the terms after the `old` frames already scored, and the track."""
         motion = self.motion(samples)
-        track = _begin(motion) if state is None else state
-        terms = [] if old else [self._term(motion.frames[:, 0], track)]
-        for t in range(max(old, 1), motion.frames.shape[1]):
-            track = _follow(track, motion, t - 1)
-            terms.append(self._term(motion.frames[:, t], track))
-        return torch.stack(terms, 1), track
+        start = max(old, 1)
+        tracks = [_begin(motion) if state is None else state]
+        for t in range(start, motion.frames.shape[1]):
+            tracks.append(_follow(tracks[-1], motion, t - 1))
+        # a new clip begins with the term of its first frame
+        shown = tracks[1:] if old else tracks
+        frames = motion.frames[:, start if old else 0 :]
+        path, seen = (
+            torch.stack([getattr(x, name) for x in shown], 1) for name in ("path", "seen")
+        )
+        first, track = tracks[-1].first[:, None], tracks[-1]
+        light = in_cache(partial(colour_change, floor=self.floor), frames, first, path, seen)
+        change = in_cache(detail, frames) / track.detail[:, None]
+        return -light - self.weight * change.log().abs(), track
 
-    def _term(self, frame: Tensor, track: _Track) -> Tensor:
-        """Return the term of one frame, (B,)."""
-        light = colour_change(frame, track.first, track.path, track.seen, self.floor)
-        return -light - self.weight * (detail(frame) / track.detail).log().abs()
 
+def colour_change(
+    frames: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float
+) -> Tensor:
+    """Return the mean |ln c_t - ln c_0| of frames (B, T, C, H, W) along `path`, (B, T).
 
-def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float) -> Tensor:
-    """Return the mean |ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,).
-
-    For the share of the picture that is no longer seen, the mean colours of the two frames
-    are compared. `floor` times the mean light is added before the logarithm, so that noise
-    in dark places does not count.
+    `first` is (B, 1, C, H, W). For the share of the picture that is no longer seen, the mean
+    colours of the two frames are compared. `floor` times the mean light is added before the
+    logarithm, so that noise in dark places does not count.
     """
-    side = max(2, round(min(frame.shape[-2:]) / 8))
-    weight = blocks(seen[:, None, None].to(frame), side)
-    base = floor * first.mean((1, 2, 3), keepdim=True) + 1e-3
-    now, then = (_tone(x, seen, weight, side, base) for x in (warp(frame, path), first))
-    share = weight.mean((1, 2, 3, 4))
-    followed = ((now - then).abs() * weight).mean((1, 2, 3, 4)) / share.clamp(min=1e-6)
-    means = [(x.mean((2, 3)) + base[:, 0, 0]).log() for x in (frame, first)]
-    return share * followed + (1 - share) * (means[0] - means[1]).abs().mean(1)
+    side = max(2, round(min(frames.shape[-2:]) / 8))
+    weight = blocks(seen.unsqueeze(2).to(frames), side)
+    base = floor * first.mean((2, 3, 4), keepdim=True) + 1e-3
+    now, then = (_tone(x, seen, weight, side, base) for x in (warp(frames, path), first))
+    share = weight.mean((2, 3, 4))
+    followed = ((now - then).abs() * weight).mean((2, 3, 4)) / share.clamp(min=1e-6)
+    means = [(x.mean((3, 4)) + base[..., 0, 0]).log() for x in (frames, first)]
+    return share * followed + (1 - share) * (means[0] - means[1]).abs().mean(2)
 
 
-def detail(frame: Tensor) -> Tensor:
-    """Return the mean step between neighbouring pixels, (B,), smooth near zero."""
-    steps = frame.diff(dim=-1).square().mean((1, 2, 3)) + frame.diff(dim=-2).square().mean(
-        (1, 2, 3)
-    )
-    return (steps + 1e-4).sqrt()  # 1e-4 is a step of 0.01: less is grain, and the root stays smooth
+def detail(frames: Tensor) -> Tensor:
+    """Return the mean step between neighbouring pixels, (B, T), smooth near zero."""
+    across, down = (frames.diff(dim=axis).square().mean((2, 3, 4)) for axis in (-1, -2))
+    return (
+        across + down + 1e-4
+    ).sqrt()  # 1e-4: a step below 0.01 is grain, and the root stays smooth
 
 
 def _tone(image: Tensor, seen: Tensor, weight: Tensor, side: int, base: Tensor) -> Tensor:
     """Return the logarithm of the block means over the pixels that are seen."""
-    means = blocks((image.clamp(min=0) * seen[:, None])[:, None], side) / weight.clamp(min=1e-6)
-    return (means + base[:, None]).log()
+    means = blocks(image.clamp(min=0) * seen.unsqueeze(2), side) / weight.clamp(min=1e-6)
+    return (means + base).log()
 
 
 def _begin(motion: Motion) -> _Track:
     """Return the track at the first frame: nothing has moved and everything is seen."""
     first = motion.frames[:, 0]
     path = first.new_zeros(len(first), 2, *first.shape[-2:])
-    return _Track(path, torch.ones_like(path[:, 0], dtype=torch.bool), first, detail(first))
+    return _Track(
+        path, torch.ones_like(path[:, 0], dtype=torch.bool), first, detail(first[:, None])[:, 0]
+    )
 
 
 def _follow(track: _Track, motion: Motion, t: int) -> _Track:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
+from ._flow.in_cache import in_cache
 from .base import Card, Reward, Samples
 from .flow import blocks
 
@@ -59,7 +62,8 @@ class Flicker(Reward):
         seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
         side = max(2, round(min(middle.shape[-2:]) / 8))
         sharpness_jump = motion.energy.log().diff(n=2, dim=1).abs()
-        return -jump(before, middle, after, seen, side, self.floor) - self.detail * sharpness_jump
+        light = in_cache(partial(jump, side=side, floor=self.floor), before, middle, after, seen)
+        return -light - self.detail * sharpness_jump
 
 
 def jump(

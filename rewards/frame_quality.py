@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ._flow.in_cache import in_cache
 from .base import Card, Reward, Samples, Score, score_of_curves
 from .flow import blocks, shrink
 
+FACTORS = ("sharp", "detail", "contrast", "noise", "lit", "clipped", "colour", "blocks")
 LEAST = 0.1  # a fully blurred picture has about this value of `sharp`, not 0
 
 
@@ -101,53 +103,65 @@ class FrameQuality(Reward):
 
     def _measured(self, samples: Samples) -> dict[str, Tensor]:
         """Compute the eight factors, each (B, F)."""
-        small = shrink(samples.small(self.size), self.size)
-        share = clipped(small)
-        return self._shape(small) | {
-            "lit": lit(small.mean((2, 3, 4))),
-            "clipped": torch.exp(-6 * share**2 / (share + 0.1)),
-            "colour": colourful(small),
-            # in the pixels of the clip itself: shrinking would move the borders of blocks
-            "blocks": torch.exp(-blockiness(samples.video)),
-        }
+        factors = in_cache(self._of_pixels, samples.small(self.size)).unbind(2)
+        # in the pixels of the clip itself: shrinking would move the borders of blocks
+        blocky = torch.exp(-blockiness(samples.video))
+        return dict(zip(FACTORS, (*factors, blocky), strict=True))
 
-    def _shape(self, small: Tensor) -> dict[str, Tensor]:
-        """Compute the factors that depend on steps and contrast, each (B, F)."""
-        sigma, tone = noise_level(small), compress(small)
-        half, energy = halved(tone), sum(step.mean((2, 3)) for step in squared_steps(tone, sigma))
+    def _of_pixels(self, small: Tensor) -> Tensor:
+        """Compute all factors but `blocks`, in the order of FACTORS, (B, F, 7)."""
+        small = shrink(small, self.size)  # bytes become float
+        grey = small.mean(2, keepdim=True)
+        chroma = small - grey
+        square = chroma.square().sum(2, keepdim=True)
+        share = clipped(small)
+        factors = (
+            *self._shape(small, compressed(grey, chroma, square)),
+            lit(small.mean((2, 3, 4))),
+            torch.exp(-6 * share**2 / (share + 0.1)),
+            # a clip of one channel has no colour to lose
+            colourful(square[:, :, 0]) if small.shape[2] > 1 else torch.ones_like(share),
+        )
+        return torch.stack(factors, 2)
+
+    def _shape(self, small: Tensor, tone: Tensor) -> tuple[Tensor, ...]:
+        """Compute the factors that depend on steps and contrast, each (B, F).
+
+        `tone` is the picture with compressed chroma.
+        """
+        sigma, half = noise_level(small), halved(tone)
+        near = squared_steps(tone, sigma)
+        energy = sum(step.mean((2, 3)) for step in near)
         plain = variance(blocks(tone, max(1, min(small.shape[-2:]) // 16)))
         k = energy / (plain + 1e-5) * min(small.shape[-2:]) / 64
-        return {
-            "sharp": sharp(ratio(tone, half, sigma, 1), ratio(tone, half, sigma, 2)),
-            "detail": k / (k + self.detail),
-            "contrast": plain / (plain + self.contrast**2),
-            "noise": torch.exp(-sigma / self.noise),
-        }
+        far = squared_steps(tone, sigma, 2)
+        halves = (squared_steps(half, sigma / 2, distance) for distance in (1, 2))
+        return (
+            sharp(*(ratio(fine, coarse) for fine, coarse in zip((near, far), halves, strict=True))),
+            k / (k + self.detail),
+            plain / (plain + self.contrast**2),
+            torch.exp(-sigma / self.noise),
+        )
 
 
-def compress(video: Tensor, knee: float = 0.1) -> Tensor:
+def compressed(grey: Tensor, chroma: Tensor, square: Tensor, knee: float = 0.1) -> Tensor:
     """Compress the chroma of colours (B, F, C, H, W), so that saturation has a limit.
 
-    The chroma q is a pixel's difference from the mean of its channels; it becomes q / (1 +
-    |q| / knee).
+    The chroma q is a pixel's difference from `grey`, the mean of its channels; it becomes q /
+    (1 + |q| / knee). `square` is |q|^2, (B, F, 1, H, W).
     """
-    grey = video.mean(2, keepdim=True)
-    chroma = video - grey
     # 1e-8 keeps the slope of the root finite where a pixel is grey
-    return grey + chroma / (1 + (chroma.square().sum(2, keepdim=True) + 1e-8).sqrt() / knee)
+    return grey + chroma / (1 + (square + 1e-8).sqrt() / knee)
 
 
-def colourful(video: Tensor) -> Tensor:
+def colourful(square: Tensor) -> Tensor:
     """Return (1 + c^2 / (c^2 + 0.005^2)) / 2, where c is the mean length of chroma, (B, F).
 
-    A grey picture gets 1/2. A clip of one channel, which has no colour to lose, gets 1.
+    `square` is the squared length of the chroma, (B, F, H, W). A grey picture gets 1/2.
     """
-    if video.shape[2] == 1:
-        return video.new_ones(video.shape[:2])
-    chroma = (video - video.mean(2, keepdim=True)).square().sum(2)
     # smooth near 0; subtracting 1e-5 makes the length of no chroma exactly 0
-    square = ((chroma + 1e-10).sqrt() - 1e-5).mean((2, 3)) ** 2
-    return (1 + square / (square + 0.005**2)) / 2
+    length = ((square + 1e-10).sqrt() - 1e-5).mean((2, 3)) ** 2
+    return (1 + length / (length + 0.005**2)) / 2
 
 
 def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -> Tensor:
@@ -166,17 +180,17 @@ def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -
     return (LEAST + 2 * x / (x**2 + 1)) / (LEAST + 1)
 
 
-def ratio(tone: Tensor, half: Tensor, sigma: Tensor, distance: int, floor: float = 1e-5) -> Tensor:
+def ratio(
+    fine: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor], floor: float = 1e-5
+) -> Tensor:
     """Return the size of strong steps relative to those at half the size, (B, F).
 
-    At half the size, the squared steps of a smooth picture are 4 times as large, so the
+    `fine` and `coarse` are the `squared_steps` of a picture and of the picture at half the
+    size. The squared steps of a smooth picture are 4 times as large at half the size, so the
     ratio is 1/4; those of clean edges stay about the same. `floor` keeps plain pictures at
     1/4.
     """
-    fine, coarse = (
-        strong(squared_steps(x, grain, distance)) for x, grain in ((tone, sigma), (half, sigma / 2))
-    )
-    return (fine + floor / 4) / (coarse + floor)
+    return (strong(fine) + floor / 4) / (strong(coarse) + floor)
 
 
 def strong(steps: tuple[Tensor, Tensor]) -> Tensor:
@@ -229,7 +243,7 @@ def noise_level(video: Tensor) -> Tensor:
     """
     response = video.mean(2).diff(n=2, dim=-1).diff(n=2, dim=-2).abs().flatten(2)
     # 6 is the norm of the mask, 0.6745 the median of |x| for a standard normal x
-    sigma = _median(response.flatten(0, 1)).view(video.shape[:2]) / 6 / 0.6745
+    sigma = _median(response) / 6 / 0.6745
     # the mean over C channels has less grain than a single channel, by sqrt(C)
     return sigma * video.shape[2] ** 0.5
 
@@ -247,28 +261,20 @@ def blockiness(
     """
     every = min(video.shape[-2:]) // lines if min(video.shape[-2:]) >= 360 else 1
     across, down = video[..., ::every, :].mT, video[..., ::every]
-    # one frame at a time fits the cache of a CPU; a GPU computes all frames at once
-    alone = video.device.type == "cpu"
-    steps = [
-        torch.stack([_steps(frame) for frame in clips.flatten(0, 1)])
-        if alone
-        else _steps(clips.flatten(0, 1))
-        for clips in (across, down)
-    ]
-    steps = [profile.unflatten(0, video.shape[:2]) for profile in steps]
+    steps = [in_cache(_steps, clips) for clips in (across, down)]
     return torch.stack(
         [_excess(profile, period, slack) for profile in steps for period in periods]
     ).amax(0)
 
 
-def _steps(frame: Tensor) -> Tensor:
-    """Return the median step from each line of (..., C, N, M) to the next, (..., N - 1)."""
-    white = 255 if frame.dtype == torch.uint8 else 1
+def _steps(frames: Tensor) -> Tensor:
+    """Return the median step from each line of (B, F, C, N, M) to the next, (B, F, N - 1)."""
+    white = 255 if frames.dtype == torch.uint8 else 1
     # int16 holds differences of bytes exactly and is faster than float
-    lines = frame.short() if frame.dtype == torch.uint8 else frame
-    steps = torch.stack(list(lines.diff(dim=-2).abs().unbind(-3))).sum(0, dtype=lines.dtype)
-    return _median(steps).to(torch.get_default_dtype() if white > 1 else frame.dtype) / (
-        white * frame.shape[-3]
+    lines = frames.short() if frames.dtype == torch.uint8 else frames
+    steps = lines.diff(dim=-2).abs().sum(2, dtype=lines.dtype)
+    return _median(steps).to(torch.get_default_dtype() if white > 1 else frames.dtype) / (
+        white * frames.shape[2]
     )
 
 
@@ -278,7 +284,7 @@ def _median(rows: Tensor) -> Tensor:
     if rows.requires_grad or rows.device.type != "cpu":
         return rows.kthvalue(middle + 1, dim=-1).values
     # numpy's partition is many times faster than torch's kthvalue on the CPU
-    return torch.from_numpy(np.partition(rows.numpy(), middle, axis=1)[:, middle])
+    return torch.from_numpy(np.partition(rows.numpy(), middle, axis=-1)[..., middle])
 
 
 def _excess(profile: Tensor, period: int, slack: float) -> Tensor:
@@ -310,6 +316,7 @@ def clipped(video: Tensor) -> Tensor:
     A pixel is clipped if a channel is at 1, or a channel is at 0 but not all are: black is
     no fault.
     """
-    high = ((video.amax(2) - 0.97) / 0.03).clamp(0, 1)
-    low = ((0.03 - video.amin(2)) / 0.03).clamp(0, 1) * ((video.amax(2) - 0.1) / 0.1).clamp(0, 1)
+    most = video.amax(2)
+    high = ((most - 0.97) / 0.03).clamp(0, 1)
+    low = ((0.03 - video.amin(2)) / 0.03).clamp(0, 1) * ((most - 0.1) / 0.1).clamp(0, 1)
     return torch.maximum(high, low).mean((2, 3))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._flow.in_cache import in_cache
 from ._prompts.motion_words import asks_for_camera_motion, asks_for_rest
 from .base import Card, Reward, Samples
-from .flow import Motion, around, length, moving_edge, warp
+from .flow import Motion, length, moving_edge, warp
 
 
 class WarpError(Reward):
@@ -82,11 +83,11 @@ class WarpError(Reward):
         motion = self.motion(samples)
         if not self.relative:
             return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
-        identity = squared(motion.frames.diff(dim=1)).mean((2, 3))
-        pan = panned(motion)
-        floor = self.floor + self.faint * contrast(motion.frames)
-        error = torch.minimum(compensated(motion), pan) + floor
-        unexplained = error / (self._to_explain(identity, pan, samples) + floor)
+        identity, pan, error, variance = changes(motion).unbind(2)
+        floor = self.floor + self.faint * variance
+        unexplained = (torch.minimum(error, pan) + floor) / (
+            self._to_explain(identity, pan, samples) + floor
+        )
         still = torch.tensor(
             [asks_for_rest(prompt) for prompt in samples.prompts], device=identity.device
         )
@@ -136,44 +137,80 @@ def squared(residual: Tensor) -> Tensor:
     differ from pixel to pixel, so their squares fall to a ninth; a ghost, which covers many
     pixels, keeps its square.
     """
-    return around(residual, 0).square().mean(2)
+    across, down = (_within_one(side, residual) for side in residual.shape[-1:-3:-1])
+    sums = _plus_neighbours(_plus_neighbours(residual, -1), -2).square().sum(2)
+    # the square of the number of pixels in each square of 3 by 3, and the number of channels
+    return sums / ((down[:, None] * across).square() * residual.shape[2])
 
 
-def contrast(frames: Tensor) -> Tensor:
-    """Return the mean variance of the two frames of each pair, (B, F - 1).
+def _plus_neighbours(image: Tensor, dim: int) -> Tensor:
+    """Return the sum of each pixel and its two neighbours along `dim`, with 0 beyond the border."""
+    total, last = image.clone(), image.shape[dim] - 1
+    total.narrow(dim, 1, last).add_(image.narrow(dim, 0, last))
+    total.narrow(dim, 0, last).add_(image.narrow(dim, 1, last))
+    return total
 
-    The variance is that over pixels and channels.
+
+def _within_one(side: int, like: Tensor) -> Tensor:
+    """Return how many pixels of a row lie within 1 of each pixel, (side,): 3, but 2 at the ends."""
+    at = torch.arange(side, device=like.device)
+    return (1 + (at > 0).to(like.dtype)) + (at < side - 1)
+
+
+def changes(motion: Motion) -> Tensor:
+    """Return four measures of each pair of frames, (B, F - 1, 4).
+
+    They are the squared difference of the frames (`squared`), the same after the picture has
+    moved as the camera moves, the same after warping, and the mean variance of the two frames.
     """
-    variance = (frames - frames.mean((2, 3, 4), keepdim=True)).square().mean((2, 3, 4))
-    return (variance[:, 1:] + variance[:, :-1]) / 2
+    frames, seen = motion.frames, (motion.seen_later, motion.seen_earlier)
+    cameras = (motion.camera_forward, motion.camera_backward)
+    warped = (motion.later, motion.earlier)
+    return in_cache(_changes, frames[:, :-1], frames[:, 1:], *warped, *seen, *cameras)
 
 
-def compensated(motion: Motion) -> Tensor:
-    """Return the squared residual after warping, both directions averaged, (B, F - 1).
+def _changes(
+    first: Tensor,
+    second: Tensor,
+    later: Tensor,
+    earlier: Tensor,
+    seen_later: Tensor,
+    seen_earlier: Tensor,
+    there: Tensor,
+    back: Tensor,
+) -> Tensor:
+    """Return `changes` of pairs of frames, from the tensors of `Motion` for these pairs."""
+    plain = squared(second - first)
+    identity = plain.mean((2, 3))
+    pan = panned(identity, first, second, there, back)
+    # occluded pixels count with the plain difference
+    onto_first = torch.where(seen_later, squared(later - first), plain)
+    onto_second = torch.where(seen_earlier, squared(earlier - second), plain)
+    error = (onto_first.mean((2, 3)) + onto_second.mean((2, 3))) / 2
+    return torch.stack([identity, pan, error, (variance(first) + variance(second)) / 2], 2)
 
-    Occluded pixels count with the plain difference.
+
+def variance(frames: Tensor) -> Tensor:
+    """Return the variance of each frame over pixels and channels, (B, T)."""
+    return (frames - frames.mean((2, 3, 4), keepdim=True)).square().mean((2, 3, 4))
+
+
+def panned(identity: Tensor, first: Tensor, second: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    """Return the squared residual after moving the picture as a whole, (B, T).
+
+    Both directions are averaged; the result is at most `identity`, the residual without
+    moving. `there` and `back` are the camera's flow.
     """
-    plain = squared(motion.frames.diff(dim=1))
-    onto_first = squared(motion.later - motion.frames[:, :-1])
-    onto_second = squared(motion.earlier - motion.frames[:, 1:])
-    first = torch.where(motion.seen_later, onto_first, plain)
-    second = torch.where(motion.seen_earlier, onto_second, plain)
-    return (first.mean((2, 3)) + second.mean((2, 3))) / 2
-
-
-def panned(motion: Motion) -> Tensor:
-    """Return the squared residual after moving the picture as a whole, (B, F - 1).
-
-    Both directions are averaged; the result is at most the residual without moving.
-    """
-    identity = squared(motion.frames.diff(dim=1)).mean((2, 3))
-    first, second = motion.frames[:, :-1], motion.frames[:, 1:]
-    both = (motion.camera_forward, motion.camera_backward)
-    moves = torch.stack([flow.flatten(2).any(2) for flow in both]).any(0)
+    # the camera's flow is affine: it is 0 everywhere if it is 0 in three corners
+    corners = [
+        flow[..., y, x].any(2) for flow in (there, back) for y, x in ((0, 0), (0, -1), (-1, 0))
+    ]
+    moves = torch.stack(corners).any(0)
+    pairs = (first, second, there, back)
     if not moves.all():  # pairs whose camera rests need no warp, which saves time
-        first, second, there, back = (x[moves][None] for x in (first, second, *both))
+        first, second, there, back = (x[moves][None] for x in pairs)
     else:
-        first, second, there, back = (x.flatten(0, 1)[None] for x in (first, second, *both))
+        first, second, there, back = (x.flatten(0, 1)[None] for x in pairs)
     onto_first = squared(warp(second, there) - first)
     onto_second = squared(warp(first, back) - second)
     moved = identity.masked_scatter(moves, (onto_first + onto_second).mean((2, 3)) / 2)

@@ -73,13 +73,17 @@ def test_a_step_and_its_halo_by_hand():
         squared_steps(row, still)[0].sum().item() == 8
         and squared_steps(row, still)[1].sum().item() == 0
     )
-    near, far = (ratio(row, half, still, apart).item() for apart in (1, 2))
+
+    def compared(fine, coarse, apart):
+        return ratio(*(squared_steps(x, still, apart) for x in (fine, coarse))).item()
+
+    near, far = (compared(row, half, apart) for apart in (1, 2))
     assert near == pytest.approx(math.sqrt(1 / 7) / math.sqrt(1 / 3), rel=1e-3)
     assert far == pytest.approx(math.sqrt(2 / 6) / math.sqrt(2 / 2), rel=1e-3)
     assert sharp(torch.tensor(near), torch.tensor(far)).item() == 1
     smooth = torch.linspace(0, 1, 64).expand(1, 1, 1, 64, 64)
     halved = torch.nn.functional.avg_pool2d(smooth[0], 2)[None]
-    assert ratio(smooth, halved, still, 1).item() == pytest.approx(0.25, rel=0.05)
+    assert compared(smooth, halved, 1) == pytest.approx(0.25, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)
