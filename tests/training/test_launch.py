@@ -54,6 +54,16 @@ def test_the_first_failure_is_returned_and_ends_the_others(worker, monkeypatch):
     assert time.monotonic() - start < 30
 
 
+def test_the_launcher_says_which_process_was_killed(worker, monkeypatch, capfd):
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
+    worker("os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)")
+    assert launch.launch([], 2) == -signal.SIGKILL
+    assert "process 1 of 2 was killed by SIGKILL" in capfd.readouterr().err
+    worker("sys.exit(3) if rank == 0 else time.sleep(60)")
+    assert launch.launch([], 2) == 3
+    assert "process 0 of 2 failed with status 3" in capfd.readouterr().err
+
+
 def test_a_killed_launcher_takes_its_processes_with_it(worker, tmp_path):
     folder = worker(
         "sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"

@@ -61,20 +61,25 @@ def introduce(mine: Mapping[str, str], patience: float = PATIENCE) -> None:
     if distributed.is_initialized():
         return
     limit = timedelta(seconds=patience)
-    store, rank, count = next(rendezvous("env://", timeout=limit))
-    _STORES.append(store)
-    store = distributed.PrefixStore("vidrl/introduction", store)
-    store.set(str(rank), json.dumps(dict(mine)))
-    names = [str(other) for other in range(count)]
     try:
+        store, rank, count = next(rendezvous("env://", timeout=limit))
+        _STORES.append(store)
+        store = distributed.PrefixStore("vidrl/introduction", store)
+        store.set(str(rank), json.dumps(dict(mine)))
+        names = [str(other) for other in range(count)]
         store.wait(names, limit)
-    except distributed.DistStoreError as error:
-        missing = [name for name in names if not store.check([name])]
+        found = [json.loads(store.get(name)) for name in names]
+        store.set(f"read {rank}", "")
+        if rank == 0:
+            # the store ends with this process, which may raise below, before the others have read
+            store.wait([f"read {name}" for name in names], limit)
+    except distributed.DistError as error:
         raise RuntimeError(
-            f"expected {count} processes, but process {', '.join(missing)} did not start within "
-            f"{patience:g} s: look at the machines' own messages, and at MASTER_ADDR"
+            f"expected {os.environ['WORLD_SIZE']} processes, but not all of them started and met "
+            f"at MASTER_ADDR within {patience:g} s ({str(error).splitlines()[0]}): look at the "
+            "messages of the other processes"
         ) from error
-    compare([json.loads(store.get(name)) for name in names])
+    compare(found)
 
 
 def compare(found: Sequence[Mapping[str, str]]) -> None:
