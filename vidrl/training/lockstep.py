@@ -8,14 +8,14 @@ process; a process without rows for a micro-batch repeats a row, whose loss coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vidrl.algorithms.base import Batch
-from vidrl.backbones.base import Cond, Denoiser
+from vidrl.backbones.base import Cond, Denoiser, rows
 
 from . import sharding
 from .policy import Policy
@@ -98,16 +98,13 @@ class Lockstep:
         ]
         place = {label: i for i, (label, _) in reversed(list(enumerate(holders)))}
         index = torch.tensor(list(first.values()), dtype=torch.long)
-        data, cond = (self._gathered(values, index) for values in (batch.data, batch.cond))
+        data, cond = (self._gathered(rows(held, index)) for held in (batch.data, batch.cond))
         whole = replace(batch, data=data, cond=cond, prompts=[prompts[0]] * len(holders))
         return {label: whole.part(slice(place[label], place[label] + 1)) for label in lacking}
 
-    def _gathered(self, values: Mapping[str, Tensor] | Cond, index: Tensor) -> dict[str, Tensor]:
-        """Return these rows of all processes, where they were."""
-        return {
-            name: self.workers.all(value[index.to(value.device)]).to(value.device)
-            for name, value in values.items()
-        }
+    def _gathered(self, own: Cond) -> Cond:
+        """Return the rows of all processes, where this process has its own."""
+        return {name: self.workers.all(value).to(value.device) for name, value in own.items()}
 
 
 def labels(batch: Batch, backbone: Denoiser) -> Tensor:
