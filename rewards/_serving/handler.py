@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
 
 from .deadline import DeadlineSocket
+from .limits import Full
+from .post import IDENTITY
 
 LONGEST_HEADER = 1 << 16  # bytes of the first line and the header
 PATIENCE = 10.0  # seconds for a header; a body may start so much later than its rate allows
@@ -35,11 +37,14 @@ FAULTS = {  # messages for the faults that http.server itself detects, by status
 
 
 class Refused(Exception):
-    """A refused request, with the HTTP status and the message of the answer."""
+    """A refused request, with the HTTP status and the message of the answer.
 
-    def __init__(self, status: int, message: str) -> None:
+    `after`: the seconds of the answer's header Retry-After, 0 without one.
+    """
+
+    def __init__(self, status: int, message: str, after: int = 0) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.after = status, after
 
     @property
     def body(self) -> bytes:
@@ -81,8 +86,13 @@ class RewardServer(Protocol):
 
     reward_handler: Any
     budget: Any
+    line: Any
     token: str
     largest: int
+
+    def health(self) -> dict[str, Any]:
+        """Return the identity of the reward and the state of the server."""
+        ...
 
     def mark_unauthenticated(self, sock: Any) -> None:
         """Note that a connection has not yet shown the token with its next request."""
@@ -154,19 +164,18 @@ class ConnectionHandler(BaseHTTPRequestHandler):
             raise Refused(
                 413, f"expected at most {self.server.largest} bytes, got {length}: send fewer clips"
             )
-        with self.server.budget.reserve(length):
-            answer = self.server.reward_handler.answer(self._body(length))
+        try:
+            with self.server.line.place(), self.server.budget.reserve(length):
+                answer = self.server.reward_handler.answer(self._body(length))
+        except Full as error:
+            raise Refused(503, str(error), error.after) from None
         self._say(200, "application/octet-stream", answer)
 
     def do_GET(self) -> None:
-        """Answer GET /health with the name of the reward."""
+        """Answer GET /health with the reward's identity and the state of the server."""
         if self._admitted("/health", needed=False):
             raise Refused(400, "expected GET /health without a body")
-        self._say(
-            200,
-            "application/json",
-            json.dumps({"reward": type(self.server.reward_handler.reward).__name__}).encode(),
-        )
+        self._say(200, "application/json", json.dumps(self.server.health()).encode())
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a fault that http.server detects with a message of `FAULTS`.
@@ -217,17 +226,21 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         if error.status == 408 and not self.incoming.heard:
             return  # an idle client of a kept-alive connection gets no error, only the end
-        self._say(error.status, "application/json", error.body)
+        self._say(error.status, "application/json", error.body, error.after)
         if self.unread:
             self._linger()
 
-    def _say(self, status: int, kind: str, body: bytes) -> None:
+    def _say(self, status: int, kind: str, body: bytes, after: int = 0) -> None:
         """Send an answer with its headers."""
         # socket.sendall counts this timeout over the whole body, not for each write.
         self.connection.settimeout(PATIENCE + len(body) / SLOWEST)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if status == 200:
+            self.send_header(IDENTITY, self.server.reward_handler.identity)
+        if after:
+            self.send_header("Retry-After", str(after))
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
         if self.close_connection:

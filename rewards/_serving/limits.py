@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 YOUNG = 1.0  # seconds for which a connection without a token is safe from eviction
+LONGEST_WAIT = 30  # seconds: the largest Retry-After of a line that is full
 KEPT = 64  # rejected connections that stay open so that their clients can read the reason
 KEPT_FOR = 2.0  # seconds for which a rejected connection stays open
 
@@ -44,6 +46,54 @@ class ByteBudget:
             with self.changed:
                 self.free += size
                 self.changed.notify()
+
+
+class Full(Exception):
+    """A line has no place for one more request; `after`: seconds until one may be free."""
+
+    def __init__(self, count: int, after: int) -> None:
+        super().__init__(f"{count} requests wait already: come again in {after} s")
+        self.after = after
+
+
+class WaitingLine:
+    """The requests that wait or are scored, at most `most`, and how long one takes.
+
+    >>> line = WaitingLine(1)
+    >>> with line.place():
+    ...     line.count
+    1
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, 0
+        self.scored, self.seconds = 0, 0.0
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for the block; raise `Full` where there is none."""
+        with self.lock:
+            if self.count >= self.most:
+                raise Full(self.count, self.after)
+            self.count += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.count -= 1
+
+    def note(self, seconds: float) -> None:
+        """Note how many seconds a request took to be scored; newer ones count more."""
+        with self.lock:
+            share = max(1 / (self.scored + 1), 0.2)
+            self.scored += 1
+            self.seconds += share * (seconds - self.seconds)
+
+    @property
+    def after(self) -> int:
+        """After how many seconds a client that found no place is to come again."""
+        return min(max(1, math.ceil(self.seconds)), LONGEST_WAIT)
 
 
 class ConnectionLimit:

@@ -27,16 +27,22 @@ from .printable import printable
 
 PORTS = {"http": 80, "https": 443}
 PIECE = 1 << 16  # bytes of one read
+IDENTITY = "Vidrl-Reward"  # the header with the digest of what an answer's numbers depend on
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer; `after` is how many seconds the server asks to wait, None if not stated."""
+    """An answer of a server.
+
+    `after` is how many seconds the server asks to wait, None if not stated; `identity` is the
+    header Vidrl-Reward, "" without one.
+    """
 
     status: int
     body: bytes
     after: float | None = None
+    identity: str = ""
 
 
 class UnreadableAnswer(Exception):
@@ -154,8 +160,9 @@ def post(
     deadline: float,
     largest: int,
     proxies: bool = False,
+    method: str = "POST",
 ) -> Answer:
-    """Return the answer to POST {place}{path}, read to its end by `deadline`.
+    """Return the answer to {method} {place}{path}, read to its end by `deadline`.
 
     `deadline` is a time of `time.monotonic()`. A redirect is returned like any other answer
     and not followed. `proxies` sends an https request through the tunnel (CONNECT) of the
@@ -177,13 +184,14 @@ def post(
         connection.sock = DeadlineSocket(sock, deadline)  # type: ignore[assignment]
         # A server may refuse and close before the whole body is sent; its answer is still read.
         with suppress(BrokenPipeError, ConnectionResetError):
-            connection.request("POST", f"{place.path.rstrip('/')}{path}", body, dict(headers))
+            connection.request(method, f"{place.path.rstrip('/')}{path}", body, dict(headers))
         reply = connection.getresponse()
         encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise UnreadableAnswer("the answer is compressed, which was not asked for")
         after = retry_after(reply.headers.get("Retry-After", ""))
-        return Answer(reply.status, _read_body(reply, largest), after)
+        identity = reply.headers.get(IDENTITY, "")
+        return Answer(reply.status, _read_body(reply, largest), after, printable(identity, 64))
 
 
 def retry_after(text: str) -> float | None:

@@ -15,9 +15,13 @@ The resources that a client can take are limited. A connection has 10 s for its 
 most 64 KiB, and must then send 64 KiB a second on average. At most 512 connections are
 open, each in a thread. The requests in memory hold at most twice the bytes of the `largest`
 request, whatever lengths they announce. One request at a time is unpacked and scored. The
-server does not read a request that has to wait, so its sender waits. One connection more is
-answered 503 with Retry-After, unless a connection that has shown no token for a second can
-be evicted.
+server does not read a request that has to wait, so its sender waits. At most `queue` requests
+wait. One request or one connection more is answered 503 with Retry-After, unless a
+connection that has shown no token for a second can be evicted.
+
+GET /health is answered with JSON: the reward, what its numbers depend on (`identity`), how
+many requests wait and were scored, and the machine's load. Every answer has the digest of the
+identity in the header Vidrl-Reward, so that a client notices another reward.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -38,7 +42,8 @@ import torch
 from .._scoring.plain import as_reward
 from ..base import Reward
 from .handler import ConnectionHandler, Refused, overload_answer
-from .limits import ByteBudget, ConnectionLimit
+from .identity import digest, identity
+from .limits import ByteBudget, ConnectionLimit, WaitingLine
 from .post import is_local_host
 from .printable import printable
 from .wire import (
@@ -75,6 +80,7 @@ TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 LARGEST = 1 << 30  # bytes of one request
 CONNECTIONS = 512  # open at once; each has a thread
+QUEUE = 64  # requests that wait or are scored
 
 
 # --- serving
@@ -88,12 +94,13 @@ def serve(
     expose: bool = False,
     largest: int = LARGEST,
     device: str = "cpu",
+    queue: int = QUEUE,
 ) -> None:
     """Serve a reward until interrupted, and print its address; print a generated token once.
 
     The options are those of `make_server`.
     """
-    with make_server(reward, host, port, token, expose, largest, device) as server:
+    with make_server(reward, host, port, token, expose, largest, device, queue) as server:
         name = f"[{host}]" if ":" in host else host
         print(
             f"serving {type(reward).__name__} at http://{name}:{server.server_port}",
@@ -114,15 +121,18 @@ def make_server(
     expose: bool = False,
     largest: int = LARGEST,
     device: str = "cpu",
+    queue: int = QUEUE,
 ) -> Server:
     """Return a bound server with `serve_forever()`, `shutdown()` and `server_close()`.
 
     `port` 0 takes a free port. `token` is by default the environment variable VIDRL_TOKEN,
     or a new random token. Only addresses of this machine are allowed unless `expose`: the
     connection is not encrypted, so a server that other machines reach needs a TLS proxy or
-    an SSH tunnel in front of it. Raises ValueError for another host or a token of fewer
-    than 16 characters.
+    an SSH tunnel in front of it. At most `queue` requests wait. Raises ValueError for another
+    host, a token of fewer than 16 characters, or a queue without a place.
     """
+    if queue < 1:
+        raise ValueError(f"expected a queue of at least 1 request, got {queue}")
     if not expose and not is_local_host(host):
         raise ValueError(
             f"expected a host of this machine such as 127.0.0.1, got {host!r}: others could reach "
@@ -134,7 +144,7 @@ def make_server(
             f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of {len(secret)}"
         )
     try:
-        return Server((host, port), RewardHandler(reward, device), secret, largest)
+        return Server((host, port), RewardHandler(reward, device), secret, largest, queue)
     except (OSError, OverflowError) as error:
         raise ValueError(
             f"expected a free port, 1 to 65535, of {host}, or 0 for any, got {port}: {error}"
@@ -146,9 +156,14 @@ class RewardHandler:
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
         self.reward, self.device = as_reward(reward).to(device), device
+        # before the first request, which may load weights
+        self.facts = identity(self.reward, str(device))
+        self.identity = digest(self.facts)
         # One request at a time: two would need the memory of the network and of an unpacked
         # request twice.
         self.turn = threading.Lock()
+        # called with the seconds that each request took to be scored
+        self.note: Callable[[float], None] = lambda seconds: None
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
         """Return the HTTP status and the body of the answer."""
@@ -160,6 +175,7 @@ class RewardHandler:
     def answer(self, body: bytes | bytearray) -> bytes:
         """Return the body of the answer; raise Refused for a wrong request or a failed reward."""
         with self.turn, torch.no_grad():
+            begun = time.monotonic()
             try:
                 samples = unpack_samples(body)
             except ValueError as error:
@@ -169,10 +185,14 @@ class RewardHandler:
             except Exception as error:
                 message = f"{type(self.reward).__name__}: {type(error).__name__}: {error}"
                 raise Refused(500, message[:2000]) from error
+            finally:
+                self.note(time.monotonic() - begun)
 
 
 class Server(ThreadingHTTPServer):
     """An HTTP server that has a thread for each connection and one reward for all.
+
+    At most `queue` requests wait or are scored; one more is answered 503 with Retry-After.
 
     At most `CONNECTIONS` connections are open; one more is answered 503 with Retry-After.
     All requests that are read, or wait for the reward, hold at most 2 * `largest` bytes;
@@ -182,17 +202,38 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, address: tuple[str, int], reward_handler: RewardHandler, token: str, largest: int
+        self,
+        address: tuple[str, int],
+        reward_handler: RewardHandler,
+        token: str,
+        largest: int,
+        queue: int = QUEUE,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.connections, self.budget = ConnectionLimit(CONNECTIONS), ByteBudget(2 * largest)
-        self.reward_handler = reward_handler
+        self.reward_handler, self.line = reward_handler, WaitingLine(queue)
         self.token, self.largest = token, largest
+        reward_handler.note = self.line.note
         super().__init__(address, ConnectionHandler)
 
     def server_activate(self) -> None:
         """Listen with a queue of `CONNECTIONS` waiting clients; Python's default is five."""
         self.socket.listen(CONNECTIONS)
+
+    def health(self) -> dict[str, Any]:
+        """Return the identity of the reward and the state of the server."""
+        handler, line = self.reward_handler, self.line
+        load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
+        return {
+            "reward": handler.facts["reward"],
+            "identity": handler.facts,
+            "digest": handler.identity,
+            "requests": line.count,
+            "queue": line.most,
+            "scored": line.scored,
+            "seconds": round(line.seconds, 3),
+            "load": load if load is None else round(load, 2),
+        }
 
     def mark_unauthenticated(self, sock: socket.socket) -> None:
         """Note that a connection has not yet shown the token with its next request."""

@@ -42,8 +42,12 @@ On your machine, in one terminal and in another:
   ssh -N -L 8765:127.0.0.1:8765 MACHINE_THAT_SCORES
   VIDRL_TOKEN=... vidrl score clips/ --reward http_scorer --option url=http://127.0.0.1:8765
 
-Requests are scored one at a time. Up to 512 connections may wait, with at most 2 GiB of clips;
-further connections are answered with status 503.
+Requests are scored one at a time. At most --queue requests and 512 connections wait, with at most
+2 GiB of clips; further ones are answered with status 503, and come again. Several servers of one
+reward share the work of a client that names all of them:
+  vidrl score clips/ --reward http_scorer --option urls='["http://127.0.0.1:8765",
+    "http://127.0.0.1:8766"]'
+GET /health shows the reward, its versions, the requests that wait, and the machine's load.
 """
 
 REWARD = "a reward's name, or your class or function as package.module:NAME"
@@ -174,6 +178,13 @@ def declare_serve(commands: Any) -> None:
         default="cpu",
         help="the device that scores: cpu, cuda ... (cpu)",
     )
+    serve.add_argument(
+        "--queue",
+        type=whole_number(1),
+        default=64,
+        metavar="N",
+        help="how many requests may wait (64); one more is answered 503, and comes again",
+    )
 
 
 def _audit(args: argparse.Namespace) -> int:
@@ -188,5 +199,5 @@ def _serve(args: argparse.Namespace) -> int:
     from vidrl.rewards._serving.serve import serve
 
     reward = load(args.reward, **toml.options(args.option))
-    serve(reward, args.host, args.port, expose=args.expose, device=args.device)
+    serve(reward, args.host, args.port, expose=args.expose, device=args.device, queue=args.queue)
     return 0

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 
 from vidrl.data import prompts
+from vidrl.rewards.compose import leaves
+from vidrl.rewards.http_scorer import HttpScorer
 
 from . import evaluate, stills
 from .assembly import Parts
@@ -16,6 +18,8 @@ from .unread import unread
 def check_measures(parts: Parts) -> None:
     """Raise ValueError for a guard that nothing measures, or prompts or a reward that do not fit.
 
+    So is it raised where the servers of a reward do not answer, or have different rewards.
+
     The prompts, the callback and the reward are checked against the backbone: a model of
     single images, for instance, cannot be trained on a reward that compares frames.
     """
@@ -25,6 +29,9 @@ def check_measures(parts: Parts) -> None:
     if hasattr(parts.callback, "check"):  # a plain function has no such method
         parts.callback.check(backbone)
     stills.check(held_out.reward, bands, backbone.frame_map)
+    for reward in leaves("", held_out.reward).values():
+        if isinstance(reward, HttpScorer):
+            reward.check_servers()
     names = held_out.names(stills.makes_images(backbone.frame_map))
     if names:
         measured = dict.fromkeys(names, 0.0)
