@@ -36,6 +36,7 @@ BUSY = (429, 503)  # the HTTP statuses of a server that is full, if it has a Ret
 # HTTP statuses after which the same request may succeed a little later: time-out, too many
 # requests, and the errors of a busy or restarting server
 RETRYABLE_STATUSES = (408, 429, 502, 503, 504)
+NO_HEALTH = (404, 405, 501)  # the answer to GET /health of a server that knows /score alone
 HEALTH_TIMEOUT = 10.0  # seconds for the answer to GET /health
 LARGEST_HEALTH = 1 << 16  # bytes
 # sends the bytes of a request; returns the HTTP status and the bytes of the answer
@@ -173,8 +174,8 @@ class HttpScorer(Reward):
         """Return the identity that a server states; one without an identity has its own name."""
         deadline = time.monotonic() + min(HEALTH_TIMEOUT, self.retry_policy.timeout)
         answer = self._tried(server, lambda: self._send(server, b"", deadline, "/health"))
-        if answer.status == http.client.NOT_FOUND:
-            return {}  # a server of somebody else's, which knows POST /score alone
+        if answer.status in NO_HEALTH:
+            return {}
         if answer.status != http.client.OK:
             raise Failed(describe_refusal(answer.status, answer.body, server.url))
         try:

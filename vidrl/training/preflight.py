@@ -18,7 +18,8 @@ from .unread import unread
 def check_measures(parts: Parts) -> None:
     """Raise ValueError for a guard that nothing measures, or prompts or a reward that do not fit.
 
-    So is it raised where the servers of a reward do not answer, or have different rewards.
+    ValueError is also raised where no server of a reward answers, or servers have different
+    rewards.
 
     The prompts, the callback and the reward are checked against the backbone: a model of
     single images, for instance, cannot be trained on a reward that compares frames.
