@@ -80,7 +80,7 @@ TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 LARGEST = 1 << 30  # bytes of one request
 CONNECTIONS = 512  # open at once; each has a thread
-QUEUE = 64  # requests that wait or are scored
+QUEUE = 256  # requests that wait or are scored
 
 
 # --- serving

@@ -181,9 +181,9 @@ def declare_serve(commands: Any) -> None:
     serve.add_argument(
         "--queue",
         type=whole_number(1),
-        default=64,
+        default=256,
         metavar="N",
-        help="how many requests may wait (64); one more is answered 503, and comes again",
+        help="how many requests may wait (256); one more is answered 503, and comes again",
     )
 
 
