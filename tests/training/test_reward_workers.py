@@ -26,7 +26,13 @@ from vidrl.training import evaluate, loop
 from vidrl.training.assembly import Options
 from vidrl.training.loop import Trainer
 from vidrl.training.policy import Policy
-from vidrl.training.reward_workers import RewardThreads, RewardWorkers, ScoreChunks, open_workers
+from vidrl.training.reward_workers import (
+    Chunk,
+    RewardThreads,
+    RewardWorkers,
+    ScoreChunks,
+    open_workers,
+)
 from vidrl.training.scored import Scored
 
 PARTS = {
@@ -143,6 +149,15 @@ def test_facts_and_references_reach_the_worker_unchanged(odd):
     image, meta = torch.rand(2, 1, 3, 16, 16), [{"seed": 1}, {"seed": 2}]
     clips = Samples(video, ["facts", "facts"], 23.976, image, meta)
     assert torch.isfinite(scored_by(odd[0], odd[1], [clips]).value).all()
+
+
+def test_the_layout_of_memory_reaches_the_worker_because_sums_round_by_it():
+    plain = torch.rand(2, 3, 3, 8, 6)
+    for there in (plain, plain.transpose(1, 2), plain.transpose(3, 4)):
+        back = Chunk.of(Samples(there, ["a", "b"], 8.0)).samples.video
+        assert torch.equal(back, there) and back.stride() == there.stride()
+    part = plain[:, ::2]
+    assert torch.equal(Chunk.of(Samples(part, ["a", "b"], 8.0)).samples.video, part)
 
 
 def test_clips_of_a_worker_that_dies_are_scored_by_a_new_one(odd, capfd):

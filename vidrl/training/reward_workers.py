@@ -93,9 +93,9 @@ def _check(algorithm: Algorithm, reward: Reward, device: torch.device) -> None:
 class Chunk:
     """Clips as plain values, which are sent to a process without a copy in this one."""
 
-    # The bytes of the clips, with their type and shape; the same of the reference, or None.
-    video: tuple[Any, torch.dtype, torch.Size]
-    reference: tuple[Any, torch.dtype, torch.Size] | None
+    # The clips as `_bytes` returns them; the same of the reference, or None.
+    video: tuple[Any, torch.dtype, torch.Size, list[int]]
+    reference: tuple[Any, torch.dtype, torch.Size, list[int]] | None
     prompts: list[str]
     fps: float
     meta: list[dict[str, Any]]
@@ -114,15 +114,23 @@ class Chunk:
         return Samples(_tensor(*self.video), self.prompts, self.fps, reference, self.meta)
 
 
-def _bytes(tensor: Tensor) -> tuple[Any, torch.dtype, torch.Size]:
-    """Return a tensor as bytes, type and shape; numpy lacks some of torch's types."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy(), tensor.dtype, tensor.shape
+def _bytes(tensor: Tensor) -> tuple[Any, torch.dtype, torch.Size, list[int]]:
+    """Return a tensor as bytes, in the order of memory, with type, shape and order of axes.
+
+    The order is kept because sums over an axis round differently where memory is laid out
+    differently. Bytes are sent because numpy lacks some of torch's types.
+    """
+    here = tensor.detach().cpu()
+    order = sorted(range(here.dim()), key=here.stride, reverse=True)
+    ordered = here.permute(order).contiguous()
+    raw = ordered.reshape(-1).view(torch.uint8).numpy()
+    return raw, tensor.dtype, ordered.shape, order
 
 
-def _tensor(raw: Any, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+def _tensor(raw: Any, dtype: torch.dtype, shape: torch.Size, order: list[int]) -> Tensor:
     """Return the tensor that `_bytes` took apart."""
-    return torch.from_numpy(raw).view(dtype).reshape(shape)
+    ordered = torch.from_numpy(raw).view(dtype).reshape(shape)
+    return ordered.permute([order.index(axis) for axis in range(len(order))])
 
 
 class ScoreChunks:
