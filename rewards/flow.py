@@ -163,6 +163,8 @@ class Motion:
         The strength is relative to the strong edges of the frame. The plainest quarter of
         the frame is taken to be grain, and its level is subtracted.
         """
+        if planes.fits(self.ink):
+            return kernels.hold(self.ink, *squares(self.ink, 0.1))
         near = around(self.ink[:, :, None], 0.1)[:, :, 0]
         plain, strong = (quantile(near.flatten(2), q)[..., None, None] for q in (0.25, 0.95))
         near = (near - plain).clamp(min=0)

@@ -95,13 +95,12 @@ def _enlarged(plane: np.ndarray, goal: tuple[int, ...]) -> np.ndarray:
 def _views(frames: Tensor) -> Iterator[np.ndarray]:
     """Yield each pair of neighbouring frames as two grey planes, (2, H, W), in 0..255.
 
-    OpenCV's estimators read one channel. The numbers are those of `seen_along`; the planes
-    are written into one array, which the next pair overwrites.
+    OpenCV's estimators read one channel. The numbers are those of `seen_along`, computed in
+    place.
     """
-    pictures = frames.flatten(2).numpy()
-    planes = np.empty((2, pictures.shape[2]), np.float32)
-    for t, axis in enumerate(changing_colour(frames).numpy()):
-        np.matmul(axis, pictures[t : t + 2], out=planes)
+    pictures = frames.flatten(2)
+    for t, axis in enumerate(changing_colour(frames)):
+        planes = torch.stack([axis @ picture for picture in pictures[t : t + 2]]).numpy()
         low, high = planes.min(), planes.max()
         planes -= low
         planes /= max(high - low, np.float32(FAINT))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from . import planes
+from . import kernels, planes
 
 # Larger frames are measured at this shorter side, in pixels.
 SIZE = 192
@@ -33,6 +33,8 @@ def energy(video: Tensor, floor: float = 1e-5) -> Tensor:
     2 pixels. They are wide on purpose: an edge has about the same energy wherever between
     two pixels it lies, and fine grain has little.
     """
+    if planes.fits(video):
+        return kernels.energy(video, floor)
     # twice: together the weights along each axis are [1 2 1] / 4
     soft = _means_of_four(_means_of_four(video))
     across, down = soft[..., 2:] - soft[..., :-2], soft[..., 2:, :] - soft[..., :-2, :]

@@ -3,6 +3,8 @@
 Each function does what its torch counterpart does for whole batches. A picture and its
 temporary arrays fit the CPU's cache, and the temporary arrays are used again for the next
 picture; a batch of tensors does not fit, and each new tensor costs the time of fresh memory.
+Products of matrices are torch's: numpy's would take as many threads as there are cores,
+whatever `torch.set_num_threads` says.
 Shapes: (..., C, H, W) with any leading axes; flow (..., 2, H, W) in pixels.
 """
 
@@ -10,13 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from math import prod
+from math import hypot, prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import planes
+
+# Pairs of frames whose candidates for the camera's motion are compared at once: more pairs do
+# not fit the cache.
+FEW = 8
 
 
 def rest(
@@ -117,34 +123,78 @@ def edges(frames: Tensor) -> Tensor:
     return out
 
 
+def energy(frames: Tensor, floor: float) -> Tensor:
+    """Return the mean squared slope of each frame plus `floor`, (...); see `images.energy`."""
+    out = torch.empty(frames.shape[:-3])
+    sums = out[..., None, None, None]
+    for picture, total in _each(frames, sums):
+        soft = _means_of_four(_means_of_four(picture))
+        slopes = soft[..., 2:] - soft[..., :-2], soft[:, 2:] - soft[:, :-2]
+        total[...] = sum(_mean_square(slope) for slope in slopes)
+    return out + floor
+
+
+def _mean_square(slope: np.ndarray) -> float:
+    """Return the mean square of an array, added up in the order of torch's `mean`."""
+    return torch.from_numpy(slope).square_().mean().item()
+
+
+def _means_of_four(picture: np.ndarray) -> np.ndarray:
+    """Return means of 2 x 2 pixels at every place, (C, H - 1, W - 1)."""
+    rows = picture[:, 1:] + picture[:, :-1]
+    four = rows[..., 1:] + rows[..., :-1]
+    four *= np.float32(0.25)
+    return four
+
+
+def hold(ink: Tensor, radius: int, counts: Tensor) -> Tensor:
+    """Return where edges hold the flow, from 0 to 1, (..., H, W); see `flow.Motion.hold`."""
+    out, per_pixel = torch.empty(ink.shape), (1 / counts).numpy()
+    bound = np.empty(ink.shape[-2:], np.float32)
+    lines = (ink[..., None, :, :], out[..., None, :, :])
+    for strength, target in _each(*lines):
+        near = target[0]
+        planes.box(strength[0], radius, per_pixel, near)
+        plain, strong = planes.quantiles(near.ravel(), (0.25, 0.95))
+        near -= plain
+        np.maximum(near, 0, out=near)
+        np.add(near, (strong - plain) / 16, out=bound)
+        bound += np.float32(1e-8)
+        near /= bound
+    return out
+
+
+@torch.autocast("cpu", enabled=False)
 def cells(flow: Tensor, structure: Tensor, shows: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Return means over `number` x `number` cells, and the cells' contrast.
 
-    (..., 5, number^2) of x ink, y ink, flow along x times ink, along y times ink, and ink,
-    with x and y from the centre, diagonals; and (..., number^2). `ink` is the squared
+    (B, T, 5, number^2) of x ink, y ink, flow along x times ink, along y times ink, and ink,
+    with x and y from the centre, diagonals; and (B, T, number^2). `ink` is the squared
     structure, 0 where the flow leaves the picture. See `camera._cells`.
     """
     height, width = flow.shape[-2:]
     down, across = _pooling(height, number), _pooling(width, number)
-    y, x = (_centred(side, np.hypot(height, width)) for side in (height, width))
-    rows, columns = np.stack([down, down * y]), np.concatenate([across, across * x]).T.copy()
-    lead = flow.shape[:-3]
-    out, seen = torch.empty(*lead, 5, number**2), torch.empty(*lead, 1, number**2)
-    places, layers = np.empty((2, height, width), np.float32), np.empty_like(flow[0, 0].numpy())
-    lines = (structure[..., None, :, :], shows[..., None, :, :])
-    for f, edge, contrast_, mean, light in _each(flow, *lines, out[..., None], seen[..., None]):
-        ink = edge[0] * edge[0]
+    y, x = (_centred(side, hypot(height, width)) for side in (height, width))
+    columns = torch.cat([across, across * x]).mT.contiguous()
+    out = flow.new_empty(*flow.shape[:2], 5, number, number)
+    seen = flow.new_empty(*flow.shape[:2], number, number)
+    layers, places = torch.empty(4, height, width), np.empty((2, height, width), np.float32)
+    ink, light = layers[0].numpy(), layers[3].numpy()
+    weighted = layers[1:3].numpy()
+    for at in np.ndindex(*flow.shape[:2]):
+        f, edge = flow[at].detach().numpy(), structure[at].detach().numpy()
+        np.multiply(edge, edge, out=ink)
         ink *= ~outside(f, places)
-        upright, tilted = rows @ ink
-        pooled = upright @ columns
-        mean[4], mean[0] = pooled[:, :number].reshape(-1, 1), pooled[:, number:].reshape(-1, 1)
-        mean[1] = (tilted @ columns[:, :number]).reshape(-1, 1)
-        np.multiply(f, ink, out=layers)
-        mean[2:4] = (down @ layers @ columns[:, :number]).reshape(2, -1, 1)
-        light[0] = (down @ contrast_[0] @ columns[:, :number]).reshape(-1, 1)
-    return out, seen[..., 0, :]
+        np.multiply(f, ink, out=weighted)
+        light[...] = shows[at].detach().numpy()
+        means = (down @ layers) @ columns  # (4, number, 2 number): means, and those times x
+        out[at][4], out[at][0] = means[0, :, :number], means[0, :, number:]
+        out[at][1] = ((down * y) @ layers[0]) @ columns[:, :number]
+        out[at][2:4], seen[at] = means[1:3, :, :number], means[3, :, :number]
+    return out.flatten(-2), seen.flatten(-2)
 
 
+@torch.autocast("cpu", enabled=False)
 def costs(
     shift: Tensor, turn: Tensor, at: Tensor, moved: Tensor, weight: Tensor, most: float
 ) -> Tensor:
@@ -153,24 +203,16 @@ def costs(
     `shift` and `turn` are (B, T, G), complex; `at`, `moved` (B, T, K), complex, and `weight`
     (B, T, K). Both parts of the residuals of all candidates are one product of matrices.
     """
-    number = shift.shape[-1]
     none, one = torch.zeros_like(shift.real), torch.ones_like(shift.real)
     x = torch.stack([-shift.real, -turn.real, turn.imag, one, none], -1)
     y = torch.stack([-shift.imag, -turn.imag, -turn.real, none, one], -1)
-    candidates = torch.cat([x, y], -2)  # (B, T, 2 G, 5)
-    facts = torch.stack(
-        [torch.ones_like(weight), at.real, at.imag, moved.real, moved.imag], -2
-    )  # (B, T, 5, K)
-    out, error = torch.empty(shift.shape), np.empty((2 * number, at.shape[-1]), np.float32)
-    square, target = error[:number], out[..., None, None]
-    lines = (candidates, facts, weight[..., None, None, :], target)
-    for left, right, share, cost in _each(*(t.unsqueeze(-3) for t in lines[:2]), *lines[2:]):
-        np.matmul(left[0], right[0], out=error)
-        np.multiply(error, error, out=error)
-        square += error[number:]
-        np.minimum(square, np.float32(most**2), out=square)
-        cost[:, 0, 0] = square @ share[0, 0]
-    return out
+    facts = [torch.ones_like(weight), at.real, at.imag, moved.real, moved.imag]
+    lines = torch.cat([x, y], -2), torch.stack(facts, -2), weight.unsqueeze(-1)
+    found = []
+    for left, right, share in zip(*(t.flatten(0, 1).split(FEW) for t in lines), strict=True):
+        across, upright = torch.bmm(left, right).square_().chunk(2, 1)
+        found.append(torch.bmm((across + upright).clamp_(max=most**2), share))
+    return torch.cat(found).view(shift.shape) if found else shift.real.clone()
 
 
 def _each(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
@@ -208,18 +250,18 @@ def _norm2(flow: np.ndarray, out: np.ndarray, spare: np.ndarray) -> np.ndarray:
 
 def _variance(plane: np.ndarray) -> float:
     """Return the variance of a plane, with one less than the number of pixels."""
-    centred = (plane - plane.mean(dtype=np.float64)).ravel()
-    return float(centred @ centred) / (centred.size - 1)
+    deviation = planes.deviation(plane)
+    return deviation**2 * plane.size / (plane.size - 1)
 
 
 @lru_cache(maxsize=32)
-def _pooling(side: int, cells: int) -> np.ndarray:
+def _pooling(side: int, cells: int) -> Tensor:
     """Return the matrix (cells, side) that averages over cells as adaptive pooling does."""
     unit = torch.eye(side)[:, None]
-    return torch.nn.functional.adaptive_avg_pool1d(unit, cells)[:, 0].T.contiguous().numpy()
+    return torch.nn.functional.adaptive_avg_pool1d(unit, cells)[:, 0].T.contiguous()
 
 
 @lru_cache(maxsize=32)
-def _centred(side: int, diagonal: float) -> np.ndarray:
+def _centred(side: int, diagonal: float) -> Tensor:
     """Return the positions along an axis from the centre of the picture, in diagonals."""
-    return ((np.arange(side) - (side - 1) / 2) / diagonal).astype(np.float32)
+    return (torch.arange(side) - (side - 1) / 2) / diagonal

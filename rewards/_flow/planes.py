@@ -8,12 +8,17 @@ CPU's cache; `kernels` does so for what is computed from several planes.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Above this many values numpy's sort, which uses vector instructions, is faster than its
+# partition: 0.5 against 0.9 ms for 65,472 values.
+SORTED = 10_000
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -83,12 +88,28 @@ def box(plane: np.ndarray, radius: int, per_pixel: np.ndarray, out: np.ndarray) 
 
 def quantile(values: Tensor, q: float) -> Tensor:
     """Return the quantile q of (B, T, N) along N, interpolated linearly."""
-    at = q * (values.shape[2] - 1)
-    # np.partition puts the two neighbours of the quantile at their places, and sorts no more
-    both = [int(at), min(int(at) + 1, values.shape[2] - 1)]
-    rows = [np.partition(row, both)[both] for row in values.detach().flatten(0, 1).numpy()]
-    low, high = torch.from_numpy(np.array(rows, np.float32)).view(*values.shape[:2], 2).unbind(2)
-    return low.lerp(high, at - int(at))
+    rows = values.detach().flatten(0, 1).numpy()
+    found = np.array([quantiles(row, (q,)) for row in rows], np.float32)
+    return torch.from_numpy(found.reshape(values.shape[:2]))
+
+
+def quantiles(values: np.ndarray, shares: Sequence[float]) -> list[np.float32]:
+    """Return several quantiles of (N,), interpolated linearly, in one pass."""
+    places = [q * (values.size - 1) for q in shares]
+    ends = [(int(at), min(int(at) + 1, values.size - 1)) for at in places]
+    if values.size > SORTED:
+        row = np.sort(values)
+    else:  # np.partition puts the neighbours of the quantiles at their places, and sorts no more
+        row = np.partition(values, sorted({end for both in ends for end in both}))
+    return [
+        row[low] + np.float32(at - int(at)) * (row[high] - row[low])
+        for at, (low, high) in zip(places, ends, strict=True)
+    ]
+
+
+def deviation(plane: np.ndarray) -> float:
+    """Return the standard deviation of a plane (H, W)."""
+    return float(_cv2().meanStdDev(plane)[1][0, 0])
 
 
 @lru_cache(maxsize=8)
