@@ -68,6 +68,7 @@ LAYERS = [
         "training.introduction",
         "training.launch",
         "training.sharding",
+        "training.context_parallel",
         "training.guards",
         "training.learning_rate",
         "training.standstill",

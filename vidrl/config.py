@@ -211,6 +211,12 @@ class Parallel:
     processes form groups, and each group holds all weights once, in parts."""
     replicas: int = 0
     """The number of groups of "hsdp"; 0: one group a machine."""
+    context: int = 1
+    """How many neighbouring processes split the tokens of each sample, by diffusers'
+    context parallelism; 1: every process holds all tokens of its samples."""
+    kind: Literal["ulysses", "ring"] = "ulysses"
+    """How attention sees all tokens: "ulysses" exchanges tokens for heads, "ring" passes
+    keys and values around, which only some flash kernels can do."""
     timeout: float = 3600.0
     """After how many seconds of waiting for another process a process ends with an error.
     It must exceed the longest work that one process does alone, such as measuring the
@@ -463,6 +469,7 @@ def _check_values(recipe: Recipe) -> None:
         *_policy_rules(recipe.policy),
         *_schedule_rules(recipe.train),
         *_parallel_rules(recipe.parallel),
+        _context_rule(recipe),
     ]
     for holds, message in rules:
         if not holds:
@@ -473,11 +480,28 @@ def _check_values(recipe: Recipe) -> None:
         raise BadRecipe(f"reward.parts.{error}") from None
 
 
+def _context_rule(recipe: Recipe) -> Rule:
+    return (
+        recipe.parallel.context == 1 or not recipe.bench.suite,
+        f"parallel.context: expected 1 with bench.suite, got {recipe.parallel.context}: measure "
+        "the run's LoRA with vidrl bench after the run",
+    )
+
+
 def _parallel_rules(parallel: Parallel) -> Iterator[Rule]:
     yield (
         parallel.replicas == 0 or (parallel.replicas > 1 and parallel.shard == "hsdp"),
         "parallel.replicas: expected 0, or 2 or more with parallel.shard = 'hsdp', got "
         f"{parallel.replicas} with shard = {parallel.shard!r}",
+    )
+    yield (
+        parallel.context >= 1,
+        f"parallel.context: expected 1 or more processes a sample, got {parallel.context}",
+    )
+    yield (
+        parallel.context == 1 or parallel.shard == "none",
+        f"parallel.context: expected 1 with parallel.shard = {parallel.shard!r}, got "
+        f"{parallel.context}: tokens are split only where every process holds all weights",
     )
     yield (
         parallel.timeout > 0,

@@ -280,7 +280,7 @@ class BetweenRounds:
             "stop": "" if state.stop == "interrupted" else state.stop,
             "pieces": {name: pieces.size for name, pieces in self.parts.pieces.items()},
             "scaler": self.workers.scaler_state(),
-            "world": resume.world(self.workers.count),
+            "world": resume.world(self.workers.size),
             "recipe": self.parts.recipe.to_dict(),
             "protocol": self.protocol(),
         }

@@ -30,7 +30,7 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
     """
     held: list[Any] = []
     workers.once(lambda: held.append(action()))
-    if workers.count == 1:
+    if workers.size == 1:
         return held[0]
     tensors: dict[str, Tensor] = {}
     packed = checkpoint.pack(held[0], tensors) if workers.main else None
@@ -47,14 +47,14 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
 
 def unlike(workers: Workers, digest: str) -> list[int]:
     """Return the ranks of the processes whose hexadecimal digest is not the main process's."""
-    digests = workers.all(torch.tensor([int(digest[:15], 16)])).tolist()
+    digests = workers.everywhere(torch.tensor([int(digest[:15], 16)])).tolist()
     return [rank for rank, other in enumerate(digests) if other != digests[0]]
 
 
 def unseen(workers: Workers, folder: Path) -> list[int]:
     """Return the ranks of the processes that do not see the main process's files in a folder."""
     mark = from_main(workers, lambda: _marked(folder))
-    seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
+    seen = workers.everywhere(torch.tensor([int((folder / mark).is_file())])).tolist()
     workers.once(lambda: (folder / mark).unlink())
     return [rank for rank, visible in enumerate(seen) if not visible]
 

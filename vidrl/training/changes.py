@@ -98,7 +98,7 @@ MAY_CHANGE = (
         "backbone.options.attention", "another implementation of the same attention", "weights"
     ),
     Allowed("parallel.timeout", "how long a process waits for another one", "nothing"),
-    Allowed("parallel", "the weights are spread over the processes in another way", "weights"),
+    Allowed("parallel", "weights or tokens are spread over the processes otherwise", "weights"),
     Allowed("processes", "how many share the work (--processes)", "weights"),
     Allowed("threads", "how many each process uses on a CPU (OMP_NUM_THREADS)", "weights"),
     Allowed("device", "another GPU, or a CPU", "weights"),

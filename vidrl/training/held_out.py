@@ -161,7 +161,7 @@ class HeldOut:
             left -= min(left, len(samples))
             del samples  # else these clips would stay in memory while the next are made
             # a process that stopped alone would leave the others waiting inside the network
-            if self.workers.asked and not self.workers.sharded:
+            if self.workers.asked and not self.workers.together:
                 return
 
 

@@ -1,8 +1,9 @@
 """Let processes that share the weights call the network equally often.
 
 Where the weights are sharded (`vidrl.training.sharding`), the processes gather the weights of
-each block together: a process that calls the network once more than the others would wait for
-ever. The rows of an optimiser step are therefore cut into micro-batches that are alike on every
+each block together, and where tokens are split (`vidrl.training.context_parallel`) they attend
+to each other's tokens: a process that calls the network once more than the others would wait
+for ever. The rows of an optimiser step are therefore cut into micro-batches that are alike on every
 process; a process without rows for a micro-batch repeats a row, whose loss counts 0.
 """
 
@@ -33,7 +34,7 @@ class MicroBatch:
 class Lockstep:
     """The processes that call the network together, or this process alone.
 
-    Without sharding every process works at its own pace, and no number is exchanged.
+    Otherwise every process works at its own pace, and no number is exchanged.
     """
 
     def __init__(self, workers: Workers, policy: Policy):
@@ -42,7 +43,7 @@ class Lockstep:
     @property
     def on(self) -> bool:
         """Return whether the processes must call the network equally often."""
-        return self.workers.sharded
+        return self.workers.together
 
     def most(self, n: int) -> int:
         """Return the largest n of any process; n itself where processes work alone."""

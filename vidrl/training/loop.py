@@ -238,6 +238,7 @@ class Trainer:
         # with gradient, else the first update would find that there is none
         with self.workers.autocast():
             self.backbone.ready()
+        preflight.split_tokens(self.parts)
 
     def _plan(self) -> Plan:
         """Return how this round samples."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
 from vidrl.data import prompts
+from vidrl.diffusion.path import exact
 from vidrl.rewards.compose import leaves
 from vidrl.rewards.http_scorer import HttpScorer
 
-from . import evaluate, stills
+from . import context_parallel, evaluate, stills
 from .assembly import Parts
 from .policy import unused
 from .unread import unread
@@ -38,6 +43,32 @@ def check_measures(parts: Parts) -> None:
         measured = dict.fromkeys(names, 0.0)
         unknown = {name: (-1.0, 1.0) for name in bands if name not in measured}
         evaluate.outside(unknown, measured, measured)  # raises for a name that it does not find
+
+
+def split_tokens(parts: Parts) -> None:
+    """Split the tokens of each sample over processes, if the recipe asks for it.
+
+    Raises ContextError where the numbers of the network would change.
+    """
+    parallel, policy, backbone = parts.recipe.parallel, parts.policy, parts.backbone
+    if parallel.context == 1:
+        return
+    found = context_parallel.networks(backbone)
+    context_parallel.check(found, parallel.context, parallel.kind)
+    cond = parts.encode(list(parts.prompts[:1]))
+    x = exact(backbone.noise([torch.Generator().manual_seed(0)])).to(backbone.device)
+    # a pipeline of two networks uses one for early times and the other for late ones
+    times = [torch.tensor([t], device=x.device) for t in (0.95, 0.1)[: len(found)]]
+
+    def predict() -> Tensor:
+        with parts.workers.autocast():
+            return torch.cat([policy.predict(x, t, cond) for t in times])
+
+    def divide() -> dist.ProcessGroup:
+        mesh = context_parallel.mesh(x.device.type, parallel.context, parallel.kind)
+        return context_parallel.split(found, mesh, parallel.kind)
+
+    context_parallel.prove(predict, policy.weights, divide)
 
 
 def note(parts: Parts) -> None:

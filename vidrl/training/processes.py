@@ -75,14 +75,19 @@ class Workers:
         # when a signal asked to stop, in seconds of the monotonic clock; 0: not yet
         self.asked = 0.0
         self.device, self.main = self.engine.device, self.engine.is_main_process
-        self.count, self.rank = self.engine.num_processes, self.engine.process_index
         self.parallel = parallel
+        # all processes; how many split one sample; how many have samples of their own
+        self.size = self.engine.num_processes
+        self.context = self._checked_context()
+        self.count = self.size // self.context
+        # this process's place among those with samples of their own: neighbours share samples
+        self.rank = self.engine.process_index // self.context
         # a group of its own, on the CPU, because the other processes may wait inside the network
         self._asking = (
             torch.distributed.new_group(
                 backend="gloo", timeout=timedelta(seconds=min(ALONE, parallel.timeout))
             )
-            if self.sharded and self.count > 1
+            if self.together and self.size > 1
             else None
         )
         # a process that fails before all have joined would hide its error behind theirs
@@ -91,13 +96,27 @@ class Workers:
     def _tracker_names(self) -> str:
         return ", ".join(str(getattr(name, "value", name)) for name in self.engine.log_with)
 
+    def _checked_context(self) -> int:
+        """Return how many processes split a sample's tokens; raise ValueError if they cannot."""
+        context = self.parallel.context
+        if self.size % context:
+            raise ValueError(
+                f"parallel.context: expected a divisor of the number of processes, {self.size}, "
+                f"got {context}: start another number with --processes or torchrun"
+            )
+        return context
+
+    @property
+    def together(self) -> bool:
+        """Return whether the processes must call the network equally often.
+
+        They gather the weights of each block together, or attend to each other's tokens.
+        """
+        return self.sharded or self.context > 1
+
     @property
     def sharded(self) -> bool:
-        """Return whether the weights are spread over the processes.
-
-        Then every process must run the network equally often, because the processes gather the
-        weights of each block together.
-        """
+        """Return whether the weights are spread over the processes."""
         return self.parallel.shard != "none"
 
     def mesh(self) -> Any:
@@ -105,14 +124,14 @@ class Workers:
 
         Raises ValueError for one process, and for replicas that do not divide the processes.
         """
-        if self.count == 1:
+        if self.size == 1:
             raise ValueError(
                 f"parallel.shard: expected several processes for {self.parallel.shard!r}, got one: "
                 "add --processes N, or use torchrun; or set parallel.shard = 'none'"
             )
-        machines = self.count // int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        machines = self.size // int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         shape = sharding.mesh_shape(
-            self.parallel.shard, self.count, max(1, machines), self.parallel.replicas
+            self.parallel.shard, self.size, max(1, machines), self.parallel.replicas
         )
         return sharding.mesh(self.device.type, shape)
 
@@ -193,11 +212,11 @@ class Workers:
         if bool((seen != mine).any()):
             sums = seen.tolist()
             raise RuntimeError(
-                f"expected the same weights on all {self.count} processes, got checksums {sums}"
+                f"expected the same weights on all {self.size} processes, got checksums {sums}"
             )
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is true on any process; the weights must be sharded.
+        """Return whether the flag is true on any process; the processes must work `together`.
 
         The processes call the network together, and so they ask almost at the same time. Where
         memory ran out on one process only, the others wait inside the network and never ask:
@@ -229,19 +248,28 @@ class Workers:
     def all(self, values: Tensor) -> Tensor:
         """Return the rows of all processes in order, on the CPU.
 
-        The processes may hold different numbers of rows.
+        The processes may hold different numbers of rows. Of processes that split the tokens of
+        the same samples, and so hold the same rows, the first one's rows are returned.
         """
         if self.count == 1:
             return values.detach().cpu()
+        return torch.cat(self._gathered(values)[:: self.context])
+
+    def everywhere(self, values: Tensor) -> Tensor:
+        """Return the rows of every process, also of those that hold the same samples."""
+        return values.detach().cpu() if self.size == 1 else torch.cat(self._gathered(values))
+
+    def _gathered(self, values: Tensor) -> list[Tensor]:
+        """Return each process's rows, on the CPU."""
         counts = self.engine.gather(torch.tensor([len(values)], device=self.device)).tolist()
         most = max(counts)
         # no process has a row, and `split` below takes no size of 0
         if most == 0:
-            return values.detach().cpu()
+            return [values.detach().cpu()] * self.size
         padded = values.new_zeros(most, *values.shape[1:]).to(self.device)
         padded[: len(values)] = values.detach()
         rows = self.engine.gather(padded.contiguous()).cpu().split(most)
-        return torch.cat([part[:n] for part, n in zip(rows, counts, strict=True)])
+        return [part[:n] for part, n in zip(rows, counts, strict=True)]
 
     def names(self, own: Iterable[str]) -> list[str]:
         """Return the names that any process has, in alphabetical order.
@@ -288,7 +316,7 @@ class Workers:
         """
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        if self.count == 1 or self.sharded:  # FSDP2 has summed the gradients of sharded weights
+        if self.size == 1 or self.sharded:  # FSDP2 has summed the gradients of sharded weights
             return
         own = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         flat = self.engine.reduce(own, "sum")

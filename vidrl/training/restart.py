@@ -122,7 +122,7 @@ class Restart:
 
     def _log_changes(self, saved: Mapping[str, Any]) -> set[str]:
         """Print and record the differences from a checkpoint; return their dotted keys."""
-        found = resume.since(saved, self.recipe.to_dict(), resume.world(self.workers.count))
+        found = resume.since(saved, self.recipe.to_dict(), resume.world(self.workers.size))
         guarded = bool(self.recipe.guard.bands)
         scheduled = self.recipe.train.lr_schedule != "constant"
         round = self.state.round
