@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from groups import in_group, trained
-from test_sharding import TENTH, alike, wan
+from test_sharding import alike, wan
 from toys import recipe
 
 from vidrl import config
@@ -133,7 +133,7 @@ def test_the_proof_goes_on_without_a_gradient_that_memory_does_not_hold(tmp_path
 def test_processes_that_split_tokens_learn_as_one_does(tmp_path):
     one = loop.run(wan(tmp_path / "one", GRPO))
     two = trained(wan(tmp_path / "two", GRPO, parallel={"context": 2}))
-    alike(one, two, TENTH)
+    alike(one, two)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_processes_that_split_tokens_learn_as_one_does(tmp_path):
 def test_two_samples_at_once_each_split_in_two(tmp_path, algorithm, full):
     one = loop.run(wan(tmp_path / "one", algorithm, full))
     made = wan(tmp_path / "four", algorithm, full, parallel={"context": 2})
-    alike(one, trained(made, n=4), TENTH)
+    alike(one, trained(made, n=4))
 
 
 def test_what_cannot_be_split_is_an_error_before_any_work(tmp_path):
