@@ -50,7 +50,7 @@ def split_tokens(parts: Parts) -> None:
 
     Raises ContextError where the numbers of the network would change.
     """
-    parallel, policy, backbone = parts.recipe.parallel, parts.policy, parts.backbone
+    parallel, backbone = parts.recipe.parallel, parts.backbone
     if parallel.context == 1:
         return
     found = context_parallel.networks(backbone)
@@ -62,13 +62,13 @@ def split_tokens(parts: Parts) -> None:
 
     def predict() -> Tensor:
         with parts.workers.autocast():
-            return torch.cat([policy.predict(x, t, cond) for t in times])
+            return torch.cat([parts.policy.predict(x, t, cond) for t in times])
 
     def divide() -> dist.ProcessGroup:
         mesh = context_parallel.mesh(x.device.type, parallel.context, parallel.kind)
         return context_parallel.split(found, mesh, parallel.kind)
 
-    context_parallel.prove(predict, policy.weights, divide)
+    context_parallel.prove(predict, parts.policy.weights, divide)
 
 
 def note(parts: Parts) -> None:
