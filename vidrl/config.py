@@ -481,11 +481,11 @@ def _check_values(recipe: Recipe) -> None:
 
 
 def _context_rule(recipe: Recipe) -> Rule:
-    return (
-        recipe.parallel.context == 1 or not recipe.bench.suite,
-        f"parallel.context: expected 1 with bench.suite, got {recipe.parallel.context}: measure "
-        "the run's LoRA with vidrl bench after the run",
+    cure = "measure the run's LoRA with vidrl bench after the run"
+    message = (
+        f"parallel.context: expected 1 with bench.suite, got {recipe.parallel.context}: {cure}"
     )
+    return recipe.parallel.context == 1 or not recipe.bench.suite, message
 
 
 def _parallel_rules(parallel: Parallel) -> Iterator[Rule]:
@@ -495,13 +495,9 @@ def _parallel_rules(parallel: Parallel) -> Iterator[Rule]:
         f"{parallel.replicas} with shard = {parallel.shard!r}",
     )
     yield (
-        parallel.context >= 1,
-        f"parallel.context: expected 1 or more processes a sample, got {parallel.context}",
-    )
-    yield (
-        parallel.context == 1 or parallel.shard == "none",
-        f"parallel.context: expected 1 with parallel.shard = {parallel.shard!r}, got "
-        f"{parallel.context}: tokens are split only where every process holds all weights",
+        parallel.context == 1 or (parallel.context > 1 and parallel.shard == "none"),
+        "parallel.context: expected 1, or more with parallel.shard = 'none', got "
+        f"{parallel.context} with shard = {parallel.shard!r}",
     )
     yield (
         parallel.timeout > 0,

@@ -150,7 +150,7 @@ def test_what_cannot_be_split_is_an_error_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="parallel.context: expected a divisor of .*, 1, got 2"):
         loop.run(recipe(tmp_path, parallel={"context": 2}))
     for section in ({"context": 0}, {"context": 2, "shard": "fsdp"}):
-        with pytest.raises(BadRecipe, match="parallel.context: expected 1"):
+        with pytest.raises(BadRecipe, match="parallel.context: expected 1, or more with"):
             config.build(recipe(tmp_path, parallel=section))
     with pytest.raises(BadRecipe, match="expected 1 with bench.suite, got 2"):
         config.build(recipe(tmp_path, parallel={"context": 2}, bench={"suite": "temporal"}))
