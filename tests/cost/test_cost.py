@@ -332,13 +332,17 @@ def test_seconds_on_a_card_are_flops_over_its_peak(tmp_path):
 
 
 def test_memory_parts_by_hand(tmp_path):
-    found = cost.estimate(toy(tmp_path), measure=False).memory
+    recipe = toy(tmp_path, rollouts_on_cpu=False)
+    found = cost.estimate(recipe, measure=False).memory
     weights = sum(p.numel() for p in Toy.tiny().network.parameters())
     assert (
         found["trained weights"] == 4 * weights
         and found["gradient, optimiser and copies"] == 16 * weights
     )
-    assert found["kept trajectories"] == 4 * 4 * (1 + 2 * 2) * 3 * 3 * 4 * 4
+    trajectories = 4 * 4 * (1 + 2 * 2) * 3 * 3 * 4 * 4
+    assert found["kept trajectories"] == trajectories and "host: rollout" not in found
+    away = cost.estimate(toy(tmp_path), measure=False).memory
+    assert away["kept trajectories"] == 0 and away["host: rollout"] >= trajectories
 
 
 def test_host_memory_by_hand(tmp_path):

@@ -121,7 +121,7 @@ def test_saved_activations_leave_the_device_and_are_counted():
 # --- parts of the whole
 
 
-def plan(given=(), shards=1, processes=1):
+def plan(given=("train.rollouts_on_cpu=false",), shards=1, processes=1):
     """The plan of a Wan-1.3B recipe, with a trace of numbers that are easy to add."""
     recipe = config.load("scripts/recipes/wan_1.3b.toml", given)
     found = work.Network(1, 2, 3, 4, 5, 6, 2800, 10, block=80, layers=2400, layer=30, packed=1200)

@@ -299,7 +299,8 @@ def _process_memory(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> 
     # The measured peak includes the clips that were scored at once.
     kept = memory["host"] - memory["host: clips decoded and scored at once"]
     scoring = pace.peak + kept
-    updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
+    rollout = memory["kept trajectories"] + memory.get("host: rollout", 0.0)
+    updating = pace.resident + memory["stage: update"] + rollout
     return {"resident before": pace.resident, "peak resident": max(scoring, updating)}
 
 
