@@ -42,8 +42,8 @@ from torch import Tensor
 from vidrl import attention
 
 FILE = "benchmarks/studies/attention.py"
-CPU = ("native", "_native_flash", "_native_math", "flex")
-CUDA_ONLY = ("_native_cudnn", "_native_efficient", "xformers", "flash", "_flash_3", "sage")
+CPU = ("sdpa", "flash", "math", "flex")
+CUDA_ONLY = ("cudnn", "efficient", "xformers", "flash2", "flash3", "flash4", "sage")
 LENGTHS = {
     "cpu": (1024, 2048, 4096, 8192),  # longer ones take minutes on one thread
     "cuda": tuple(1024 * 2**i for i in range(8)),  # 1k to 128k
@@ -92,13 +92,13 @@ def flops(batch: int, heads: int, length: int, width: int, backward: bool = Fals
 
 
 def measure(
-    row: Row, device: str, quick: bool = False, kernel: attention.Kernel | None = None
+    row: Row, device: str, quick: bool = False, kernel: attention.Function | None = None
 ) -> Row:
     """Measure one cell in this process; `kernel` replaces the backend's own function."""
     row, training = checked(row, device, kernel)
     if row.reason.startswith("refused"):
         return row
-    call = kernel or attention.diffusers_kernel(row.backend)
+    call = kernel or attention.function(row.backend)
     try:
         forward, forward_bytes = cost(lambda: passes(call, row, device, False), device, quick)
         row = replace(row, forward=forward, forward_bytes=forward_bytes)
@@ -110,14 +110,14 @@ def measure(
     return row
 
 
-def checked(row: Row, device: str, kernel: attention.Kernel | None) -> tuple[Row, bool]:
+def checked(row: Row, device: str, kernel: attention.Function | None) -> tuple[Row, bool]:
     """Compare a backend with the math kernel; return its row, and whether it has gradients."""
     reasons = []
     for training in (True, False):
         try:
             attention.prove(row.backend, device, TYPES[device], training, kernel, width=row.width)
         except attention.AttentionError as error:
-            text = first_line(error).removeprefix(f"attention backend {row.backend!r} ")
+            text = first_line(error).removeprefix(f"attention {row.backend!r} ")
             reasons.append(text.split(". ")[0])
         else:
             note = f"forward only: {reasons[0]}" if reasons else ""
@@ -130,7 +130,7 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-def passes(call: attention.Kernel, row: Row, device: str, training: bool) -> Callable[[], Any]:
+def passes(call: attention.Function, row: Row, device: str, training: bool) -> Callable[[], Any]:
     """Return a function that runs a backend forward, and in training also backward."""
     draw = torch.Generator(device).manual_seed(0)
     shape = (1, row.length, HEADS[device], row.width)
@@ -320,22 +320,19 @@ def unmeasured(device: str) -> list[Row]:
 
 
 def left_out() -> str:
-    """Return the names of diffusers' other backends, which the study does not try."""
-    from diffusers.models.attention_dispatch import AttentionBackendName
-
-    names = [item.value for item in AttentionBackendName]
-    return ", ".join(f"`{name}`" for name in names if name not in CPU + CUDA_ONLY)
+    """Return the names of diffusers' dispatcher without a plain name, which are not tried."""
+    return ", ".join(f"`{name}`" for name in attention.names_of_diffusers())
 
 
 def findings(rows: Sequence[Row]) -> str:
     """Return, for the longest length of each width, each backend compared with the math kernel."""
     lines = []
-    for math in longest([row for row in rows if row.backend == "_native_math" and row.both]):
+    for math in longest([row for row in rows if row.backend == "math" and row.both]):
         same = [row for row in rows if (row.width, row.length) == (math.width, math.length)]
         others = [against(row, math) for row in same if row.both and row is not math]
         if others:
             head = f"Width {math.width}, {math.length} tokens, forward and backward"
-            lines.append(f"- {head}, against `_native_math`: {'; '.join(others)}.")
+            lines.append(f"- {head}, against `math`: {'; '.join(others)}.")
     return "\n".join(lines)
 
 
@@ -391,8 +388,8 @@ within the tolerance of the precision (`vidrl.attention.prove`, at the head widt
 
 {findings(rows)}
 
-diffusers calls `flex` without compiling it: this form computes all weights, as the math kernel
-does. Not tried are the other names of diffusers:
+On a CPU `flex` is not compiled: this form computes all weights, as the math kernel does. On
+CUDA it is compiled. Not tried are the other names of diffusers' dispatcher:
 {left_out()}.
 They need packed sequences, other devices or a kernel that is downloaded from a hub, or they are
 variants of `sage`.

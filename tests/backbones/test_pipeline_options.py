@@ -147,28 +147,28 @@ def test_a_pipeline_in_memory_keeps_its_own_precision() -> None:
 # attention
 
 
-def test_an_attention_backend_is_proven_and_used() -> None:
+def test_an_attention_kernel_is_proven_and_used() -> None:
     backbone = made(attention="_native_math")
     backbone.ready()
     assert torch.allclose(predicted(backbone), expected(), atol=1e-5)
-    processors = {id(one): one for one in backbone.network.attn_processors.values()}
-    assert {one._attention_backend for one in processors.values()} == {"_native_math"}
+    assert backbone.attention_switch.proofs["attention"].calls == {"kernel": 8}
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
-        ("_native_cudnn", "'_native_cudnn' does not run on cpu"),
+        ("_native_cudnn", "'cudnn' cannot be used: it needs a CUDA device"),
+        ("flash3", "flash_attn_interface is not installed: build the folder hopper"),
         ("sage", "for inference only"),
-        ("_native_maht", "did you mean '_native_math'"),
+        ("flahs", "did you mean 'flash'"),
     ],
 )
-def test_an_attention_backend_that_does_not_work_stops_a_run_before_any_clip(
-    tmp_path: Path, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+def test_an_attention_kernel_that_does_not_work_stops_a_run_before_any_clip(
+    tmp_path: Path, name: str, message: str
 ) -> None:
-    monkeypatch.setattr(Pipeline, "predict", lambda *given: pytest.fail("a clip was begun"))
-    with pytest.raises(AttentionError, match=told):
+    with pytest.raises(AttentionError, match=message):
         trainer(tmp_path, "wan", {"attention": name})
+    assert not (tmp_path / "run").exists()
 
 
 # gradient_checkpointing

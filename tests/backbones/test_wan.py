@@ -312,80 +312,43 @@ def test_offloaded_text_encoder_encodes_the_same(folder: Path, wan: Wan) -> None
     assert torch.equal(other.encode(PROMPTS)["text"], wan.encode(PROMPTS)["text"])
 
 
-def test_attention_backend_is_used_once_proven(folder: Path, wan: Wan) -> None:
+def test_an_attention_kernel_is_used_once_proven(folder: Path, wan: Wan) -> None:
     other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
     x, t = wan.noise(seeds()), torch.full((2,), 0.5)
     assert torch.allclose(other.predict(x, t, cond), wan.predict(x, t, cond), atol=1e-5)
-    assert other.network.blocks[0].attn1.processor._attention_backend == "_native_math"
+    assert other.attention_switch.choice == "math"
+    # one of self-attention and one of the text in each block
+    calls = other.attention_switch.proofs["attention"].calls
+    assert calls == {"kernel": 2 * len(other.network.blocks)}
     with pytest.raises(AttentionError, match="inference only"):
         Wan(str(folder), **SMALL, attention="sage").predict(x, t, cond)
 
 
-def test_an_attention_backend_stays_in_its_own_model(folder: Path, wan: Wan) -> None:
+def test_another_librarys_choice_for_the_process_has_no_effect(folder: Path, wan: Wan) -> None:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
 
     before, cond = registry._active_backend, wan.encode(PROMPTS)
     x, t = wan.noise(seeds()), torch.full((2,), 0.5)
-    Wan(str(folder), **SMALL, attention="_native_math").predict(x, t, cond)
+    expected = Wan(str(folder), **SMALL, attention="math").predict(x, t, cond)
     assert registry._active_backend == before
-    plain = Wan(str(folder), **SMALL)
-    # another library's choice, which does not run on a CPU
+    # this backend does not run on a CPU
     registry.set_active_backend("_native_cudnn")
     try:
-        plain.predict(x, t, cond)
+        for name in ("sdpa", "math"):
+            found = Wan(str(folder), **SMALL, attention=name).predict(x, t, cond)
+            assert torch.allclose(found, expected, atol=1e-5)
     finally:
         registry.set_active_backend(before)
-    assert {str(block.attn1.processor._attention_backend) for block in plain.network.blocks} <= {
-        "native",
-        "AttentionBackendName.NATIVE",
-    }
 
 
-def test_an_attention_backend_that_the_network_cannot_be_set_to_is_refused(
-    folder: Path, wan: Wan
-) -> None:
-    class Fixed:
-        """A processor of somebody's own, without diffusers' switch."""
-
-        def __call__(self, attn, hidden_states, *given, **named):
-            return hidden_states
-
-    other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
-    other.network.blocks[1].attn2.processor = Fixed()
-    with pytest.raises(
-        AttentionError,
-        match="'_native_math' cannot be used in WanTransformer3DModel: its processors "
-        "Fixed have no switch",
-    ):
-        other.predict(wan.noise(seeds()), torch.full((2,), 0.5), cond)
-    # none was changed
-    assert {block.attn1.processor._attention_backend for block in other.network.blocks} == {None}
-
-
-def test_an_attention_backend_is_proven_anew_under_autocast(
-    folder: Path, wan: Wan, monkeypatch
-) -> None:
-    from vidrl import attention
-
-    proven, real = [], attention.prove
-    monkeypatch.setattr(
-        attention,
-        "prove",
-        lambda name, device, types, training, **more: (
-            proven.append((types, training)),
-            real(name, device, types, training, **more),
-        )[1],
-    )
-    # as CUDA's autocast has it
-    monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())
-    other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
-    x, t, half = wan.noise(seeds()), torch.full((2,), 0.5), torch.bfloat16
-    for _ in range(2):
-        with torch.no_grad():
-            other.predict(x, t, cond)
-            with torch.autocast("cpu", half):
-                other.predict(x, t, cond)
-    assert proven == [((torch.float32,) * 3, False), ((torch.float32, torch.float32, half), False)]
+def test_an_attention_kernel_is_proven_anew_under_autocast(folder: Path, wan: Wan) -> None:
+    other, cond = Wan(str(folder), **SMALL, attention="math"), wan.encode(PROMPTS)
+    x, t = wan.noise(seeds()), torch.full((2,), 0.5)
+    other.predict(x, t, cond)
+    assert other.attention_switch.proofs["attention"].rounding == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        other.predict(x, t, cond)
+    assert other.attention_switch.proofs["attention"].rounding > 0
 
 
 @pytest.mark.parametrize(

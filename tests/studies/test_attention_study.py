@@ -33,7 +33,7 @@ def test_flops_by_hand(study):
 
 
 def test_a_right_backend_is_measured(study):
-    row = study.measure(study.Row("_native_math", 64, 256), "cpu", quick=True)
+    row = study.measure(study.Row("math", 64, 256), "cpu", quick=True)
     assert row.forward > 0 and row.both > 0 and row.reason == ""
     # a process that has run before reuses its memory: the peak is right in a fresh one alone
     assert row.forward_bytes >= 0 and row.both_bytes >= 0
@@ -42,7 +42,7 @@ def test_a_right_backend_is_measured(study):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (lambda q, k, v: 1.01 * attention._torch_attention(q, k, v), "output is 0.01 away"),
+        (lambda q, k, v: 1.01 * attention.proof.formula(q, k, v), "output is 0.01 away"),
         (lambda q, k, v: q.no_such_thing, "does not run on cpu in torch.float32: AttributeError"),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_backend_with_other_numbers_is_refused(study, wrong, reason):
 
 
 def test_a_backend_without_gradients_is_measured_forward_only(study):
-    kernel = lambda q, k, v: attention._torch_attention(q, k, v).detach()  # noqa: E731
+    kernel = lambda q, k, v: attention.proof.formula(q, k, v).detach()  # noqa: E731
     row = study.measure(study.Row("fake", 128, 64), "cpu", quick=True, kernel=kernel)
     assert row.forward > 0 and row.both is None
     assert (
@@ -66,13 +66,13 @@ def test_too_little_memory_is_a_remark(study, monkeypatch):
         raise RuntimeError("not enough memory: you tried to allocate 1 TB\nmore lines")
 
     monkeypatch.setattr(study, "cost", out_of_memory)
-    row = study.measure(study.Row("native", 64, 64), "cpu", quick=True)
+    row = study.measure(study.Row("sdpa", 64, 64), "cpu", quick=True)
     assert row.reason == "RuntimeError: not enough memory: you tried to allocate 1 TB"
     assert row.forward is None
 
 
 def test_a_process_that_dies_is_a_remark(study):
-    row = study.in_process(study.Row("native", -64, 64), "cpu", True)
+    row = study.in_process(study.Row("sdpa", -64, 64), "cpu", True)
     assert row.forward is None and row.reason.startswith("its process ended with status 1: ")
 
 
@@ -96,7 +96,7 @@ def test_the_peak_is_that_of_this_process(study):
 
 
 def test_the_share_of_the_limit(study):
-    row = study.Row("native", 64, 1024)
+    row = study.Row("sdpa", 64, 1024)
     work = 4 * 2 * 1024**2 * 64  # two heads on a CPU
     assert study.share(1.0, row, "cpu", 2 * work, False) == "50 %"
     assert study.share(3.5, row, "cpu", 2 * work, True) == "50 %"
@@ -105,7 +105,7 @@ def test_the_share_of_the_limit(study):
 
 def made(row, *_):
     """A measured row without a process."""
-    seconds = {"_native_math": 4.0}.get(row.backend, 2.0)
+    seconds = {"math": 4.0}.get(row.backend, 2.0)
     if row.backend == "flex":
         return replace(row, forward=1.0, forward_bytes=10**6, reason="forward only: a | b")
     return replace(row, forward=1.0, forward_bytes=10**6, both=seconds, both_bytes=3 * 10**6)
@@ -130,15 +130,12 @@ def test_the_page_has_a_row_for_each_backend(study, monkeypatch, tmp_path):
         f"python benchmarks/studies/attention.py --device cpu --lengths 256 512 --out {page}"
         in text
     )
-    assert text.count("`native` is 2.0 times as fast, with 100.0 % of the peak") == 2
-    assert "- Width 64, 512 tokens, forward and backward, against `_native_math`: `native`" in text
+    assert text.count("`sdpa` is 2.0 times as fast, with 100.0 % of the peak") == 2
+    assert "- Width 64, 512 tokens, forward and backward, against `math`: `sdpa`" in text
 
 
-def test_the_backends_are_those_of_diffusers(study):
-    from diffusers.models.attention_dispatch import AttentionBackendName
-
-    names = {item.value for item in AttentionBackendName}
-    assert set(study.CPU + study.CUDA_ONLY) <= names
+def test_the_backends_are_all_that_have_a_plain_name(study):
+    assert set(study.CPU + study.CUDA_ONLY) == set(attention.KERNELS)
     tried = [row.backend for row in study.cells("cuda", study.LENGTHS["cuda"], quick=False)]
     assert len(tried) == 2 * 8 * len(set(tried)) and set(tried) == set(study.CPU + study.CUDA_ONLY)
 
@@ -170,5 +167,5 @@ def test_a_second_call_continues(study, monkeypatch, tmp_path):
 
 
 def test_the_peak_of_a_process_of_its_own_holds_the_weights_of_two_heads(study):
-    row = study.dict_of_cell(study.Row("_native_math", 64, 512), "cpu", True)
+    row = study.dict_of_cell(study.Row("math", 64, 512), "cpu", True)
     assert row["both_bytes"] >= 2 * 512**2 * 4

@@ -29,6 +29,8 @@ from vidrl.diffusion.segments import Span
 from vidrl.rewards._scoring.checks import check_video
 from vidrl.training.pieces import Pieces
 
+from ._attention import AttentionSwitch
+
 Cond = Mapping[str, Tensor]  # conditioning by name, each (B, ...)
 # The bytes of conditions that a PromptCache keeps in host memory: about 1000 prompts of Wan in
 # bfloat16.
@@ -207,6 +209,8 @@ class Denoiser(Generator):
     # which times, as where one network is for early times and another for late ones). Processes
     # that share the weights cut their micro-batches accordingly (`vidrl.training.lockstep`).
     calls_depend_on: Literal["rows", "times", "time"] = "time"
+    # the kernels of attention, for a family whose options choose them
+    attention_switch: AttentionSwitch | None = None
 
     @abstractmethod
     def times(self, n: int) -> list[float]:

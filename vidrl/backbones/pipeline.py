@@ -23,13 +23,15 @@ C, L, h, w).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vidrl.attention import Trial
 from vidrl.data.prompt import is_file, is_text
 
 from . import (
@@ -42,6 +44,7 @@ from . import (
     _row_independence,
     _sizes,
 )
+from ._attention import AttentionSwitch
 from ._encoder_cache import EncoderCache
 from ._joint_latents import JointLayout, find_layout
 from ._latent_layout import Layout
@@ -78,8 +81,11 @@ class Pipeline(Denoiser):
       carry gradient, in the backward pass.
     - `train`: names of the networks to train, of a pipeline with several; empty means all.
     - `seed`: seeds what the pipeline draws while it encodes a picture.
-    - `attention`: the attention backend of the networks; its numbers are checked at first
-      use.
+    - `attention`: the kernel that computes attention in the networks, transformers and
+      UNets, such as "sdpa", "flash3" or "auto" (docs/guides/attention.md); it is proven in
+      the networks at first use.
+    - `rollout_attention`: another kernel for rollouts alone, which may be of low precision;
+      their log-densities are then computed again by `attention`.
     - `quantization`, `activation_offload`, `group_offload`, `vae_tiling`, `vae_slicing` and
       `compile`: see `vidrl.backbones._memory.Memory`.
 
@@ -104,7 +110,7 @@ class Pipeline(Denoiser):
         gradient_checkpointing: bool = False,
         train: Sequence[str] = (),
         seed: int = 0,
-        attention: str = "native",
+        attention: str = "sdpa",
         quantization: _quantization.Kind = "none",
         activation_offload: bool = False,
         group_offload: bool = False,
@@ -112,6 +118,7 @@ class Pipeline(Denoiser):
         vae_slicing: bool = False,
         compile: bool = False,
         text_encoder: Literal["keep", "offload", "drop"] = "keep",
+        rollout_attention: str = "",
     ):
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
@@ -141,7 +148,6 @@ class Pipeline(Denoiser):
         self.decode_chunk = decode_chunk
         self.offload = offload or text_encoder != "keep"
         self.drops_encoders = text_encoder == "drop"
-        self.attention = attention
         self._sort_components(pipe, train, gradient_checkpointing)
         folder_size = _sizes.folder_size(self.folder, _components.arguments(pipe))
         self._prepare(pipe, {**folder_size, **(call or {})}, seed)
@@ -159,8 +165,13 @@ class Pipeline(Denoiser):
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
         # None until the first batch has been compared with a row that runs alone.
         self._rows_depend: bool | None = None
-        # the cases (device, gradient mode, autocast dtype) in which `attention` was checked
-        self._proven = set[Any]()
+        self.attention_switch: AttentionSwitch = AttentionSwitch(
+            list(self.networks.values()),
+            attention,
+            rollout_attention,
+            self._trials,
+            lambda: self._dry_prediction(self.times(4)[1]),
+        )
 
     def _sort_components(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
         """Sort the pipeline's modules into networks, some of them trained, and frozen parts."""
@@ -284,7 +295,7 @@ class Pipeline(Denoiser):
 
         `t` (B,) may hold several times. `path` declares the kind of prediction.
         """
-        self._set_attention(x.device)
+        self.attention_switch.ready(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
         limit = self._rows_at_once(x, rows, times)
         mixed_times = limit > 1 and len(set(times)) > 1 and self._times_mix(x, rows[0])
@@ -428,39 +439,44 @@ class Pipeline(Denoiser):
     )
 
     def ready(self) -> None:
-        """Raise if the attention backend or gradient checkpointing cannot be used."""
-        self._set_attention(self.device)
+        """Raise if the attention kernel or gradient checkpointing cannot be used."""
+        self.attention_switch.ready(self.device)
         # Several times, because a pipeline of two experts uses one network early, the other late.
         times, dtype = self.times(4)[:-1], next(iter(self.networks.values())).dtype
         _checkpointing.prove(list(self.networks.values()), self._dry_prediction, times, dtype)
 
-    def _dry_prediction(self, time: float) -> Tensor:
-        """Return the prediction for one clip of fixed noise and the prompt of the dry runs."""
-        x = self.noise([torch.Generator().manual_seed(0)]).to(self.device)
+    def _dry_prediction(self, time: float, x: Tensor | None = None) -> Tensor:
+        """Return the prediction for the prompt of the dry runs, by default at fixed noise."""
+        x = self._fixed_noise() if x is None else x
         cond = {"row": torch.tensor([self.dry_row], device=self.device)}
         return self.predict(x, torch.tensor([time], device=self.device), cond)
 
-    def _set_attention(self, device: torch.device) -> None:
-        """Set the attention backend after a check for this device, gradient mode and autocast."""
-        if self.attention == "native":
-            return
-        autocast_dtype = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else None
-        )
-        case = device, torch.is_grad_enabled(), autocast_dtype
-        if case in self._proven:
-            return
-        from vidrl.attention import dtypes, prove, put, takes_mask
+    def _fixed_noise(self) -> Tensor:
+        """Return the latents of one clip of fixed noise."""
+        return self.noise([torch.Generator().manual_seed(0)]).to(self.device)
 
-        for network in self.networks.values():
-            types = dtypes(device, network.dtype)
-            prove(
-                self.attention, device, types, torch.is_grad_enabled(), masked=takes_mask(network)
+    def _trials(self) -> list[Trial]:
+        """Return small predictions to prove an attention kernel by.
+
+        The latents have two latent frames where the pipeline's code takes so few. A pipeline of
+        several networks predicts early and late, because each network has times of its own.
+        """
+        times = self.times(4)
+        x, short = self._fixed_noise(), self._fixed_noise()[:, :, :2]
+        with torch.no_grad(), suppress(Exception):
+            fits = self._dry_prediction(times[1], short).shape == short.shape
+            x = short if fits else x
+        steps = [0, 2] if len(self.networks) > 1 else [1]
+        return [
+            Trial(
+                list(self.networks.values()),
+                partial(self._dry_prediction, times[k]),
+                x,
+                self.path,
+                (times[k], 0.9 * times[k]),
             )
-            put(network, self.attention)
-        self._proven.add(case)
+            for k in steps
+        ]
 
     @property
     def device(self) -> torch.device:

@@ -24,12 +24,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vidrl import lora
+from vidrl.attention import Trial
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.segments import Span
 from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
 from . import _quantization
+from ._attention import AttentionSwitch
 from ._encoder_cache import dropped
 from ._memory import Memory
 from .base import Cond, Denoiser, is_hub_id
@@ -56,8 +58,10 @@ class Wan(Denoiser):
     - `decode_chunk`: the number of clips that are decoded at once.
     - `gradient_checkpointing`: recompute activations of the transformer, and of decodes
       that carry gradient, in the backward pass.
-    - `attention`: the attention backend of the transformer; its numbers are checked at
-      first use.
+    - `attention`: the kernel that computes attention, such as "sdpa", "flash3" or "auto"
+      (docs/guides/attention.md); it is proven in the transformer at first use.
+    - `rollout_attention`: another kernel for rollouts alone, which may be of low precision;
+      their log-densities are then computed again by `attention`.
     - `text_encoder`: "offload" keeps the text encoder on the CPU, and moves it to the device
       only to encode; "drop" frees it as well, once a run has encoded all its prompts.
       `offload_text = true` is the former name of "offload".
@@ -89,7 +93,7 @@ class Wan(Denoiser):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         decode_chunk: int = 4,
         gradient_checkpointing: bool = False,
-        attention: str = "native",
+        attention: str = "sdpa",
         offload_text: bool = False,
         detach_negative: bool = False,
         quantization: _quantization.Kind = "none",
@@ -99,6 +103,7 @@ class Wan(Denoiser):
         vae_slicing: bool = False,
         compile: bool = False,
         text_encoder: Literal["keep", "offload", "drop"] = "keep",
+        rollout_attention: str = "",
     ):
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
@@ -132,11 +137,9 @@ class Wan(Denoiser):
         self.offload_text = offload_text or text_encoder != "keep"
         self.drops_encoders = text_encoder == "drop"
         self._dropped = False
-        self.attention = attention
         self._warned_truncated = False
         self._encoder_on_device = False
         self._negatives: dict[tuple[str, int], Tensor] = {}
-        self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
         self.notes = (
@@ -144,6 +147,14 @@ class Wan(Denoiser):
             *self.memory.notes,
         )
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
+        self.attention_switch: AttentionSwitch = AttentionSwitch(
+            [self.network],
+            attention,
+            rollout_attention,
+            trials=lambda: [self._trial()],
+            predict=lambda: self._predict_noise(self.shape),
+            enforced=True,
+        )
         if gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
         self.memory.apply([self.network], self.pipe.vae)
@@ -274,7 +285,7 @@ class Wan(Denoiser):
 
         With guidance, both texts run in one batch of 2 B rows.
         """
-        self._attend(x.device)
+        self.attention_switch.ready(x.device)
         text, guided = cond["text"], self.guidance != 1
         if guided:
             x = torch.cat([x, x])
@@ -292,26 +303,26 @@ class Wan(Denoiser):
         return without + self.guidance * (with_text - without)
 
     def ready(self) -> None:
-        """Raise `AttentionError` if the attention backend cannot be used."""
-        self._attend(self.device)
+        """Raise `AttentionError` if the attention kernel cannot be used."""
+        self.attention_switch.ready(self.device)
 
-    def _attend(self, device: torch.device) -> None:
-        """Set the attention backend after a check for this device, gradient mode and autocast."""
-        low = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else None
-        )
-        case = device, torch.is_grad_enabled(), low
-        if case in self._proven:
-            return
-        from vidrl.attention import dtypes, prove, put, takes_mask
+    def _trial(self) -> Trial:
+        """Return a small prediction, two latent frames of a few tokens, to prove a kernel by."""
+        channels, frames, height, width = self.shape
+        size = (channels, min(frames, 2), min(height, 16), min(width, 16))
+        x = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        return Trial([self.network], lambda x: self._predict_at(x, 0.5), x, self.path, (0.5, 0.4))
 
-        if self.attention != "native":  # "native" is the reference that others are compared with
-            types, masked = dtypes(device, self._dtype), takes_mask(self.network)
-            prove(self.attention, device, types, torch.is_grad_enabled(), masked=masked)
-        put(self.network, self.attention)
-        self._proven.add(case)
+    def _predict_noise(self, size: tuple[int, ...]) -> Tensor:
+        """Return the prediction at a latent (C, L, h, w) of zeros and random text."""
+        return self._predict_at(torch.zeros(1, *size, device=self.device), 0.5)
+
+    def _predict_at(self, x: Tensor, time: float) -> Tensor:
+        """Return the prediction for random text, which needs no text encoder."""
+        size = (1, self.text_length, int(self.pipe.transformer.config.text_dim))
+        text = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(x.device)
+        cond = {"text": text, "negative": 0 * text}
+        return self.predict(x, torch.full((1,), time, device=x.device), cond)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of each latent channel, both (1, C, 1, 1, 1)."""

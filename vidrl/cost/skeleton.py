@@ -172,7 +172,7 @@ def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
     size = _size(model, **{key: options.get(key) for key in ("height", "width", "frames", "fps")})
     wan = Wan(
         _pipe(blueprint.parts, blocks, text_blocks, getattr(torch, dtype)),
-        **options | {"attention": "native"} | _integers(size),
+        **options | {"attention": "sdpa", "rollout_attention": ""} | _integers(size),
     )
     wan.folder = Path(str(model)) if Path(str(model)).is_dir() else None
     return wan

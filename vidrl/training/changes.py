@@ -97,6 +97,9 @@ MAY_CHANGE = (
     Allowed(
         "backbone.options.attention", "another implementation of the same attention", "weights"
     ),
+    Allowed(
+        "backbone.options.rollout_attention", "rollouts are sampled by another kernel", "weights"
+    ),
     Allowed("parallel.timeout", "how long a process waits for another one", "nothing"),
     Allowed("parallel", "weights or tokens are spread over the processes otherwise", "weights"),
     Allowed("processes", "how many share the work (--processes)", "weights"),

@@ -22,7 +22,7 @@ from vidrl.diffusion import transition
 from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Reward, Samples
 
-from . import assembly, evaluate, preflight
+from . import assembly, evaluate, kernels, preflight
 from .assembly import Options, Parts, no_callback
 from .between_rounds import BetweenRounds, State
 from .held_out import Callback
@@ -30,7 +30,7 @@ from .policy import Policy
 from .progress import postfix, progress
 from .record import Clock, alone, extremes, summarise
 from .restart import Restart
-from .rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
+from .rollout import Plan, Rollout, decoded_pieces, draws, join, tree
 from .scored import Scored
 from .update import UNDEFINED, events_of, rehearse
 
@@ -93,6 +93,7 @@ class Trainer:
         self.options, self.seed = parts.options, parts.recipe.seed
         self.between = BetweenRounds(parts, self.state)
         self.restart = Restart(parts, self.state, self.between)
+        self.sampler = kernels.Sampler(self.policy, self.workers)
         self._check()
 
     @classmethod
@@ -180,7 +181,7 @@ class Trainer:
         # clips that the loss itself scored; clips that the loop scored are checked in `_scored`
         unscored = row.get("unscored_share", 0.0)
         evaluate.check_share(unscored, self.options.max_unscored, round, UNDEFINED)
-        return row | {"seconds": clock.seconds}
+        return row | self.sampler.row() | {"seconds": clock.seconds}
 
     def _sampled(self, plan: Plan) -> Experience:
         """Return the round's samples, with advantages of 0 until they are scored."""
@@ -236,6 +237,8 @@ class Trainer:
         if self.parts.reward_workers is not None:
             self.parts.reward_workers.wait()
         # with gradient, else the first update would find that there is none
+        kernels.keep(self.backbone, self.record.folder)
+        kernels.agree(self.backbone, self.workers)
         with self.workers.autocast():
             self.backbone.ready()
         preflight.split_tokens(self.parts)
@@ -266,7 +269,7 @@ class Trainer:
             levels = tree(plan, self.seed, names, group)
             with self.workers.autocast(), self.policy.using(plan.weights):
                 noise = draws(self.seed, names)
-                return sample(self.policy, rows(cond, piece), noise, plan, levels, kept_on)
+                return self.sampler(rows(cond, piece), noise, plan, levels, kept_on)
 
         return join(list(self.parts.pieces["sample"].each(len(prompts), part)), cond)
 

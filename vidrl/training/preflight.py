@@ -14,7 +14,7 @@ from vidrl.diffusion.path import exact
 from vidrl.rewards.compose import leaves
 from vidrl.rewards.http_scorer import HttpScorer
 
-from . import context_parallel, evaluate, stills
+from . import context_parallel, evaluate, kernels, stills
 from .assembly import Parts
 from .policy import unused
 from .unread import unread
@@ -72,10 +72,12 @@ def split_tokens(parts: Parts) -> None:
 
 
 def note(parts: Parts) -> None:
-    """Print the notes of a run, and write each as an event of round 0.
+    """Print the notes of a run, write each as an event of round 0, and write attention.json.
 
     `parts.files.read` must have been called, because the notes say which clips it left out.
     """
+    if parts.workers.main:
+        kernels.write(parts.backbone, parts.record.folder)
     for text in _notes(parts) if parts.workers.main else ():
         print(f"note: {text}", file=sys.stderr)
         parts.record.event(0, "note", text)
@@ -87,6 +89,7 @@ def _notes(parts: Parts) -> Iterator[str]:
     policy = parts.policy
     yield from unused(recipe.policy, policy.lora)
     yield from () if policy.lora is None else parts.backbone.adapter_notes
+    yield from kernels.notes(parts.backbone)
     yield from unread(recipe, parts.algorithm, reward)
     yield from parts.files.notes
     yield from _prompt_notes(parts)

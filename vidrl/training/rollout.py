@@ -236,7 +236,7 @@ def sample(
             else step.mean
         )
         if k in plan.keep:
-            values = [x, drawn, _density(plan, step, drawn, k)]
+            values = [x, drawn, density(plan, step, drawn, k)]
             values += [step.mean] if plan.means else []
             # from one row a node to one row a sample
             kept.append([value[list(level.node)].to(keep_on) for value in values])
@@ -249,7 +249,7 @@ def sample(
     return Rollout(cond, x[list(level.node)].to(keep_on), before, after, logs, plan, *mean)
 
 
-def _density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
+def density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
     """Return the log-densities of a step's end, (B, S); 0 where the step draws no noise."""
     if k not in plan.stochastic:
         return drawn.new_zeros(len(drawn), plan.segments)

@@ -1,14 +1,14 @@
-"""An attention backend is used only after it ran, forward and backward, and agreed with
-torch's."""
+"""A kernel passes the proof on random tensors only if its output and its gradients are right."""
 
 import pytest
 import torch
 
 from vidrl import attention
+from vidrl.attention import proof
 
 
 def reference(q, k, v):
-    return attention._torch_attention(q, k, v)
+    return proof.formula(q, k, v)
 
 
 def test_a_right_kernel_is_proven():
@@ -40,23 +40,23 @@ def test_inference_asks_for_no_gradient():
 
 @pytest.mark.parametrize("name", ["sage", "sage_hub", "_sage_qk_int8_pv_fp16_cuda"])
 def test_sage_is_refused_in_training_whatever_it_computes(name):
-    with pytest.raises(attention.AttentionError, match="inference only: SageAttention quantises"):
-        attention.prove(name, "cpu", kernel=reference)
-    attention.prove(name, "cpu", training=False, kernel=reference)
-
-
-def test_diffusers_backends_on_this_machine():
-    attention.prove("native", "cpu")
-    attention.prove("_native_math", "cpu")
-    with pytest.raises(attention.AttentionError, match="'_native_cudnn' does not run on cpu"):
-        attention.prove("_native_cudnn", "cpu")
     with pytest.raises(
-        attention.AttentionError, match="got 'no_such_backend': known: .*_native_math"
+        attention.AttentionError, match="inference only, SageAttention.*rollout_att"
     ):
-        attention.prove("no_such_backend", "cpu")
-    assert attention.choose(["_native_cudnn", "_native_math", "native"], "cpu") == "_native_math"
-    with pytest.raises(attention.AttentionError, match="_native_cudnn.*sage.*cure: use 'native'"):
-        attention.choose(["_native_cudnn", "sage"], "cpu")
+        attention.prove(name, "cpu")
+
+
+def test_kernels_on_this_machine():
+    attention.prove("sdpa", "cpu")
+    attention.prove("math", "cpu")
+    attention.prove("flash", "cpu", masked=True)
+    with pytest.raises(attention.AttentionError, match="'cudnn' cannot be used: it needs a CUDA"):
+        attention.prove("cudnn", "cpu")
+    with pytest.raises(attention.AttentionError, match="'flahs'.*did you mean 'flash'"):
+        attention.prove("flahs", "cpu")
+    assert attention.choose(["cudnn", "math", "sdpa"], "cpu") == "math"
+    with pytest.raises(attention.AttentionError, match="cudnn.*sage.*use 'sdpa'"):
+        attention.choose(["cudnn", "sage"], "cpu")
 
 
 # --- masks and mixed types
@@ -67,7 +67,7 @@ def test_a_kernel_that_drops_the_mask_is_refused_where_the_network_passes_one():
     attention.prove("fake", "cpu", kernel=deaf)
     with pytest.raises(attention.AttentionError, match="'fake with a boolean mask': its output is"):
         attention.prove("fake", "cpu", kernel=deaf, masked=True)
-    boolean = lambda q, k, v, mask=None: attention._torch_attention(  # noqa: E731
+    boolean = lambda q, k, v, mask=None: proof.formula(  # noqa: E731
         q, k, v, mask if mask is None or mask.dtype == torch.bool else None
     )
     with pytest.raises(
@@ -79,20 +79,20 @@ def test_a_kernel_that_drops_the_mask_is_refused_where_the_network_passes_one():
         attention.AttentionError, match="does not run on cpu in torch.float32 with a boolean mask"
     ):
         attention.prove("fake", "cpu", kernel=three, masked=True)
-    attention.prove("fake", "cpu", kernel=attention._torch_attention, masked=True)
-    attention.prove("native", "cpu", masked=True)
-    attention.prove("_native_math", "cpu", torch.bfloat16, masked=True)
-    assert attention.choose(["_native_math"], "cpu", masked=True) == "_native_math"
+    attention.prove("fake", "cpu", kernel=proof.formula, masked=True)
+    attention.prove("sdpa", "cpu", masked=True)
+    attention.prove("math", "cpu", torch.bfloat16, masked=True)
+    assert attention.choose(["math"], "cpu", masked=True) == "math"
 
 
 def test_a_hidden_key_has_no_say_in_the_proof_itself():
     """The reference obeys both masks: against softmax written out."""
-    q, k, v = attention._inputs("cpu", (torch.float32,) * 3, False)
+    q, k, v = proof._inputs("cpu", (torch.float32,) * 3, False)
     weights = torch.einsum("bqhc,bkhc->bhqk", q, k) / 8
     weights[1, :, :, 40:] = -torch.inf
     expected = torch.einsum("bhqk,bkhc->bqhc", weights.softmax(-1), v)
-    for mask in list(attention._masks("cpu", torch.float32).values())[1:]:
-        assert torch.allclose(attention._torch_attention(q, k, v, *mask), expected, atol=1e-5)
+    for mask in list(proof._masks("cpu", torch.float32).values())[1:]:
+        assert torch.allclose(proof.formula(q, k, v, *mask), expected, atol=1e-5)
 
 
 def test_a_kernel_of_one_type_is_refused_where_autocast_mixes_types():
@@ -122,7 +122,7 @@ def test_the_types_are_those_of_the_present_context(monkeypatch):
         # on a CPU the normalisation keeps the type
         assert attention.dtypes("cpu", torch.float32) == (half,) * 3
         # on CUDA it does not
-        monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())
+        monkeypatch.setattr(proof, "rms_norm", lambda x, shape: x.float())
         assert attention.dtypes("cpu", torch.float32) == (torch.float32, torch.float32, half)
 
 
@@ -141,46 +141,6 @@ def test_networks_that_pass_a_mask_are_told_apart():
         assert attention.takes_mask(getattr(diffusers, name)), name
 
 
-class Old:
-    """A processor without a switch."""
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            lambda model: setattr(model.blocks[0].attn2, "processor", Old()),
-            "WanTransformer3DModel: its processors Old",
-        ),
-        (
-            lambda model: model.blocks.__delitem__(0),
-            "WanTransformer3DModel: it has no attention processors",
-        ),
-    ],
-)
-def test_a_network_without_a_switch_is_refused_by_name_and_left_as_it_was(change, message):
-    model = tiny_wan()
-    change(model)
-    for run in (
-        lambda: attention.put(model, "_native_math"),
-        lambda: attention.using(model, "_native_math").__enter__(),
-    ):
-        with pytest.raises(attention.AttentionError, match=message):
-            run()
-    assert attention.put(model, "native") is not None  # torch's own attention is what it has anyway
-    with pytest.raises(attention.AttentionError, match="Linear: it has no attention processors"):
-        attention.put(torch.nn.Linear(1, 1), "_native_math")
-
-
-def test_one_models_backend_is_not_anothers():
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
-
-    one, other, before = tiny_wan(), tiny_wan(), registry._active_backend
-    with attention.using(one, "_native_math"):
-        assert registry._active_backend == before
-        assert other.blocks[0].attn1.processor._attention_backend is None
-
-
 def tiny_wan():
     from diffusers import WanTransformer3DModel
 
@@ -196,31 +156,3 @@ def tiny_wan():
         num_layers=1,
         rope_max_seq_len=16,
     ).eval()
-
-
-def test_the_model_and_the_default_are_restored():
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
-
-    model = tiny_wan()
-    inputs = {
-        "hidden_states": torch.randn(1, 4, 2, 4, 4),
-        "timestep": torch.tensor([500]),
-        "encoder_hidden_states": torch.randn(1, 3, 8),
-    }
-
-    def backends():
-        return [
-            str(block.attn1.processor._attention_backend) for block in model.blocks
-        ], registry._active_backend
-
-    before, expected = backends(), model(**inputs).sample
-    with attention.using(model, "_native_math"):
-        assert backends() != before
-        assert torch.allclose(model(**inputs).sample, expected, atol=1e-5)
-    assert backends() == before
-    with pytest.raises(RuntimeError, match="inside"), attention.using(model, "_native_math"):
-        raise RuntimeError("inside")
-    assert backends() == before
-    with pytest.raises(attention.AttentionError), attention.using(model, "_native_cudnn"):
-        pass
-    assert backends() == before

@@ -1,0 +1,167 @@
+"""Rollouts by another kernel: densities of the update's kernel, a measured drift, one choice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs vidrl[train]")
+
+from toys import Brightness
+
+from vidrl import attention
+from vidrl.algorithms.grpo import GRPO
+from vidrl.attention.reference import written_out
+from vidrl.backbones._tiny import pipeline
+from vidrl.backbones.wan import Wan
+from vidrl.training import kernels
+from vidrl.training.loop import Options, Trainer
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws, sample
+
+
+def eight_bits(x):
+    scale = x.abs().amax() / 127
+    return (x / scale).round() * scale
+
+
+@pytest.fixture(autouse=True)
+def low():
+    """A kernel of low precision without a backward pass, as sage; it counts its calls."""
+    calls = []
+
+    def call(q, k, v, mask, causal, scale):
+        calls.append(torch.is_grad_enabled())
+        # 0.8: an error that shows in a tiny network of random weights
+        return written_out(eight_bits(q), eight_bits(k), 0.8 * v, mask, causal, scale).detach()
+
+    attention.register(attention.Kernel("low", "a stand-in", call, backward=False))
+    yield calls
+    del attention.KERNELS["low"]
+
+
+def wan(**options) -> Wan:
+    return Wan(pipeline(), height=16, width=16, frames=5, fps=8.0, text_length=16, **options)
+
+
+def trainer(folder: Path, rounds=1, **options) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer.from_objects(
+        policy=Policy(wan(**options), rank=2),
+        algorithm=GRPO(steps=4, updates=1),
+        reward=Brightness(),
+        prompts=["a red circle", "a blue square"],
+        held_out=["a green circle"],
+        folder=folder,
+        options=Options(
+            rounds=rounds, prompts_per_round=1, group=2, eval_every=9, eval_steps=2, show=0
+        ),
+    )
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rollouts_use_their_kernel_and_the_ratio_is_1_with_the_updates(tmp_path, low):
+    run = trainer(tmp_path / "run", rollout_attention="low").go()
+    assert low and not any(low)  # sampled without gradients, and nothing else
+    (row,) = rows(run)
+    assert row["ratio"]["min"] == pytest.approx(1, abs=1e-5)
+    assert row["ratio"]["max"] == pytest.approx(1, abs=1e-5)
+    drift = row["rollout_drift"]
+    assert 1e-6 < drift["mean"] <= drift["max"] < 0.5
+    kept = json.loads((run / "attention.json").read_text())
+    assert (kept["choice"], kept["rollout"]) == ("sdpa", "low")
+    assert kept["proofs"]["rollout_attention"]["output"] > 1e-4
+    events = (run / "events.jsonl").read_text()
+    assert "rollouts use the attention kernel low and updates sdpa" in events
+
+
+def test_without_the_new_densities_the_ratio_would_not_be_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "densities_again", lambda policy, rollout: rollout)
+    with pytest.raises(RuntimeError, match="expected ratio 1 before the first update"):
+        trainer(tmp_path / "run", rollout_attention="low").go()
+
+
+def test_held_out_clips_and_predictions_outside_rollouts_use_the_updates_kernel(low):
+    made = wan(rollout_attention="low")
+    plan = Plan(made.times(4), stochastic=(0,), keep=(0,))
+    cond = made.encode(["a red circle"])
+    sample(made, cond, draws(0, [("a",)]), plan)
+    proof = len(low)
+    sample(made, cond, draws(0, [("a",)]), plan)
+    assert len(low) == proof  # the proof alone has called it
+    with made.attention_switch.sampling(made.device):
+        sample(made, cond, draws(0, [("a",)]), plan)
+    assert len(low) > proof
+    with pytest.raises(RuntimeError, match="inside"), made.attention_switch.sampling(made.device):
+        raise RuntimeError("inside")
+    used = len(low)
+    sample(made, cond, draws(0, [("a",)]), plan)
+    assert len(low) == used
+
+
+def test_new_densities_by_the_same_kernel_are_the_old_ones():
+    made = wan()
+    plan = Plan(made.times(4), stochastic=(0, 1), keep=(0, 1, 2), segments=2, means=True)
+    cond = made.encode(["a red circle", "a blue square"])
+    drawn = sample(made, cond, draws(0, [("a",), ("b",)]), plan)
+    again = kernels.densities_again(made, drawn)
+    torch.testing.assert_close(again.log_density, drawn.log_density)
+    torch.testing.assert_close(again.mean, drawn.mean)
+    assert again.after is drawn.after and not again.log_density[:, 2].any()
+
+
+def test_a_kernel_without_a_backward_pass_is_refused_for_the_update(tmp_path):
+    with pytest.raises(attention.AttentionError, match="'low' is for inference.*rollout_attention"):
+        trainer(tmp_path / "run", attention="low")
+
+
+def test_a_rollout_kernel_that_computes_something_else_is_refused(tmp_path):
+    attention.register(
+        attention.Kernel("low", "zeros", lambda *given: -9 * written_out(*given), backward=False)
+    )
+    with pytest.raises(attention.AttentionError, match="expected at most 0.5"):
+        trainer(tmp_path / "run", rollout_attention="low")
+
+
+def test_one_kernel_measures_no_drift_and_writes_nothing(tmp_path):
+    run = trainer(tmp_path / "run").go()
+    assert "rollout_drift" not in rows(run)[0] and not (run / "attention.json").exists()
+
+
+def test_a_resumed_run_keeps_what_auto_chose(tmp_path):
+    run = trainer(tmp_path / "run", attention="auto").go()
+    file = run / "attention.json"
+    kept = json.loads(file.read_text())
+    assert f"attention = 'auto' uses {kept['choice']}: " in (run / "events.jsonl").read_text()
+    kept["choice"] = "math"  # as if another kernel had been the fastest on another day
+    file.write_text(json.dumps(kept))
+    resumed = trainer(tmp_path / "run", rounds=2, attention="auto")
+    assert resumed.backbone.attention_switch.choice == "math"
+    resumed.go(resume=True)
+    again = json.loads(file.read_text())
+    assert again["choice"] == "math" and again["measured"] == kept["measured"]
+    assert again["proofs"]["attention"]["kernel"] == "math"
+
+
+def test_all_processes_use_the_choice_of_the_main_process(low):
+    names = sorted(attention.KERNELS)
+    of_main = [[2], [names.index("math"), names.index("sdpa")]]
+
+    class Two:
+        """A process of two, where "math" is the fastest in the main process."""
+
+        count = 2
+
+        def all(self, own):
+            return torch.cat([torch.tensor(of_main.pop(0)), own])
+
+    made = wan(attention="auto")
+    kernels.agree(made, Two())
+    made.ready()
+    assert not of_main
+    assert made.attention_switch.choice == "math"
+    assert made.attention_switch.proofs["attention"].kernel == "math"
