@@ -233,7 +233,6 @@ def test_a_round_of_two_processes_that_share_the_weights_is_that_of_one(tmp_path
         ("nft", False, {}),
         ("grpo", True, {"gradient_checkpointing": True}),
         ("nft", True, {}),
-        ("reward_backprop", False, {}),
     ],
 )
 def test_each_kind_of_training_gives_the_numbers_of_one_process(tmp_path, name, full, options):
