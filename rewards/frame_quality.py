@@ -135,9 +135,9 @@ class FrameQuality(Reward):
         plain = variance(blocks(tone, max(1, min(small.shape[-2:]) // 16)))
         k = energy / (plain + 1e-5) * min(small.shape[-2:]) / 64
         far = squared_steps(tone, sigma, 2)
-        halves = (squared_steps(half, sigma / 2, distance) for distance in (1, 2))
+        half_near, half_far = (squared_steps(half, sigma / 2, step) for step in (1, 2))
         return (
-            sharp(*(ratio(fine, coarse) for fine, coarse in zip((near, far), halves, strict=True))),
+            sharp(ratio(near, half_near), ratio(far, half_far)),
             k / (k + self.detail),
             plain / (plain + self.contrast**2),
             torch.exp(-sigma / self.noise),

@@ -108,7 +108,8 @@ def save(model: str, folder: Path, device: str) -> None:
 
         entry = families.find(MODELS[model])
         with torch.device(device):
-            network = diffusers.WanTransformer3DModel(**entry["network"]).to(torch.bfloat16)
+            network: Any = diffusers.WanTransformer3DModel(**entry["network"])
+            network = network.to(torch.bfloat16)
             decoder = diffusers.AutoencoderKLWan(**entry.get("decoder", {}))
         pipe = diffusers.WanPipeline(
             pipe.tokenizer,

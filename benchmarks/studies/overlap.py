@@ -168,11 +168,11 @@ def page(rows: Sequence[Row], repeats: int, clips: int) -> str:
         "# What reward workers save\n",
         "`python benchmarks/studies/overlap.py`  ",
         f"Python {platform.python_version()}, torch {torch.__version__}; x86_64 CPU, "
-        f"{os.cpu_count()} cores, one thread a process. Load of the machine at the end: {load:.1f}; a "
-        "load above 1 is other work, which lengthens the seconds of the demo.\n",
+        f"{os.cpu_count()} cores, one thread a process. Load of the machine at the end: "
+        f"{load:.1f}; a load above 1 is other work, which lengthens the seconds of the demo.\n",
         f"One stage of a round: {clips} clips are decoded and scored in chunks of {CHUNK}. Medians "
-        f"of {repeats} turns, wall seconds. In brackets the best possible seconds: for the waits by "
-        "their lengths, for the demo by the processor seconds, on idle cores. The rewards were "
+        f"of {repeats} turns, wall seconds. In brackets the best possible seconds: for the waits "
+        "by their lengths, for the demo by the processor seconds, on idle cores. The rewards were "
         "equal bit for bit in all turns.\n",
         "| work | workers = 0 | workers = 1 | workers = 2 | saved by 1 | saved by 2 |",
         "|---|---|---|---|---|---|",

@@ -442,7 +442,8 @@ class Pipeline(Denoiser):
         """Raise if the attention kernel or gradient checkpointing cannot be used."""
         self.attention_switch.ready(self.device)
         # Several times, because a pipeline of two experts uses one network early, the other late.
-        times, dtype = self.times(4)[:-1], next(iter(self.networks.values())).dtype
+        first: Any = next(iter(self.networks.values()))
+        times, dtype = self.times(4)[:-1], first.dtype
         _checkpointing.prove(list(self.networks.values()), self._dry_prediction, times, dtype)
 
     def _dry_prediction(self, time: float, x: Tensor | None = None) -> Tensor:

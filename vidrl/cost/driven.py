@@ -94,15 +94,8 @@ def _stored(backbone: Any, traced: list[float], weights: float, trained: float) 
     blocks = [block for net in networks for list_ in stored.block_lists(net) for block in list_]
     layers = [layer for net in networks for layer in stored.linear_layers(net)]
     other = (float("nan"),) * 2
-    return Network(
-        *traced,
-        *other,
-        weights,
-        trained,
-        float(stored.largest(blocks)),
-        float(sum(map(stored.frozen_bytes, layers))),
-        float(stored.largest(layers)),
-    )
+    sizes = (stored.largest(blocks), sum(map(stored.frozen_bytes, layers)), stored.largest(layers))
+    return Network._make((*traced, *other, weights, trained, *map(float, sizes)))
 
 
 def _weights(backbone: Any) -> dict[str, float]:

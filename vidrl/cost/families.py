@@ -171,7 +171,8 @@ class Skeleton(Denoiser):
         nn.Module.to(self.network, self.dtype)
         self.network.requires_grad_(False).eval()
         self.decoder.requires_grad_(False).eval()
-        self.network.times_of_tokens = bool(self.entry.get("times_of_tokens"))
+        network: Any = self.network
+        network.times_of_tokens = bool(self.entry.get("times_of_tokens"))
 
     def text_cost(self) -> tuple[float, float]:
         """Return the FLOPs of one prompt, two a weight and token, and the encoders' bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import ESTIMATE
@@ -15,7 +16,7 @@ class FitBlock(NamedTuple):
     """A table whose rows have one cell for each name of `HEADER`, and lines of text below."""
 
     title: str
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     notes: list[str]
 
 

@@ -202,12 +202,8 @@ def _network(
         if _set_checkpointing(backbone, not chosen.gradient_checkpointing):
             network.zero_grad(set_to_none=True)
             other = trace(update, alive)
-    return Network(
-        *map(float, (*forward_only, *with_backward, *other)),
-        *_stored_bytes(policy, backbone),
-        packed,
-        saved,
-    )
+    traced = map(float, (*forward_only, *with_backward, *other))
+    return Network._make((*traced, *_stored_bytes(policy, backbone), packed, saved))
 
 
 def _stored_bytes(policy: Policy, backbone: Denoiser) -> tuple[float, float, float, float, float]:

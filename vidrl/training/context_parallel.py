@@ -68,16 +68,19 @@ def split(networks: Sequence[nn.Module], mesh: DeviceMesh, kind: str) -> dist.Pr
     from diffusers import ContextParallelConfig
 
     sizes = {"ring_degree": mesh["ring"].size(), "ulysses_degree": mesh["ulysses"].size()}
+    config: Any = None
     for network in networks:
+        driven: Any = network
         config = ContextParallelConfig(**sizes, mesh=mesh)
         try:
             with _one_device():
-                network.enable_parallelism(config=config)
+                driven.enable_parallelism(config=config)
         except ValueError as error:  # the kernel of the network
             raise ContextError(
                 f"expected a kernel of attention that can be split, got: {error}"
             ) from error
-    return config._flattened_mesh.get_group()
+    group: dist.ProcessGroup = config._flattened_mesh.get_group()
+    return group
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def agree(backbone: Denoiser, workers: Workers) -> None:
     Call this before `ready`, by which all processes then choose the same kernel.
     """
     switch = backbone.attention_switch
-    if switch is not None and workers.count > 1:
+    if switch is not None and workers.size > 1:
         switch.agreed = partial(_of_main, workers)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vidrl.backbones.base import Denoiser, on
 from vidrl.data import prompts
 from vidrl.diffusion.path import exact
 from vidrl.rewards.compose import leaves
@@ -55,7 +56,8 @@ def split_tokens(parts: Parts) -> None:
         return
     found = context_parallel.networks(backbone)
     context_parallel.check(found, parallel.context, parallel.kind)
-    cond = parts.encode(list(parts.prompts[:1]))
+    _check_kernels(backbone)
+    cond = on(parts.encode(list(parts.prompts[:1])), backbone.device)
     x = exact(backbone.noise([torch.Generator().manual_seed(0)])).to(backbone.device)
     # a pipeline of two networks uses one for early times and the other for late ones
     times = [torch.tensor([t], device=x.device) for t in (0.95, 0.1)[: len(found)]]
@@ -69,6 +71,17 @@ def split_tokens(parts: Parts) -> None:
         return context_parallel.split(found, mesh, parallel.kind)
 
     context_parallel.prove(predict, parts.policy.weights, divide)
+
+
+def _check_kernels(backbone: Denoiser) -> None:
+    """Raise ContextError for a kernel that would not run: split tokens are attended by sdpa."""
+    switch = backbone.attention_switch
+    if switch is not None and (switch.wanted != "sdpa" or switch.mixes):
+        raise context_parallel.ContextError(
+            "expected backbone.options.attention = 'sdpa', without rollout_attention, with "
+            f"parallel.context, got {switch.wanted!r}: diffusers calls torch's kernel for split "
+            "tokens"
+        )
 
 
 def note(parts: Parts) -> None:
