@@ -45,7 +45,8 @@ MODELS = {
     "Wan 2.2 5B": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
 TINY = "tiny Wan"
-CLIPS, STEPS, TEXT = 2, 4, 512
+CLIPS, STEPS = 2, 4
+TEXT = 512  # tokens of a prompt
 CHECKPOINTED: dict[str, Any] = {"gradient_checkpointing": True}
 # The memory options of the backbone, in the order of the table.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -143,8 +144,8 @@ def backbone(case: Case, folder: Path, device: str) -> Any:
         "guidance_scale": 1.0,
         "max_sequence_length": 16 if case.model == TINY else TEXT,
     }
-    dtype = "float32" if device == "cpu" else "bfloat16"
-    return Pipeline(str(folder), call=call, dtype=dtype, **OPTIONS[case.options]).to(device)  # type: ignore[arg-type]
+    options = OPTIONS[case.options] | {"dtype": "float32" if device == "cpu" else "bfloat16"}
+    return Pipeline(str(folder), call=call, **options).to(device)
 
 
 # --- the measurement

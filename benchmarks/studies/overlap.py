@@ -152,7 +152,8 @@ def timed(reward: Reward, chunks: Chunks, repeats: int) -> dict[int, float]:
 
 def processor_seconds(reward: Reward, chunks: Chunks) -> tuple[float, float]:
     """Return the processor seconds of decoding and of scoring all chunks, in this process."""
-    decode, score, begun = 0.0, 0.0, time.process_time()
+    decode = score = 0.0
+    begun = time.process_time()
     for samples in chunks():
         decoded = time.process_time()
         reward(samples)

@@ -78,7 +78,8 @@ def weight_free() -> dict[str, Reward]:
 
 def difference(reward: Reward, here: Samples, there: Samples) -> tuple[float, str]:
     """Return the largest relative difference of the values, and what is to be said of it."""
-    expected, found, device = reward(here).value, reward(there).value, there.video.device.type
+    expected, found = reward(here).value, reward(there).value
+    device = there.video.device.type
     remark = "" if found.device.type == device else f"its score is on {found.device.type}"
     finite = expected[expected.isfinite()]
     scale = float(finite.std(correction=0)) if len(finite) else 0.0
