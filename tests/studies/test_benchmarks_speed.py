@@ -185,3 +185,34 @@ def test_the_page_of_errors(epe, tmp_path, monkeypatch):
     epe.main(["--out", str(tmp_path / "page.md"), "--method", "dis", "--size", "16"])
     page = (tmp_path / "page.md").read_text()
     assert "| world 16 | dis |" in page and "python benchmarks/studies/flow_epe.py" in page
+
+
+def test_two_checkouts_take_turns(monkeypatch):
+    """Both copies run every job in every round, the first round does not count, and a ratio is
+    the median of the ratios of the rounds."""
+    versions = script("peers/reward_versions.py")
+    calls = []
+
+    class Worker:
+        def __init__(self, checkout):
+            self.now = checkout == "now"
+
+        def seconds(self, job):
+            calls.append((job, self.now))
+            turn = calls.count((job, self.now))
+            return 100.0 if turn == 1 else (3.0 if self.now else 4.0) * turn
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(versions, "Worker", Worker)
+    found = versions.measure(["before", "now"], 2)
+    assert found["flow"] == [(8.0, 6.0), (12.0, 9.0)]
+    assert [now for _, now in calls] == [False, True] * (3 * len(versions.LABELS))
+    assert "| 10.00 | 7.50 | 0.75 |" in versions.page(found, "abc", "python x")
+
+
+def test_versions_want_a_checkout(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        script("peers/reward_versions.py").main(["--against", str(tmp_path)])
+    assert "expected --against a checkout with a folder vidrl" in capsys.readouterr().err
