@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from toys import happened, recipe, rows, summary
 
 from vidrl import config, lora
+from vidrl.backbones import _tiny
 from vidrl.backbones.toy import Toy
 from vidrl.training import evaluate, loop
 from vidrl.training.policy import Policy, load_adapter
@@ -71,6 +72,24 @@ def test_the_drift_of_a_lora_that_goes_on_counts_from_where_it_began(tmp_path) -
     by_hand = norm([a - b for a, b in zip(after, before, strict=True)]) / norm(before)
     assert weight_drift(policy) == weight_drift(policy, "ema") == pytest.approx(by_hand, rel=1e-5)
     assert weight_drift(policy, "reference") == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "kind, package, near", [("fp8", "", 0.01), ("int8", "torchao", 0.01), ("nf4", "bitsandbytes", 0.1)]
+)
+def test_the_drift_of_a_lora_on_quantised_weights(kind: str, package: str, near: float) -> None:
+    """Weights in 4 bits are stored as a column of bytes, and int8 of torchao multiplies nothing."""
+    if package:
+        pytest.importorskip(package)
+    wan = pytest.importorskip("vidrl.backbones.wan")
+    size = {"height": 16, "width": 16, "frames": 5, "text_length": 16}
+    drifts = []
+    for quantization in ("none", kind):
+        model = wan.Wan(_tiny.pipeline(), **size, quantization=quantization)
+        policy = Policy(model, rank=2, alpha=2)
+        shaken(policy, 0.3, 1)
+        drifts.append(weight_drift(policy))
+    assert drifts[1] == pytest.approx(drifts[0], rel=near) and drifts[0] > 0
 
 
 def test_the_drift_of_all_weights_by_hand() -> None:

@@ -59,12 +59,23 @@ def _adapted(policy: Policy, weights: str) -> tuple[float, float]:
     with policy.using("reference"):
         for (layer, (a, b)), (c, d) in zip(_layers(policy), now, strict=True):
             scale = layer.scaling["default"]
-            base = whole(layer.get_base_layer().weight).flatten(1)
+            base = _plain(layer.get_base_layer().weight).flatten(1)
             change += scale**2 * _squared(torch.cat([c, a]), torch.cat([d, -b], 1))
             cross = float(((base.to(a) @ a.T).double() * b.double()).sum())
             reference += float(base.float().square().sum(dtype=torch.float64)) + 2 * scale * cross
             reference += scale**2 * _squared(a, b)
     return change, reference
+
+
+def _plain(weight: Any) -> Tensor:
+    """Return all rows of a frozen weight as plain numbers, also of one in 8 or 4 bits."""
+    if hasattr(weight, "quant_state"):
+        import bitsandbytes
+
+        unpacked: Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+        return unpacked
+    # a weight in int8 of torchao, which neither multiplies from the left nor is reshaped
+    return weight.dequantize() if hasattr(weight, "qdata") else whole(weight)
 
 
 def _squared(a: Tensor, b: Tensor) -> float:
