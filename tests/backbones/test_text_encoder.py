@@ -63,6 +63,16 @@ def test_prompts_that_host_memory_cannot_hold_are_refused_before_the_encoders_go
         cache.complete(["a cat", "a dog", "a cow"])
 
 
+def test_outputs_that_the_pipeline_had_to_forget_are_refused_before_the_encoders_go() -> None:
+    """A pipeline keeps the outputs itself, and its conditions are numbers of rows alone."""
+    made = backbone("cogvideox", text_encoder="drop")
+    made.encoder_cache.limit = made.encoder_cache.bytes + 1
+    PromptCache(made).complete(TEXTS)
+    with pytest.raises(MemoryError, match='got more: set .*text_encoder = "offload"'):
+        made.drop_encoders()
+    assert not any(weight.is_meta for weight in made.frozen["text_encoder"].parameters())
+
+
 def test_former_options_mean_offload() -> None:
     former, named = (
         backbone("own wan", offload_text=True),

@@ -51,6 +51,8 @@ class EncoderCache:
         ]()  # (row, number of the call, ...) → hash of the inputs
         self.kept = OrderedDict[bytes, Any]()  # hash of the inputs → output, on the CPU
         self.new_hashes: list[bytes] = []  # hashes of what the present run computed
+        self.module_of = dict[bytes, nn.Module]()  # hash of the inputs → what computed the output
+        self.forgot = set[int]()  # ids of modules of which an output was dropped above the limit
         self.rows: Sequence[int] = ()
         self.call_changes: tuple[Any, ...] = ()
         self.calls, self.caching = 0, False
@@ -91,8 +93,14 @@ class EncoderCache:
         """Free the weights of watched modules; keep all outputs, which cannot be made again.
 
         The modules stay in place on the device "meta", because pipelines read their
-        precision.
+        precision. Raises MemoryError where the limit has made the cache forget an output.
         """
+        if any(id(module) in self.forgot for module in modules):
+            raise MemoryError(
+                f"expected outputs of the text encoders of at most {self.limit / 2**30:.1f} GiB in "
+                'host memory, got more: set backbone.options.text_encoder = "offload", or use '
+                "fewer prompts"
+            )
         self.limit, self.dropped = 1 << 62, True
         for module in modules:
             module.to("meta")
@@ -129,6 +137,7 @@ class EncoderCache:
                 if self.dropped and part.is_dropped:
                     raise dropped([])
                 args, kwargs = pytree.tree_unflatten(leaves, spec)
+                self.module_of[digest] = part.module
                 self._store(digest, part.compute(self.device(), args, kwargs))
                 self.new_hashes.append(digest)
         self.kept.move_to_end(digest)
@@ -140,7 +149,9 @@ class EncoderCache:
         self.kept[digest] = output
         self.bytes += _bytes(output)
         while self.bytes > self.limit and len(self.kept) > 1:
-            self._remove(next(iter(self.kept)))
+            oldest = next(iter(self.kept))
+            self.forgot.add(id(self.module_of.pop(oldest, None)))
+            self._remove(oldest)
 
     def _remove(self, digest: bytes) -> Any:
         """Remove an output and return it."""
