@@ -10,6 +10,7 @@ from test_sharding import alike, wan
 from toys import recipe
 
 from vidrl import config
+from vidrl.algorithms.grpo import GRPO as GRPOAlgorithm
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.backbones.wan import Wan
 from vidrl.recipe.recipe_text import BadRecipe
@@ -127,7 +128,53 @@ def test_the_proof_goes_on_without_a_gradient_that_memory_does_not_hold(tmp_path
     assert in_group(tmp_path, lambda rank: proven(Wan.tiny())) == [0, 0], error(tmp_path)
 
 
+def test_processes_that_share_samples_go_on_with_the_numbers_of_the_first(tmp_path):
+    """As where a server of the reward answered one of them alone."""
+
+    def body(rank: int) -> None:
+        workers = Workers(parallel=config.Parallel(context=2))
+        assert workers.all(torch.tensor([float(rank)])).tolist() == [0.0]
+        assert workers.everywhere(torch.tensor([float(rank)])).tolist() == [0.0, 1.0]
+
+    assert in_group(tmp_path, body) == [0, 0], error(tmp_path)
+
+
 # --- whole runs
+
+
+@pytest.mark.parametrize("kind", ["mixed_precision", "dtype"])
+def test_half_precision_is_proven_to_its_own_tolerance(tmp_path, kind):
+    """Predictions are float32 in any case, and once were compared as float32 ones."""
+    half = (
+        {"train_mixed_precision": "bf16"}
+        if kind == "mixed_precision"
+        else {"options": {"dtype": "bfloat16"}}
+    )
+    made = wan(tmp_path / "half", GRPO, parallel={"context": 2}, **half)
+    assert len(list(trained(made).glob("report.html"))) == 1
+
+
+@pytest.mark.slow
+def test_one_trained_network_of_two_is_split_and_proven(tmp_path):
+    """The trained network is that of late times, and the early times alone would not reach it."""
+
+    def body(rank: int) -> None:
+        made = FAMILIES["wan22"]
+        call = {**made.call, "width": 32}
+        two = Pipeline(made.build(), call=call, train=["transformer_2"])
+        parallel = config.Parallel(context=2)
+        sizes = {"rounds": 1, "prompts_per_round": 1, "group": 2, "eval_steps": 2}
+        loop.Trainer.from_objects(
+            Policy(two, rank=2, alpha=2),
+            GRPOAlgorithm(steps=4),
+            lambda samples: samples.frames.mean((1, 2, 3, 4)),
+            ["a cat"],
+            ["a cow"],
+            tmp_path / "run",
+            loop.Options(**sizes, parallel=parallel),
+        )
+
+    assert in_group(tmp_path, body) == [0, 0], error(tmp_path)
 
 
 def test_processes_that_split_tokens_learn_as_one_does(tmp_path):

@@ -106,8 +106,11 @@ def prove(
     predict: Predict,
     weights: Mapping[str, nn.Parameter],
     divide: Callable[[], dist.ProcessGroup],
+    precision: torch.dtype = torch.float32,
 ) -> None:
     """Call `divide`, which splits the tokens, and raise ContextError if the numbers change.
+
+    `precision` is that of the network's products: predictions are float32 in any case.
 
     The prediction and the gradient of the trained weights, summed over the processes, are
     compared with those of one process. diffusers leaves an input whole if it has another
@@ -124,10 +127,10 @@ def prove(
         )
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ContextError(_failed(error)) from error
-    _compare("prediction", prediction, parts)
+    _compare("prediction", prediction, parts, TOLERANCES[precision])
     if gradient is not None and slope is not None:
         dist.all_reduce(slope, group=group)
-        _compare("gradient of the trained weights", gradient, slope)
+        _compare("gradient of the trained weights", gradient, slope, TOLERANCES[precision])
 
 
 def _whole(predict: Predict, weights: Mapping[str, nn.Parameter]) -> tuple[Tensor, Tensor | None]:
@@ -167,10 +170,10 @@ def _with_gradient(predict: Predict, weights: Mapping[str, nn.Parameter]) -> tup
     return made.detach(), torch.cat([grad.float().flatten() for grad in filled])
 
 
-def _compare(what: str, whole: Tensor, parts: Tensor) -> None:
+def _compare(what: str, whole: Tensor, parts: Tensor, tolerance: float) -> None:
     """Raise ContextError where the numbers of split tokens differ from those of whole ones."""
     difference = float((parts.float() - whole.float()).abs().max())
-    largest, tolerance = float(whole.float().abs().max()), TOLERANCES[whole.dtype]
+    largest = float(whole.float().abs().max())
     if not difference <= tolerance * max(largest, 1e-30):
         raise ContextError(
             f"expected the same {what} with split tokens as with whole ones to {tolerance:g} of "
@@ -193,6 +196,21 @@ def _failed(error: Exception) -> str:
         f"expected a network that runs with split tokens, got {type(error).__name__}: {text}; set "
         "parallel.context = 1"
     )
+
+
+def precision(networks: Sequence[nn.Module], mixed: str = "no") -> torch.dtype:
+    """Return the type of the networks' products: that of mixed precision, or of their weights.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> precision([net]), precision([net], "bf16"), precision([net.half()])
+        (torch.float32, torch.bfloat16, torch.float16)
+    """
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if mixed in half:
+        return half[mixed]
+    found = {weight.dtype for network in networks for weight in network.parameters()}
+    return next((dtype for dtype in half.values() if dtype in found), torch.float32)
 
 
 def networks(backbone: Any) -> list[nn.Module]:

@@ -59,8 +59,10 @@ def split_tokens(parts: Parts) -> None:
     _check_kernels(backbone)
     cond = on(parts.encode(list(parts.prompts[:1])), backbone.device)
     x = exact(backbone.noise([torch.Generator().manual_seed(0)])).to(backbone.device)
-    # a pipeline of two networks uses one for early times and the other for late ones
-    times = [torch.tensor([t], device=x.device) for t in (0.95, 0.1)[: len(found)]]
+    # a pipeline of two networks uses one for early times and the other for late ones, and
+    # perhaps only one of them is trained, and so split
+    several = backbone.calls_depend_on == "time"
+    times = [torch.tensor([t], device=x.device) for t in ((0.95, 0.1) if several else (0.95,))]
 
     def predict() -> Tensor:
         with parts.workers.autocast():
@@ -70,7 +72,8 @@ def split_tokens(parts: Parts) -> None:
         mesh = context_parallel.mesh(x.device.type, parallel.context, parallel.kind)
         return context_parallel.split(found, mesh, parallel.kind)
 
-    context_parallel.prove(predict, parts.policy.weights, divide)
+    precision = context_parallel.precision(found, parts.recipe.train.mixed_precision)
+    context_parallel.prove(predict, parts.policy.weights, divide, precision)
 
 
 def _check_kernels(backbone: Denoiser) -> None:

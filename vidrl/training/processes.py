@@ -249,9 +249,10 @@ class Workers:
         """Return the rows of all processes in order, on the CPU.
 
         The processes may hold different numbers of rows. Of processes that split the tokens of
-        the same samples, and so hold the same rows, the first one's rows are returned.
+        the same samples, the first one's rows are returned: a server may have failed one process
+        and not another, and they would go on with different rows.
         """
-        if self.count == 1:
+        if self.size == 1:
             return values.detach().cpu()
         return torch.cat(self._gathered(values)[:: self.context])
 
@@ -276,7 +277,7 @@ class Workers:
 
         Every process must gather the same values in the same order.
         """
-        if self.count == 1:
+        if self.size == 1:
             return sorted(own)
         text = "".join(f"{name}\n" for name in own).encode()
         joined = bytes(self.all(torch.tensor(list(text), dtype=torch.uint8)).tolist()).decode()
