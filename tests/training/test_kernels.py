@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
+from groups import in_group
 from toys import Brightness
 
 from vidrl import attention
@@ -52,7 +53,7 @@ def trainer(folder: Path, rounds=1, **options) -> Trainer:
         algorithm=GRPO(steps=4, updates=1),
         reward=Brightness(),
         prompts=["a red circle", "a blue square"],
-        held_out=["a green circle"],
+        held_out=["a green circle", "a green square"],
         folder=folder,
         options=Options(
             rounds=rounds, prompts_per_round=1, group=2, eval_every=9, eval_steps=2, show=0
@@ -154,7 +155,7 @@ def test_all_processes_use_the_choice_of_the_main_process(low):
     class Two:
         """A process of two, where "math" is the fastest in the main process."""
 
-        count = 2
+        size = 2
 
         def all(self, own):
             return torch.cat([torch.tensor(of_main.pop(0)), own])
@@ -165,3 +166,17 @@ def test_all_processes_use_the_choice_of_the_main_process(low):
     assert not of_main
     assert made.attention_switch.choice == "math"
     assert made.attention_switch.proofs["attention"].kernel == "math"
+
+
+def test_only_the_main_process_needs_the_file_of_an_earlier_start(tmp_path):
+    """A process of another machine would measure alone, and wait for the others' numbers."""
+    pytest.importorskip("accelerate")
+    kept = {"wanted": "auto", "choice": "math", "measured": {"rows": []}}
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "attention.json").write_text(json.dumps(kept))
+
+    def body(rank: int) -> None:
+        made = trainer(tmp_path / str(rank), attention="auto")
+        assert made.backbone.attention_switch.choice == "math"
+
+    assert in_group(tmp_path, body) == [0, 0], [p.read_text() for p in tmp_path.glob("error.*")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,14 +96,23 @@ def _device(policy: Policy | Denoiser) -> torch.device:
     return (policy.backbone if isinstance(policy, Policy) else policy).device
 
 
-def keep(backbone: Denoiser, folder: Path) -> None:
-    """Let a backbone use the kernel that an earlier start of the run has chosen by "auto"."""
-    switch, file = backbone.attention_switch, folder / FILE
-    if switch is None or switch.wanted != AUTO or not file.is_file():
-        return
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found.get("wanted") == AUTO:
+def keep(backbone: Denoiser, read: Callable[[], dict[str, Any]]) -> None:
+    """Let a backbone use the kernel that an earlier start of the run has chosen by "auto".
+
+    `read` returns what `kept` found on the main process, and is called by all processes or by
+    none: a process that measures alone would wait for the others' order of kernels for ever.
+    """
+    switch = backbone.attention_switch
+    found = read() if switch is not None and switch.wanted == AUTO else {}
+    if switch is not None and found.get("wanted") == AUTO:
         switch.keep(found["choice"], found["measured"])
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """Return what `write` wrote into a run folder, empty without the file."""
+    file = folder / FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def agree(backbone: Denoiser, workers: Workers) -> None:

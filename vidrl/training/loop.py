@@ -25,6 +25,7 @@ from vidrl.rewards import Reward, Samples
 from . import assembly, evaluate, kernels, preflight
 from .assembly import Options, Parts, no_callback
 from .between_rounds import BetweenRounds, State
+from .broadcast import from_main
 from .held_out import Callback
 from .policy import Policy
 from .progress import postfix, progress
@@ -237,7 +238,10 @@ class Trainer:
         if self.parts.reward_workers is not None:
             self.parts.reward_workers.wait()
         # with gradient, else the first update would find that there is none
-        kernels.keep(self.backbone, self.record.folder)
+        kernels.keep(
+            self.backbone,
+            lambda: from_main(self.workers, lambda: kernels.kept(self.record.folder)),
+        )
         kernels.agree(self.backbone, self.workers)
         with self.workers.autocast():
             self.backbone.ready()
