@@ -64,6 +64,12 @@ def test_the_core_reads_in_one_sitting():
     assert sum(lengths.values()) < 750, lengths
 
 
+def test_no_two_files_of_tests_share_a_name():
+    """Else pytest imports one in place of the other where both run in one process."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_no_file_is_long_and_none_is_called_utils():
     """Scripts that measure, in studies and peers, read from top to bottom and may be
     longer."""

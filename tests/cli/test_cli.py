@@ -95,7 +95,7 @@ def test_it_runs_as_a_module():
         (["show", "rewards", "flikker"], "did you mean 'flicker'"),
         (
             ["train", "nothing.toml"],
-            "nothing.toml: expected a TOML file, found none; recipes here: scripts/recipes/demo",
+            "nothing.toml: expected a TOML file, found none; recipes here: scripts/recipes/",
         ),
         (["report", "nowhere"], "nowhere: expected a run folder"),
         (["score", "x.mp4", "--reward", "flikker"], "did you mean 'flicker'"),
@@ -608,7 +608,7 @@ def test_a_bar_of_tqdm_may_move_the_cursor_up():
         ),
         (
             ["reward.parts={flicker = {options = {flow = 'farnback'}}}"],
-            "expected flow to be one of dis, dis_fast",
+            "expected flow to be one of auto, dis, dis_fast",
         ),
     ],
 )

@@ -75,7 +75,8 @@ def test_the_drift_of_a_lora_that_goes_on_counts_from_where_it_began(tmp_path) -
 
 
 @pytest.mark.parametrize(
-    "kind, package, near", [("fp8", "", 0.01), ("int8", "torchao", 0.01), ("nf4", "bitsandbytes", 0.1)]
+    "kind, package, near",
+    [("fp8", "", 0.01), ("int8", "torchao", 0.01), ("nf4", "bitsandbytes", 0.1)],
 )
 def test_the_drift_of_a_lora_on_quantised_weights(kind: str, package: str, near: float) -> None:
     """Weights in 4 bits are stored as a column of bytes, and int8 of torchao multiplies nothing."""
