@@ -100,7 +100,7 @@ class Dim:
 
     def build(self) -> Reward:
         """Build the reward. Raises whatever its constructor raises."""
-        return load(self.reward, **self.options)
+        return load(self.reward, **self._given_options())
 
     def to_dict(self, trained: bool = False) -> dict[str, Any]:
         """Return the dim as results.json stores it."""
@@ -130,6 +130,17 @@ class Dim:
         except ImportError:
             return None
 
+    def _given_options(self) -> dict[str, Any]:
+        """Return the options, with the flow of the CPU where the reward would choose by device.
+
+        The numbers of a dim must not depend on the device that measures them.
+        """
+        cls = self._class()
+        chosen = cls is not None and cls is not Composite and not self.reward.startswith("default")
+        known = inspect.signature(cls).parameters if chosen else {}  # type: ignore[arg-type]
+        by_device = "flow" in known and known["flow"].default == "auto"
+        return ({"flow": "dis"} if by_device else {}) | dict(self.options)
+
     def _all_options(self) -> dict[str, Any]:
         """Return the defaults and what replaces them, files by their content.
 
@@ -144,7 +155,7 @@ class Dim:
         full = {
             key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty
         }
-        full |= self.options
+        full |= self._given_options()
         return {key: option_identity(value) for key, value in sorted(full.items())}
 
 
