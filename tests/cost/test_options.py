@@ -308,6 +308,26 @@ def test_a_small_card_needs_more_options_and_no_others(monkeypatch):
     config.load("scripts/recipes/wan_1.3b.toml", found.overrides)
 
 
+@pytest.mark.parametrize(
+    "given, refused",
+    [
+        ("parallel.shard=fsdp", ("quantization", "group_offload")),
+        ("backbone.options.compile=true", ("fp8", "group_offload")),
+    ],
+)
+def test_no_set_has_options_that_the_recipe_refuses(given, refused):
+    recipe = config.load("scripts/recipes/wan_1.3b.toml", [given])
+    sets = fit._sets(list(fit._groups(recipe)))
+    chosen = [[option.override for option in one] for one in sets if fit._allowed(recipe, one)]
+    assert chosen and not any(word in text for one in chosen for text in one for word in refused)
+
+
+def test_split_tokens_are_not_estimated_as_whole_ones():
+    recipe = config.load("scripts/recipes/wan_1.3b.toml", ["parallel.context=2"])
+    with pytest.raises(ValueError, match="the estimate knows no split tokens"):
+        cost.check_processes(recipe, 2)
+
+
 def test_where_nothing_fits_the_larger_cards_are_named(monkeypatch):
     monkeypatch.setattr(Fake, "saves", dict.fromkeys(Fake.saves, 1e9))
     found = searched(monkeypatch, "rtx4090-24")

@@ -17,7 +17,7 @@ from vidrl import config
 from vidrl.algorithms.base import Batch
 from vidrl.backbones.toy import Toy
 from vidrl.recipe.recipe_text import BadRecipe
-from vidrl.training import checkpoint, loop, sharding
+from vidrl.training import checkpoint, evaluate, loop, sharding
 from vidrl.training.lockstep import Lockstep, labels
 from vidrl.training.pieces import Pieces
 from vidrl.training.policy import Policy
@@ -97,6 +97,17 @@ def test_blocks_are_those_that_diffusers_names():
     network = Wan.tiny().network
     assert [id(block) for block in sharding.blocks(network)] == list(map(id, network.blocks))
     assert sharding.roots(nn.ModuleDict({"a": network})) == [network]
+
+
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"group_offload": True}])
+def test_weights_that_are_quantised_or_offloaded_are_refused_before_a_model_is_read(
+    tmp_path, options
+):
+    made = config.build(
+        wan(tmp_path, {"name": "grpo"}, options=options, parallel={"shard": "fsdp"})
+    )
+    with pytest.raises(BadRecipe, match='parallel.shard: expected "none" with backbone.options'):
+        evaluate.check_recipe(made)
 
 
 def test_weights_of_one_byte_are_refused():

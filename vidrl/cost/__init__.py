@@ -129,6 +129,11 @@ def check_processes(recipe: Recipe, processes: int) -> None:
     clips = recipe.train.prompts_per_round * recipe.train.group
     if processes < 1:
         raise ValueError(f"expected 1 process or more, got {processes}")
+    if recipe.parallel.context > 1:
+        raise ValueError(
+            f"parallel.context: expected 1, got {recipe.parallel.context}: the estimate knows no "
+            "split tokens; add parallel.context=1 for the numbers of whole ones"
+        )
     if clips % processes:
         divisors = [n for n in range(1, clips + 1) if clips % n == 0]
         near = min(divisors, key=lambda n: abs(n - processes))

@@ -183,8 +183,15 @@ def _allowed(recipe: Recipe, chosen: Sequence[Option]) -> bool:
     offloads = now.group_offload or "group_offload" in on
     moves = offloads or now.activation_offload or "activation_offload" in on
     recomputes = now.gradient_checkpointing or "gradient_checkpointing" in on
-    return (recomputes or not moves) and not (
-        offloads and on.get("quantization", now.quantization) == "nf4"
+    kind = on.get("quantization", now.quantization)
+    replaced = offloads or kind == "fp8"
+    return not (
+        (moves and not recomputes)
+        or (offloads and kind == "nf4")
+        # a compiled block does not see weights that are replaced while it runs
+        or (replaced and bool(recipe.backbone.options.get("compile")))
+        # FSDP2 spreads plain weights alone
+        or ((offloads or kind != "none") and recipe.parallel.shard != "none")
     )
 
 

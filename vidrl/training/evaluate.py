@@ -62,6 +62,7 @@ def check_recipe(recipe: config.Recipe) -> None:
     """
     config.check_plugins(recipe)
     check_full(recipe)
+    check_shard(recipe)
     learns = getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none")
     check_data(recipe, learns)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
@@ -70,18 +71,31 @@ def check_recipe(recipe: config.Recipe) -> None:
 
 def check_full(recipe: config.Recipe) -> None:
     """Raise BadRecipe where all weights of a quantised or offloaded model are to be trained."""
-    options = recipe.backbone.options
-    quantization = options.get("quantization", "none")
-    if recipe.policy.full and (quantization != "none" or options.get("group_offload")):
-        option = (
-            f'backbone.options.quantization = "{quantization}"'
-            if quantization != "none"
-            else "backbone.options.group_offload = true"
-        )
+    option = _only_lora(recipe)
+    if recipe.policy.full and option:
         raise config.BadRecipe(
             f"policy.full: expected false with {option}, got true: weights that are quantised or "
             "offloaded cannot be trained; train a LoRA, or leave that option out"
         )
+
+
+def check_shard(recipe: config.Recipe) -> None:
+    """Raise BadRecipe where quantised or offloaded weights are to be spread over processes."""
+    option, shard = _only_lora(recipe), recipe.parallel.shard
+    if shard != "none" and option:
+        raise config.BadRecipe(
+            f'parallel.shard: expected "none" with {option}, got "{shard}": FSDP2 spreads plain '
+            "weights that stay on the device; leave one of the two out"
+        )
+
+
+def _only_lora(recipe: config.Recipe) -> str:
+    """Return the option that quantises or offloads the weights, as a recipe has it; "" if none."""
+    options = recipe.backbone.options
+    quantization = options.get("quantization", "none")
+    if quantization != "none":
+        return f'backbone.options.quantization = "{quantization}"'
+    return "backbone.options.group_offload = true" if options.get("group_offload") else ""
 
 
 def check_data(recipe: config.Recipe, learns: str) -> None:

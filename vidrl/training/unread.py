@@ -43,6 +43,9 @@ def _of_sections(recipe: Recipe) -> list[str]:
         "data": {}
         if files
         else {"strict": "neither data.clips nor data.pairs names clips of files"},
+        "parallel": {}
+        if recipe.parallel.context > 1
+        else {"kind": "parallel.context = 1 splits no tokens"},
         "guard": {} if recipe.guard.bands else {"action": "guard.bands holds no measure"},
     }
     defaults = Recipe()
