@@ -161,6 +161,13 @@ def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
     assert any(not torch.equal(saved[k], state[f"live/{k}"]) for k in saved)
 
 
+def test_notes_of_the_backbone_are_events_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "notes", ("group_offload saves nothing without a GPU",))
+    run = loop.run(small(tmp_path))
+    notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
+    assert "group_offload saves nothing without a GPU" in notes
+
+
 @pytest.mark.parametrize(
     "backend, message",
     [

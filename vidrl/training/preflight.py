@@ -104,6 +104,7 @@ def _notes(parts: Parts) -> Iterator[str]:
     recipe, reward = parts.recipe, parts.held_out.reward
     policy = parts.policy
     yield from unused(recipe.policy, policy.lora)
+    yield from parts.backbone.notes
     yield from () if policy.lora is None else parts.backbone.adapter_notes
     yield from kernels.notes(parts.backbone)
     yield from unread(recipe, parts.algorithm, reward)
