@@ -306,7 +306,7 @@ def test_processes_gather_a_clip_each_at_a_time_in_the_order_of_the_table(tmp_pa
 
 
 def gradient(made: loop.Trainer, parts) -> torch.Tensor:
-    made.updater._accumulate(parts)
+    made.updater._accumulate(parts, ["a prompt"])
     return torch.cat([p.grad.flatten().clone() for p in made.policy.weights.values()])
 
 

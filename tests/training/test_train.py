@@ -172,7 +172,7 @@ def test_notes_of_the_backbone_are_events_of_the_run(tmp_path, monkeypatch):
     "backend, message",
     [
         ("sage", "is for inference only"),
-        ("_native_cudnn", "does not run on cpu"),
+        ("_native_cudnn", "it needs a CUDA device"),
         ("fast", "did you mean 'flash'"),
     ],
 )
