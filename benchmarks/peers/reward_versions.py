@@ -21,7 +21,8 @@ from pathlib import Path
 import cv2
 import torch
 
-CLIPS, FRAMES, SIDE, FPS = 16, 17, 64, 8.0
+CLIPS, FRAMES = 16, 17
+SIDE, FPS = 64, 8.0
 # The frames of the film and the shorter side of a frame, pixels.
 FILM = (33, 480)
 LABELS = {

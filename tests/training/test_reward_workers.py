@@ -89,7 +89,7 @@ def odd(tmp_path_factory):
     workers.wait()
     yield workers, reward
     workers.close()
-    assert not own_workers()
+    assert not workers_that_stay()
 
 
 def run(folder: Path, **changes) -> Path:
@@ -122,7 +122,7 @@ def test_workers_give_the_run_of_this_process_bit_for_bit(tmp_path, count):
     assert numbers(near) == numbers(far)
     assert rows(far)[0]["parts"]["flicker"]["std"] > 0
     assert rows(far)[0]["unscored_share"] > 0  # a part raises on one of the prompts
-    assert not own_workers()
+    assert not workers_that_stay()
 
 
 def test_what_a_reward_raises_is_the_same_reason_as_in_this_process(odd):
@@ -221,7 +221,7 @@ def test_objects_train_with_workers(tmp_path):
         assert rows(made.go())[0]["reward"]["std"] > 0
     finally:
         made.close()
-    assert not own_workers()
+    assert not workers_that_stay()
 
 
 def test_a_reward_that_cannot_be_pickled_is_refused_with_the_cure(tmp_path):
@@ -279,6 +279,14 @@ def own_workers(of: int | None = None) -> list[int]:
     """The worker processes of a process, without multiprocessing's own helper."""
     found = psutil.Process(of).children(recursive=True)
     return [p.pid for p in found if "spawn_main" in " ".join(p.cmdline())]
+
+
+def workers_that_stay(seconds: float = 30.0) -> list[int]:
+    """The worker processes that have not ended after a while: a busy machine ends them late."""
+    end = time.monotonic() + seconds
+    while own_workers() and time.monotonic() < end:
+        time.sleep(0.05)
+    return own_workers()
 
 
 SCRIPT = """
