@@ -384,8 +384,8 @@ def test_host_and_device_memory_do_not_grow_with_the_number_of_clips(tmp_path):
     )
     assert many["host: text encoder"] > 11e9  # UMT5-XXL in bfloat16: the recipe offloads it
     assert many["stage: decoding"] == few["stage: decoding"]
-    # the samples' latents alone wait for the update, for each clip
-    assert many["host: rollout"] == 16 * few["host: rollout"]
+    # the samples' latents alone wait for the update, for each clip; a prompt's condition is kept once
+    assert 15.9 * few["host: rollout"] < many["host: rollout"] < 16 * few["host: rollout"]
     assert many["host"] - many["host: rollout"] < 20e9
 
 
