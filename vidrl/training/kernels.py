@@ -150,7 +150,8 @@ def notes(backbone: Denoiser) -> Iterator[str]:
     if switch.mixes:
         yield (
             f"rollouts use the attention kernel {switch.rollout} and updates {switch.choice}: old "
-            "log-densities are computed again, and rollout_drift in metrics.jsonl is the difference"
+            "log-densities, where the algorithm keeps any, are computed again, and rollout_drift "
+            "in metrics.jsonl is the difference"
         )
 
 
