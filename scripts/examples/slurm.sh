@@ -14,7 +14,8 @@
 set -euo pipefail
 
 # The first machine of the job is where the processes meet.
-head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+head="${hosts%%$'\n'*}"
 # One torchrun on each machine starts one process for each GPU. 84600 s = 23.5 hours.
 exec srun torchrun \
   --nnodes "$SLURM_NNODES" \

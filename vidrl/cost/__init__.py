@@ -162,6 +162,8 @@ def of_target(
     calls = memo(("calls",), lambda: counting.count(recipe, algorithm, backbone, micro))
     micro = min(micro, calls.first.largest)  # an optimiser step may have fewer rows
     is_driven = recipe.backbone.name == driven.NAME and not blueprint.family
+    # counted before the trace, which adds the recipe's adapter to the networks
+    parameters = memo(("parameters",), lambda: driven.parameters(backbone) if is_driven else {})
     work_done = (
         memo(("driven", micro), lambda: driven.trace_recipe(recipe, backbone, micro))
         if is_driven
@@ -178,7 +180,7 @@ def of_target(
     facts, advice = _verdict(recipe, bytes_found, micro, target)
     return Cost(
         recipe.run,
-        _shape(backbone, segments, driven.parameters(backbone) if is_driven else {}),
+        _shape(backbone, segments, parameters),
         _call_counts(recipe, backbone, calls, micro) | {"processes": target.processes},
         flops,
         bytes_found,

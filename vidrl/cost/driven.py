@@ -93,9 +93,21 @@ def _stored(backbone: Any, traced: list[float], weights: float, trained: float) 
     networks = list(backbone.networks.values())
     blocks = [block for net in networks for list_ in stored.block_lists(net) for block in list_]
     layers = [layer for net in networks for layer in stored.linear_layers(net)]
-    other = (float("nan"),) * 2
-    sizes = (stored.largest(blocks), sum(map(stored.frozen_bytes, layers)), stored.largest(layers))
-    return Network._make((*traced, *other, weights, trained, *map(float, sizes)))
+    forward, forward_peak, backward, update_peak = traced
+    unknown = float("nan")
+    return Network(
+        forward,
+        forward_peak,
+        backward,
+        update_peak,
+        backward_other=unknown,
+        update_peak_other=unknown,
+        weights=weights,
+        trained=trained,
+        block=float(stored.largest(blocks)),
+        layers=float(sum(map(stored.frozen_bytes, layers))),
+        layer=float(stored.largest(layers)),
+    )
 
 
 def _weights(backbone: Any) -> dict[str, float]:
