@@ -1,9 +1,8 @@
 """Score, bench and three rounds of training give the numbers of the version before the code moved.
 
 `numbers.json` was written by `numbers_of_commands.py` on commit 534b7b5, before the modules were
-moved into rooms and renamed. On one machine the numbers agree to the last bit. On another machine
-the kernels of torch round differently, and the updates of the weights carry the rounding on:
-therefore the tolerance.
+moved into rooms and renamed. On another machine the kernels of torch round differently, and the
+updates of the weights carry the rounding on: therefore the tolerance.
 """
 
 import json
