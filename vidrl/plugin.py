@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -423,14 +424,25 @@ def _attributes(cls: type, root: type) -> dict[str, Any]:
 def _checked(value: Any, fits: bool, hint: Any) -> Any:
     """Return the value; raise TypeError with the expected type if it does not fit."""
     if not fits:
-        raise TypeError(f"expected {spell(hint)}, got {value!r} ({type(value).__name__})")
+        # a reader of recipes knows tables, and no types of Python
+        tables = [one for one in (hint, *typing.get_args(hint)) if _is_table(one)]
+        wanted = "a table of KEY = VALUE" if tables else spell(hint)
+        raise TypeError(f"expected {wanted}, got {value!r} ({type(value).__name__})")
     return value
+
+
+def _is_table(hint: Any) -> bool:
+    """Return whether a type is that of mappings."""
+    origin = typing.get_origin(hint) or hint
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
     """Return the value if it is one of the choices; raise TypeError with the choices if not."""
     if value not in choices:
-        raise TypeError(f"expected one of {', '.join(map(repr, choices))}, got {value!r}")
+        meant = get_close_matches(str(value), [str(choice) for choice in choices], 1, 0.5)
+        hint = f": did you mean {meant[0]!r}?" if meant else ""
+        raise TypeError(f"expected one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
     return value
 
 

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import os
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -177,10 +179,10 @@ def test_each_model_has_a_recipe():
 
 def test_each_part_names_a_file_that_is_there():
     for cpu in (True, False):
-        for part in CHECK.parts(cpu):
+        for part in CHECK.parts(cpu, Path("runs/x")):
             script = part.command[0]
             assert script == "-m" or (ROOT / script).is_file(), script
-    assert sum(part.minutes for part in CHECK.parts(False)) <= 10
+    assert sum(part.minutes for part in CHECK.parts(False, Path("runs/x"))) <= 10
 
 
 def test_a_part_that_fails_or_takes_too_long_is_recorded(monkeypatch):
@@ -192,8 +194,54 @@ def test_a_part_that_fails_or_takes_too_long_is_recorded(monkeypatch):
 
 def test_parts_that_succeeded_are_not_run_again(tmp_path):
     file = tmp_path / "parts.json"
-    assert CHECK.earlier(file, False) == {}
+    assert CHECK.earlier(file) == {}
     done = [CHECK.Done(name, "c", status, 1.0, "r") for name, status in (("a", 0), ("b", 1))]
     file.write_text(json.dumps([asdict(d) for d in done]))
-    assert list(CHECK.earlier(file, False)) == ["a"]
-    assert CHECK.earlier(file, True) == {}
+    assert list(CHECK.earlier(file)) == ["a"]
+
+
+def test_another_card_version_or_code_begins_anew():
+    """Else a page would hold numbers of two cards, or of code that is no longer there."""
+    known = CHECK.facts(True)
+    assert set(known) == {"device", "torch", "diffusers", "python", "code"} and all(known.values())
+    folder = CHECK.kept(known, True)
+    assert CHECK.kept(CHECK.facts(True), True) == folder
+    others = {CHECK.kept({**known, name: "other"}, True) for name in known}
+    assert len(others | {folder}) == len(known) + 1
+    # the parts keep what they have done in that folder alone
+    own = [word for p in CHECK.parts(False, folder) for word in p.command if "runs/" in word]
+    assert own and all(str(folder) in word for word in own)
+
+
+def test_code_that_changes_changes_the_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr(CHECK, "ROOT", tmp_path)
+    (tmp_path / "vidrl").mkdir()
+    (tmp_path / "vidrl" / "a.py").write_text("a = 1")
+    before = CHECK.facts(True)["code"]
+    (tmp_path / "vidrl" / "a.py").write_text("a = 2")
+    assert CHECK.facts(True)["code"] != before
+
+
+def test_the_page_of_an_earlier_call_is_not_taken_for_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(CHECK, "ROOT", tmp_path)
+    (tmp_path / "page.md").write_text("old")
+    write = "import pathlib; pathlib.Path('page.md').write_text('new')"
+    for code, result in (("print('failed')", "failed"), (write, "[page.md](page.md)")):
+        os.utime(tmp_path / "page.md", (1, 1))
+        assert CHECK.run(CHECK.Part("a", ["-c", code], 1, "page.md"), False).result == result
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cppu"])
+def test_flags_are_read_before_the_setup(tmp_path, flag):
+    """The copy has no scripts/setup beside it: a call of it would be an error of bash."""
+    script = tmp_path / "gpu_check"
+    script.write_bytes((ROOT / "scripts/gpu_check").read_bytes())
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["bash", script, flag], capture_output=True, text=True, env=environment, check=False
+    )
+    if flag == "--help":
+        assert done.returncode == 0 and "--again" in done.stdout and not done.stderr
+    else:
+        told = "gpu_check: expected --again, --cpu or --help, got --cppu\n"
+        assert (done.returncode, done.stderr) == (2, told)

@@ -82,8 +82,10 @@ def test_the_mesh_has_a_replica_a_machine_or_as_many_as_asked():
 
 
 def test_one_process_cannot_share_and_replicas_are_of_hsdp(tmp_path):
+    # an error that names the model would show that it was looked for
+    absent = {"name": "wan", "options": {"model": "no/such/model"}}
     with pytest.raises(ValueError, match="expected several processes for 'fsdp', got one"):
-        loop.run(recipe(tmp_path, parallel={"shard": "fsdp"}))
+        loop.run(recipe(tmp_path, parallel={"shard": "fsdp"}, backbone=absent))
     for section in ({"shard": "fsdp", "replicas": 2}, {"shard": "hsdp", "replicas": 1}):
         with pytest.raises(BadRecipe, match="parallel.replicas: expected 0, or 2 or more with"):
             config.build(recipe(tmp_path, parallel=section))

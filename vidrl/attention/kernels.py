@@ -308,9 +308,10 @@ def find(name: str) -> Kernel:
     others = names_of_diffusers()
     if name in others:
         return _of_diffusers(name)
-    known = [*KERNELS, AUTO, *FORMER, *others]
+    known = [*KERNELS, AUTO, *(others if name.startswith("_") else ())]
     raise AttentionError(
-        f"attention: expected the name of a kernel, got {name!r}: {nearest(name, known)}"
+        f"attention: expected the name of a kernel, got {name!r}: {nearest(name, known)}; take one "
+        "of these, or leave the option out for 'sdpa'"
     )
 
 

@@ -14,9 +14,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidrl.attention import AUTO, Proof, Trial, fastest, find, prove_in, put, recorded
+from vidrl.attention import AUTO, Proof, Trial, check, fastest, find, prove_in, put, recorded
+from vidrl.attention.kernels import AttentionError
 
 Case = tuple[torch.device, bool, torch.dtype | None]
+
+
+def check_names(wanted: str = "sdpa", rollout: str = "", training: bool = True) -> None:
+    """Raise `AttentionError` for kernels that are unknown or cannot be called on this machine.
+
+    Nothing is computed, and no network is needed. `training`: the kernel `wanted` must have a
+    backward pass; that of rollouts needs none.
+
+    Example:
+        >>> check_names("flahs")
+        Traceback (most recent call last):
+        vidrl.attention.kernels.AttentionError: attention: expected the name of a kernel, got ...
+    """
+    if wanted != AUTO:
+        check(wanted, training)
+    if rollout == AUTO:
+        raise AttentionError(
+            "rollout_attention: expected the name of one kernel, got 'auto', which measures the "
+            "kernels of updates: name a kernel, or leave rollout_attention out"
+        )
+    if rollout:
+        check(rollout, training=False)
 
 
 class AttentionSwitch:

@@ -63,6 +63,14 @@ class Generator(ABC):
     # whether `drop_encoders` is to be called once all prompts of a run are encoded
     drops_encoders: bool = False
 
+    @classmethod  # noqa: B027  most families have nothing to check
+    def check_options(cls, options: Mapping[str, object]) -> None:
+        """Raise for values of options that cannot work here, before a model is read.
+
+        `options` are those of a run that trains; their names and types are checked already. The
+        default checks nothing.
+        """
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Return the condition of each prompt: named tensors (B, ...), without gradient.

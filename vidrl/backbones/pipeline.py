@@ -39,6 +39,7 @@ from . import (
     _checkpointing,
     _components,
     _conditioning_frames,
+    _options,
     _quantization,
     _references,
     _row_independence,
@@ -120,6 +121,8 @@ class Pipeline(Denoiser):
         text_encoder: Literal["keep", "offload", "drop"] = "keep",
         rollout_attention: str = "",
     ):
+        given = {"call": call, "dtype": dtype, "attention": attention}
+        _options.check({**given, "rollout_attention": rollout_attention}, training=False)
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
                 f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, "
@@ -172,6 +175,11 @@ class Pipeline(Denoiser):
             self._trials,
             lambda: self._dry_prediction(self.times(4)[1]),
         )
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, object]) -> None:
+        """Raise for a kernel, a size or a dtype that cannot work, before a model is read."""
+        _options.check(options, training=True)
 
     def _sort_components(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
         """Sort the pipeline's modules into networks, some of them trained, and frozen parts."""

@@ -30,7 +30,7 @@ from vidrl.diffusion.segments import Span
 from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
-from . import _quantization
+from . import _options, _quantization
 from ._attention import AttentionSwitch
 from ._encoder_cache import dropped
 from ._memory import Memory
@@ -105,6 +105,9 @@ class Wan(Denoiser):
         text_encoder: Literal["keep", "offload", "drop"] = "keep",
         rollout_attention: str = "",
     ):
+        given = {"height": height, "width": width, "frames": frames, "dtype": dtype}
+        kernels = {"attention": attention, "rollout_attention": rollout_attention}
+        _options.check({**given, **kernels}, training=False)
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
                 "expected guidance ≥ 1 (1 is off), decode_chunk ≥ 1 and text_length ≥ 1, "
@@ -159,6 +162,11 @@ class Wan(Denoiser):
             self.pipe.transformer.enable_gradient_checkpointing()
         self.memory.apply([self.network], self.pipe.vae)
         self.only_lora = self.memory.only_lora
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, object]) -> None:
+        """Raise for a kernel, a size or a dtype that cannot work, before a model is read."""
+        _options.check(options, training=True)
 
     def _resize(self, size: Mapping[str, float]) -> None:
         """Set the shapes and the frame map of a clip size.

@@ -61,6 +61,8 @@ def check_recipe(recipe: config.Recipe) -> None:
     reward that the algorithm cannot credit.
     """
     config.check_plugins(recipe)
+    backbone: Any = plugin.find("backbones", recipe.backbone.name)
+    backbone.check_options(recipe.backbone.options)
     check_full(recipe)
     check_shard(recipe)
     learns = getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none")

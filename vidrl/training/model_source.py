@@ -131,6 +131,11 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     nested = {name: value for name, value in options.items() if "." not in name}
     for name, value in options.items():
         table, dot, key = name.partition(".")
+        if dot and not isinstance(nested.get(table, {}), Mapping):
+            raise ValueError(
+                f"{table}: expected a table, of which {name} is an entry, got {nested[table]!r}: "
+                f"leave {table} = {nested[table]!r} out, or write {table}.KEY = {nested[table]!r}"
+            )
         if dot:
             nested[table] = {**nested.get(table, {}), key: value}
     return nested

@@ -80,6 +80,8 @@ class Workers:
         self.size = self.engine.num_processes
         self.context = self._checked_context()
         self.count = self.size // self.context
+        # found here, so that processes that cannot share weights are told before a model is read
+        self._mesh_shape = self._checked_mesh() if self.sharded else ()
         # this process's place among those with samples of their own: neighbours share samples
         self.rank = self.engine.process_index // self.context
         # a group of its own, on the CPU, because the other processes may wait inside the network
@@ -120,7 +122,11 @@ class Workers:
         return self.parallel.shard != "none"
 
     def mesh(self) -> Any:
-        """Return the mesh of processes over which the weights are spread.
+        """Return the mesh of processes over which the weights are spread."""
+        return sharding.mesh(self.device.type, self._mesh_shape)
+
+    def _checked_mesh(self) -> tuple[int, ...]:
+        """Return the shape of the mesh of processes.
 
         Raises ValueError for one process, and for replicas that do not divide the processes.
         """
@@ -130,10 +136,9 @@ class Workers:
                 "add --processes N, or use torchrun; or set parallel.shard = 'none'"
             )
         machines = self.size // int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
-        shape = sharding.mesh_shape(
+        return sharding.mesh_shape(
             self.parallel.shard, self.size, max(1, machines), self.parallel.replicas
         )
-        return sharding.mesh(self.device.type, shape)
 
     def share(self, n: int, even: bool = True) -> list[int]:
         """Return the places out of n that are this process's, one after the other.
