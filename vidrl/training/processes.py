@@ -80,7 +80,7 @@ class Workers:
         self.size = self.engine.num_processes
         self.context = self._checked_context()
         self.count = self.size // self.context
-        # found here, so that processes that cannot share weights are told before a model is read
+        # found here, so that processes that cannot share weights fail before a model is read
         self._mesh_shape = self._checked_mesh() if self.sharded else ()
         # this process's place among those with samples of their own: neighbours share samples
         self.rank = self.engine.process_index // self.context
