@@ -14,7 +14,11 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = {"write_a_reward": "my_module", "write_a_backbone": "my_backbone"}
 SAVED |= {"write_an_algorithm": "my_algorithms"}  # pages whose first block is a file to save
-SHORTER = {  # the same commands, with fewer clips
+FEW = "train.prompts_per_round=2 train.group=4 train.show=2"
+SHORTER = {  # the same commands, with fewer clips and a smaller model
+    "scripts/recipes/demo.toml > my.toml": "scripts/recipes/demo.toml | "
+    "sed 's:assets/tiny-wan\":assets/tiny-wan-32\":' > my.toml",
+    "vidrl train my.toml train.rounds": f"vidrl train my.toml {FEW} train.rounds",
     "shuf -n 200": "shuf -n 8",
     "head -n 160 prompts": "head -n 4 prompts",
     "tail -n 40": "tail -n 4",

@@ -50,7 +50,8 @@ def test_after_the_text_encoders_are_freed_the_encoded_prompts_predict_alike(nam
         if part is not None and part is not getattr(made, "autoencoder", None)
     ]
     assert encoders and all(weight.is_meta for part in encoders for weight in part.parameters())
-    assert torch.equal(predicted(made, cache(TEXTS)), predicted(plain, plain.encode(TEXTS)))
+    # an encoder may round a text of a batch otherwise than the text alone
+    torch.testing.assert_close(predicted(made, cache(TEXTS)), predicted(plain, plain.encode(TEXTS)))
     latents = made.noise(draws(0, [("a",)]))
     assert torch.equal(made.decode(latents), plain.decode(latents))
     with pytest.raises(ValueError, match="before it freed its text encoders.*offload"):

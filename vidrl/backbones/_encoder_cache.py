@@ -132,6 +132,9 @@ class EncoderCache:
         """Return one cached output on the device, or compute and store it."""
         digest = self.hash_of_call.get(key)
         if digest is None or digest not in self.kept:
+            # a pipeline puts the tokens of a text on the device of its encoder, "meta" once freed
+            if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+                raise dropped([])
             digest = self.hash_of_call[key] = _hash(part, leaves)
             if digest not in self.kept:
                 if self.dropped and part.is_dropped:
