@@ -108,9 +108,15 @@ class HttpScorer(Reward):
             raise ValueError(
                 f"expected chunk >= 1, retries >= 0, timeout > 0, got {chunk}, {retries}, {timeout}"
             )
+        if isinstance(urls, str):
+            raise ValueError(
+                f"urls: expected a list of addresses, got the text {urls!r}: write urls = "
+                f"[{urls!r}], or url = {urls!r}"
+            )
         if (url and urls) or len(set(urls)) < len(urls):
             raise ValueError(
-                f"expected url, or urls that differ, got url={url!r} and urls={list(urls)}"
+                f"expected url, or urls that differ, got url={url!r} and urls={list(urls)}: name "
+                "each server once"
             )
         self.token_env, self.chunk = token_env, chunk
         self.transport = transport
@@ -274,7 +280,8 @@ def token(name: str) -> str:
     found = os.environ.get(name, "")
     if not found:
         raise RuntimeError(
-            f"expected the server's token in the environment variable {name}, found none"
+            f"expected the server's token in the environment variable {name}, found none: export "
+            f"{name} here with the value that the server has"
         )
     # checked here, because http.client would print the token in its own error
     if not (found.isascii() and found.isprintable()):

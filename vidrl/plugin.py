@@ -464,6 +464,8 @@ def _conform_container(value: Any, hint: Any, origin: Any, arguments: tuple[Any,
     if origin is collections.abc.Callable:
         return _checked(value, callable(value), hint)
     # A string is a sequence of strings, but is never meant where a list is expected.
+    if isinstance(value, str) and not issubclass(origin, Mapping):
+        raise TypeError(f"expected a list, as [{value!r}], got the text {value!r}")
     fits = isinstance(value, origin) and not isinstance(value, (str, bytes))
     _checked(value, fits, hint)
     if isinstance(value, Mapping) and len(arguments) == 2:

@@ -141,7 +141,9 @@ def make_server(
     secret = token or os.environ.get(TOKEN_ENV) or secrets.token_urlsafe(32)
     if len(secret) < LEAST_TOKEN or not secret.isascii():
         raise ValueError(
-            f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of {len(secret)}"
+            f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of "
+            f"{len(secret)}{'' if secret.isascii() else ', not all ASCII'}: export {TOKEN_ENV} "
+            "with a random one, as `openssl rand -hex 16` prints, or leave it out for a new one"
         )
     try:
         return Server((host, port), RewardHandler(reward, device), secret, largest, queue)

@@ -214,6 +214,16 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["own wan", "sd15"])
+def test_the_log_says_what_is_compiled(name: str) -> None:
+    (note,) = [note for note in backbone(name, compile=True).notes if note.startswith("compile")]
+    kind = "UNet2DConditionModel" if name == "sd15" else "WanTransformer3DModel"
+    assert f" of {kind} by torch.compile (aot_eager); the first prediction of each" in note
+    assert ("4 × BasicTransformerBlock" if name == "sd15" else "2 × WanTransformerBlock") in note
+    assert not [note for note in backbone(name).notes if "compile" in note]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", ["own wan", "sd15"])

@@ -53,6 +53,29 @@ def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
     assert "flicker" in (made / "report.html").read_text()
 
 
+def test_results_of_other_clips_or_dims_are_not_replaced_without_out(capsys, tmp_path):
+    for name in ("a/videos", "b/videos"):
+        folder(tmp_path / name, 2)
+    for words, number in (
+        (("a/videos", *QUICK), ""),
+        (("b/videos", *QUICK), "-2"),  # another folder of the same name
+        (("a/videos", "--dims", "flicker", *QUICK[2:]), "-3"),
+        (("b/videos", *QUICK, "--jobs", 1), "-2"),  # the same results again
+        (("a/videos", *QUICK), ""),
+    ):
+        status, out, err = bench(capsys, *words)
+        assert status == 0 and f"files: runs/bench-videos{number}/results.json" in out
+        assert ("runs/bench-videos holds the results of other clips" in err) == bool(number)
+        made = tmp_path / "runs" / f"bench-videos{number}"
+        assert read(made)["sets"][0]["source"] == words[0]
+    # one cache: the third call measured nothing
+    assert [path.parent.name for path in tmp_path.rglob("cache")] == ["bench-videos"]
+    saved = [f"runs/bench-videos{number}/results.json" for number in ("", "-2")]
+    for order, name in ((saved, "x-vs-y"), (saved[::-1], "x-vs-y-2")):
+        out = bench(capsys, *order, "--names", "x,y", "--format", "csv")[1]
+        assert f"files: runs/bench-{name}/results.json" in out
+
+
 def test_two_folders_are_compared_by_prompt(capsys, tmp_path):
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 3, noise=noise)

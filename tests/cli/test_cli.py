@@ -450,6 +450,21 @@ def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypat
     )
 
 
+def test_clips_of_another_call_are_kept_unless_they_may_be_replaced(capsys, tmp_path):
+    """The toy model makes images of one frame or small clips in milliseconds."""
+    words = ["sample", "--backbone", "toy", "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    prompts = [["--prompt", name] for name in ("a", "b")]
+    assert said(capsys, *words, *prompts[0], *prompts[1])[0] == 0
+    (tmp_path / "own.txt").write_text("stays")
+    before = (tmp_path / "0000.mp4").read_bytes()
+    status, _, err = said(capsys, *words, *prompts[0], "--seed", 7)
+    assert status == 2 and (tmp_path / "0000.mp4").read_bytes() == before
+    assert "with 2, such as 0000.mp4: name another folder with --out, or add --overwrite" in err
+    assert said(capsys, *words, *prompts[0], "--seed", 7, "--overwrite")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000.mp4", "own.txt", "prompts.csv"]
+    assert (tmp_path / "0000.mp4").read_bytes() != before
+
+
 # --- serve
 
 

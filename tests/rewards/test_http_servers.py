@@ -15,6 +15,7 @@ import torch
 from test_http_attacks import Server, reply
 from test_http_scorer import TOKEN, Served, clips, same, samples
 
+from vidrl import plugin
 from vidrl.rewards import Reward, Score
 from vidrl.rewards._serving import servers as spreading
 from vidrl.rewards._serving import wire
@@ -196,6 +197,15 @@ def test_a_server_that_comes_back_with_another_reward_scores_no_more(start):
     served.server.reward_handler.identity = "another"
     score = far(CLIPS)
     assert score.value.isnan().all() and "another reward than before" in score.why[0]
+
+
+def test_urls_as_a_text_are_refused_with_the_list_that_is_meant():
+    with pytest.raises(ValueError, match=r"got the text 'http://a': write urls = \['http://a'\]"):
+        HttpScorer(urls="http://a")
+    with pytest.raises(
+        plugin.BadOption, match=r"'urls' .* expected a list, as \['http://a'\], got"
+    ):
+        plugin.load("rewards", "http_scorer", urls="http://a")
 
 
 def test_url_and_urls():

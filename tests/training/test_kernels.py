@@ -13,6 +13,7 @@ from toys import Brightness
 
 from vidrl import attention
 from vidrl.algorithms.grpo import GRPO
+from vidrl.algorithms.nft import NFT
 from vidrl.attention.reference import written_out
 from vidrl.backbones._tiny import pipeline
 from vidrl.backbones.wan import Wan
@@ -46,11 +47,11 @@ def wan(**options) -> Wan:
     return Wan(pipeline(), height=16, width=16, frames=5, fps=8.0, text_length=16, **options)
 
 
-def trainer(folder: Path, rounds=1, **options) -> Trainer:
+def trainer(folder: Path, rounds=1, algorithm=None, **options) -> Trainer:
     torch.manual_seed(0)
     return Trainer.from_objects(
         policy=Policy(wan(**options), rank=2),
-        algorithm=GRPO(steps=4, updates=1),
+        algorithm=algorithm or GRPO(steps=4, updates=1),
         reward=Brightness(),
         prompts=["a red circle", "a blue square"],
         held_out=["a green circle", "a green square"],
@@ -77,7 +78,14 @@ def test_rollouts_use_their_kernel_and_the_ratio_is_1_with_the_updates(tmp_path,
     assert (kept["choice"], kept["rollout"]) == ("sdpa", "low")
     assert kept["proofs"]["rollout_attention"]["output"] > 1e-4
     events = (run / "events.jsonl").read_text()
-    assert "rollouts use the attention kernel low and updates sdpa" in events
+    assert "rollouts use the attention kernel low and updates sdpa: old log-densities" in events
+
+
+def test_an_algorithm_without_densities_has_no_drift_and_its_note_says_so(tmp_path, low):
+    run = trainer(tmp_path / "run", algorithm=NFT(steps=3), rollout_attention="low").go()
+    events = (run / "events.jsonl").read_text()
+    assert "keeps no log-densities, so that rollout_drift is not measured" in events
+    assert low and "rollout_drift" not in rows(run)[0]
 
 
 def test_without_the_new_densities_the_ratio_would_not_be_1(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ or close to it (docs/guides/memory.md says how close).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -86,9 +87,13 @@ class Memory:
         quantized = self.quantization != "none"
         return f'backbone.options.quantization = "{self.quantization}"' if quantized else ""
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what a person should know about these options on this machine."""
+    def notes(self, networks: Iterable[nn.Module]) -> tuple[str, ...]:
+        """Return what a person should know about these options, once `apply` has been called."""
+        compiled = (_compiled(network) for network in networks if self.compile)
+        return (*compiled, *self._offload_notes())
+
+    def _offload_notes(self) -> tuple[str, ...]:
+        """Return a note on options that save nothing on this machine."""
         moving = [name for name in ("activation_offload", "group_offload") if getattr(self, name)]
         if not moving or torch.cuda.is_available():
             return ()
@@ -179,6 +184,16 @@ def _compile_blocks(network: nn.Module) -> None:
             "backbone.options.compile = false"
         )
     network.compile_repeated_blocks(backend=COMPILER)  # type: ignore[operator]
+
+
+def _compiled(network: nn.Module) -> str:
+    """Return the line of the log on the blocks of a network that are compiled."""
+    blocks = [type(m).__name__ for m in network.modules() if m._compiled_call_impl is not None]
+    kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(blocks).items())
+    return (
+        f"compile = true: {kinds} of {type(network).__name__} by torch.compile ({COMPILER}); the "
+        "first prediction of each shape takes longer"
+    )
 
 
 def _call(autoencoder: nn.Module | None, method: str) -> None:

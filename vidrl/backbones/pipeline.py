@@ -86,7 +86,7 @@ class Pipeline(Denoiser):
       UNets, such as "sdpa", "flash3" or "auto" (docs/guides/attention.md); it is proven in
       the networks at first use.
     - `rollout_attention`: another kernel for rollouts alone, which may be of low precision;
-      their log-densities are then computed again by `attention`.
+      log-densities, where the algorithm keeps any, are then computed again by `attention`.
     - `quantization`, `activation_offload`, `group_offload`, `vae_tiling`, `vae_slicing` and
       `compile`: see `vidrl.backbones._memory.Memory`.
 
@@ -163,7 +163,7 @@ class Pipeline(Denoiser):
         self.notes = (
             *([version_note] if version_note else []),
             *_components.scheduler_notes(pipe.scheduler, self.probe),
-            *self.memory.notes,
+            *self.memory.notes(self.networks.values()),
         )
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
         # None until the first batch has been compared with a row that runs alone.

@@ -61,7 +61,7 @@ class Wan(Denoiser):
     - `attention`: the kernel that computes attention, such as "sdpa", "flash3" or "auto"
       (docs/guides/attention.md); it is proven in the transformer at first use.
     - `rollout_attention`: another kernel for rollouts alone, which may be of low precision;
-      their log-densities are then computed again by `attention`.
+      log-densities, where the algorithm keeps any, are then computed again by `attention`.
     - `text_encoder`: "offload" keeps the text encoder on the CPU, and moves it to the device
       only to encode; "drop" frees it as well, once a run has encoded all its prompts.
       `offload_text = true` is the former name of "offload".
@@ -145,10 +145,6 @@ class Wan(Denoiser):
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
-        self.notes = (
-            *_scheduler_notes(self.pipe.scheduler, self.scheduler),
-            *self.memory.notes,
-        )
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
         self.attention_switch: AttentionSwitch = AttentionSwitch(
             [self.network],
@@ -161,6 +157,10 @@ class Wan(Denoiser):
         if gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
         self.memory.apply([self.network], self.pipe.vae)
+        self.notes = (
+            *_scheduler_notes(self.pipe.scheduler, self.scheduler),
+            *self.memory.notes([self.network]),
+        )
         self.only_lora = self.memory.only_lora
 
     @classmethod

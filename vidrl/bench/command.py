@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import plugin
+from vidrl.bench import folders, measure, results, suite, untrusted_clips
 from vidrl.bench import items as items_
-from vidrl.bench import measure, results, suite, untrusted_clips
 from vidrl.bench.items import Found
 from vidrl.bench.measure import Progress
 from vidrl.bench.preregistration import Preregistration
@@ -98,10 +98,13 @@ def _measure(args: argparse.Namespace, command: str, progress: Progress | None) 
     sources = _sources(args)
     claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in chosen.dims])
     distances = _distance_names(args, len(sources))
-    out = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(name for name, _, _ in sources))}")
-    cache = Path(args.cache or out / "cache")
+    base = _default_folder([name for name, _, _ in sources])
+    wanted = folders.planned(_sets(args, sources, [Found([])] * len(sources), []), chosen)
+    out = Path(args.out) if args.out else folders.choose(base, wanted)
+    # in the first folder where the second one only has other dims of the same clips
+    cache = Path(args.cache or Path(args.out or base) / "cache")
     with ProcessGroup(out / "shards") as group:
-        found = group.find_once(lambda: _found(sources, args, chosen, out))
+        found = group.find_once(lambda: _found(sources, args, chosen, Path(args.out or base)))
         rows = group.measure(
             lambda part: measure.run(
                 part,
@@ -326,7 +329,8 @@ def _compare_saved(args: argparse.Namespace, command: str, progress: Progress | 
     if note := untrusted_clips.closed_note(done):
         print(f"vidrl: {note}", file=sys.stderr)
     names = [set_["name"] for set_ in done["sets"]]
-    out, formats = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(names))}"), _formats(args)
+    base, formats = _default_folder(names), _formats(args)
+    out = Path(args.out) if args.out else folders.choose(base, folders.about(done))
     _add_distances(
         args, done, _distance_names(args, len(names)), Path(args.cache or out / "cache"), progress
     )
@@ -449,6 +453,11 @@ def _formats(args: argparse.Namespace) -> list[str]:
     return names_asked or DEFAULT_FORMATS + ["leaderboard"] * (
         args.profile == "vbench" or args.suite == "vbench"
     )
+
+
+def _default_folder(names: Sequence[str]) -> Path:
+    """Return the folder of a call without --out, by the names of its sets."""
+    return Path(f"runs/bench-{_file_name('-vs-'.join(names))}")
 
 
 def _split_names(text: str | None) -> list[str]:

@@ -122,7 +122,8 @@ def _declare_output(bench: argparse.ArgumentParser) -> None:
         "--out",
         type=new_folder,
         metavar="DIR",
-        help="the folder in which the files are written (runs/bench-NAME)",
+        help="the folder in which the files are written (runs/bench-NAME; runs/bench-NAME-2 ... "
+        "where that holds results of other clips or dims)",
     )
     bench.add_argument(
         "--format",

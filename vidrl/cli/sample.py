@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,11 @@ def declare(commands: Any) -> None:
         metavar="DIR",
         help="the folder in which the clips are written as 0000.mp4 ..., or 0000.png ...",
     )
+    sample.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the clips of an earlier call in DIR (default: clips in DIR are an error)",
+    )
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
     sample.add_argument(
         "--steps",
@@ -96,9 +102,10 @@ def _sample(args: argparse.Namespace) -> int:
     prompts = args.prompt or config.read_prompts(args.prompts)
     _print_skipped_rows(args.prompts)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    _check_empty(out, args.overwrite)
     make, fps = _maker(source, args.steps or source.steps or STEPS, args.device, prompts)
     rows, failed = [], []
+    _empty(out)
     for i, prompt in _progress(prompts):
         name, why = _write_clip(make, prompt, args.seed + i, out / f"{i:04d}", fps)
         if why:
@@ -109,6 +116,32 @@ def _sample(args: argparse.Namespace) -> int:
     if rows:
         manifest.write(out / "prompts.csv", rows)
     return _print_result(len(rows), failed, out)
+
+
+def _check_empty(out: Path, overwrite: bool) -> None:
+    """Raise ValueError where a folder holds clips that may not be replaced."""
+    from vidrl.rewards import video
+
+    files = sorted(out.iterdir()) if out.is_dir() else []
+    clips = [file.name for file in files if file.suffix.lower() in video.SUFFIXES]
+    if clips and not overwrite:
+        raise ValueError(
+            f"expected a folder without clips, got {out} with {len(clips)}, such as {clips[0]}: "
+            "name another folder with --out, or add --overwrite to replace the clips of an earlier "
+            "call"
+        )
+
+
+def _empty(out: Path) -> None:
+    """Create the folder, without the clips and the table that an earlier call wrote into it.
+
+    Clips of an earlier call that stayed would be measured with the new ones. Files of other
+    names stay.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for file in out.iterdir():
+        if re.fullmatch(r"\d{4,}\.(mp4|png)|prompts\.csv", file.name):
+            file.unlink()
 
 
 def _maker(

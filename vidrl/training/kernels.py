@@ -140,18 +140,26 @@ def write(backbone: Denoiser, folder: Path) -> None:
         checkpoint.write_text(folder / FILE, json.dumps(switch.to_dict(), indent=1))
 
 
-def notes(backbone: Denoiser) -> Iterator[str]:
-    """Yield a sentence on the kernel that "auto" chose, and one on a mix with rollouts."""
+def notes(backbone: Denoiser, plan: Plan) -> Iterator[str]:
+    """Yield a sentence on the kernel that "auto" chose, and one on a mix with rollouts.
+
+    `plan`: that of a round, which says whether the algorithm keeps log-densities.
+    """
     switch = backbone.attention_switch
     if switch is None:
         return
     if switch.wanted == AUTO:
         yield f"attention = 'auto' uses {switch.choice}{_compared(switch.measured, switch.choice)}"
     if switch.mixes:
+        densities = set(plan.keep) & set(plan.stochastic)
         yield (
-            f"rollouts use the attention kernel {switch.rollout} and updates {switch.choice}: old "
-            "log-densities, where the algorithm keeps any, are computed again, and rollout_drift "
-            "in metrics.jsonl is the difference"
+            f"rollouts use the attention kernel {switch.rollout} and updates {switch.choice}: "
+            + (
+                "old log-densities are computed again, and rollout_drift in metrics.jsonl is the "
+                "difference"
+                if densities
+                else "the algorithm keeps no log-densities, so that rollout_drift is not measured"
+            )
         )
 
 

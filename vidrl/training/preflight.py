@@ -106,7 +106,8 @@ def _notes(parts: Parts) -> Iterator[str]:
     yield from unused(recipe.policy, policy.lora)
     yield from parts.backbone.notes
     yield from () if policy.lora is None else parts.backbone.adapter_notes
-    yield from kernels.notes(parts.backbone)
+    draw = torch.Generator().manual_seed(recipe.seed)
+    yield from kernels.notes(parts.backbone, parts.algorithm.plan(parts.backbone, 0, draw))
     yield from unread(recipe, parts.algorithm, reward)
     yield from parts.files.notes
     yield from _prompt_notes(parts)

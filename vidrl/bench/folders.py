@@ -1,0 +1,66 @@
+"""Choose the folder of the results of a call without --out: no other results are replaced."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from vidrl.bench.results import FILE
+from vidrl.bench.suite import Suite
+
+# of what results are: the sets, the suite, and the dims with the digest of what defines them
+About = dict[str, Any]
+
+
+def about(results: Mapping[str, Any]) -> About:
+    """Return of what results are, in the form in which two results are compared."""
+    return {
+        "sets": [[one["name"], one["source"], one["model"]] for one in results["sets"]],
+        "suite": results["suite"]["name"],
+        "dims": [[dim["name"], dim["hash"]] for dim in results["dims"]],
+    }
+
+
+def planned(sets: Sequence[Mapping[str, Any]], suite: Suite) -> About:
+    """Return of what the results of these sets on a suite will be.
+
+    Each set has "name", "source" and "model", as in results.json.
+    """
+    dims = [dim.to_dict(trained=False) for dim in suite.dims]
+    return about({"sets": sets, "suite": {"name": suite.name}, "dims": dims})
+
+
+def choose(base: Path, wanted: About) -> Path:
+    """Return a folder beside `base`, or `base` itself, without results of anything else.
+
+    A repeated call gets the folder of the earlier one. Where `base` holds other results, it is
+    `base` with a number, and a line on standard error says so.
+
+    Example:
+        >>> choose(Path("no/folder"), {"sets": [], "suite": "temporal", "dims": []}).name
+        'folder'
+    """
+    named = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in count(1))
+    found = next(folder for folder in named if _free(folder, wanted))
+    if found != base:
+        print(
+            f"vidrl: {base} holds the results of other clips or other dims, so that these are "
+            f"written into {found}; --out names a folder of your own",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _free(folder: Path, wanted: About) -> bool:
+    """Return whether a folder has no results, or results of the same sets on the same dims."""
+    file = folder / FILE
+    if not file.exists():
+        return True
+    try:
+        return about(json.loads(file.read_bytes())) == wanted
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # damaged, or of another version: it stays as it is
