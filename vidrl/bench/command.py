@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -98,7 +97,7 @@ def _measure(args: argparse.Namespace, command: str, progress: Progress | None) 
     sources = _sources(args)
     claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in chosen.dims])
     distances = _distance_names(args, len(sources))
-    base = _default_folder([name for name, _, _ in sources])
+    base = folders.usual([name for name, _, _ in sources])
     wanted = folders.planned(_sets(args, sources, [Found([])] * len(sources), []), chosen)
     out = Path(args.out) if args.out else folders.choose(base, wanted)
     # in the first folder where the second one only has other dims of the same clips
@@ -329,7 +328,7 @@ def _compare_saved(args: argparse.Namespace, command: str, progress: Progress | 
     if note := untrusted_clips.closed_note(done):
         print(f"vidrl: {note}", file=sys.stderr)
     names = [set_["name"] for set_ in done["sets"]]
-    base, formats = _default_folder(names), _formats(args)
+    base, formats = folders.usual(names), _formats(args)
     out = Path(args.out) if args.out else folders.choose(base, folders.about(done))
     _add_distances(
         args, done, _distance_names(args, len(names)), Path(args.cache or out / "cache"), progress
@@ -341,7 +340,7 @@ def _run_preferences(args: argparse.Namespace, command: str) -> int:
     """Compute the agreement of dims with people; the path may be the folder of the videos."""
     from vidrl.bench import preference_page, preferences
 
-    out = Path(args.out or f"runs/bench-{_file_name(Path(args.preferences).stem)}")
+    out = Path(args.out or folders.usual([Path(args.preferences).stem]))
     chosen = suite_from(args) if args.suite or args.dims or args.profile else None
     found = preferences.run(
         args.preferences,
@@ -455,16 +454,6 @@ def _formats(args: argparse.Namespace) -> list[str]:
     )
 
 
-def _default_folder(names: Sequence[str]) -> Path:
-    """Return the folder of a call without --out, by the names of its sets."""
-    return Path(f"runs/bench-{_file_name('-vs-'.join(names))}")
-
-
 def _split_names(text: str | None) -> list[str]:
     """Split a text at commas, without blanks."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def _file_name(name: str) -> str:
-    """Return the name with only characters that every file system allows."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "clips"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -32,6 +33,19 @@ def planned(sets: Sequence[Mapping[str, Any]], suite: Suite) -> About:
     """
     dims = [dim.to_dict(trained=False) for dim in suite.dims]
     return about({"sets": sets, "suite": {"name": suite.name}, "dims": dims})
+
+
+def usual(names: Sequence[str]) -> Path:
+    """Return the folder of a call without --out, by the names of its sets.
+
+    Only characters that every file system allows are in its name.
+
+    Example:
+        >>> usual(["base", "my clips"]).as_posix()
+        'runs/bench-base-vs-my-clips'
+    """
+    name = re.sub(r"[^\w.-]+", "-", "-vs-".join(names)).strip("-.")[:80]
+    return Path(f"runs/bench-{name or 'clips'}")
 
 
 def choose(base: Path, wanted: About) -> Path:
