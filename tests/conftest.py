@@ -22,7 +22,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# These files take longest. They run first, so that no worker ends alone with one of them.
+LONGEST = (
+    "test_families.py",
+    "test_tutorials.py",
+    "test_hacks.py",
+    "test_layers.py",
+    "test_reward_workers.py",
+    "test_coverage.py",
+    "test_numbers.py",
+    "test_end_to_end.py",
+    "test_audit.py",
+    "test_images.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
     if torch.cuda.is_available():
         return
     for item in items:
