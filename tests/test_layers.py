@@ -22,7 +22,7 @@ LAYERS = [
     {"training.loop"},
     {"training.restart"},
     {"training.between_rounds", "training.preflight"},
-    {"training.assembly", "training.broadcast"},
+    {"training.assembly"},
     {
         "training.update",
         "training.record",
@@ -31,7 +31,7 @@ LAYERS = [
         "training.kernels",
     },
     {"data.file_rounds", "training.unread"},
-    {"data.clip_latents", "training.lockstep"},
+    {"data.clip_latents", "training.lockstep", "training.broadcast"},
     {"algorithms"},
     {"credit.influence"},
     {"training.rollout"},

@@ -1,6 +1,7 @@
 """Rollouts by another kernel: densities of the update's kernel, a measured drift, one choice."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,17 @@ pytest.importorskip("diffusers", reason="needs vidrl[train]")
 from groups import in_group
 from toys import Brightness
 
-from vidrl import attention
+from vidrl import attention, config
 from vidrl.algorithms.grpo import GRPO
 from vidrl.algorithms.nft import NFT
+from vidrl.attention import measure
 from vidrl.attention.reference import written_out
 from vidrl.backbones._tiny import pipeline
 from vidrl.backbones.wan import Wan
 from vidrl.training import kernels
 from vidrl.training.loop import Options, Trainer
 from vidrl.training.policy import Policy
+from vidrl.training.processes import Workers
 from vidrl.training.rollout import Plan, draws, sample
 
 
@@ -156,24 +159,78 @@ def test_a_resumed_run_keeps_what_auto_chose(tmp_path):
     assert again["proofs"]["attention"]["kernel"] == "math"
 
 
-def test_all_processes_use_the_choice_of_the_main_process(low):
-    names = sorted(attention.KERNELS)
-    of_main = [[2], [names.index("math"), names.index("sdpa")]]
+def on_rank_1(wrong):
+    """The formula of attention, which one process of two computes in another way."""
 
-    class Two:
-        """A process of two, where "math" is the fastest in the main process."""
+    def call(*given):
+        return wrong(*given) if os.environ.get("RANK") == "1" else written_out(*given)
 
-        size = 2
+    return call
 
-        def all(self, own):
-            return torch.cat([torch.tensor(of_main.pop(0)), own])
 
-    made = wan(attention="auto")
-    kernels.agree(made, Two())
-    made.ready()
-    assert not of_main
-    assert made.attention_switch.choice == "math"
-    assert made.attention_switch.proofs["attention"].kernel == "math"
+def broken(*given):
+    raise RuntimeError("out of luck")
+
+
+@pytest.fixture
+def candidates(monkeypatch):
+    """Kernels that fail on process 1 alone, each at another point, and one that is right."""
+    seconds = {"fails": 0.1, "wrong": 0.2, "absent": 0.3, "right": 0.5, "sdpa": 1.0}
+    calls = {"fails": broken, "wrong": lambda *given: 2 * written_out(*given)}
+    for name in ("fails", "wrong", "absent", "right"):
+        call = on_rank_1(calls.get(name, written_out))
+        attention.register(attention.Kernel(name, "a stand-in", call))
+
+    def measured(kernel, *rest):
+        second = os.environ.get("RANK") == "1"
+        if kernel.name not in seconds or (kernel.name == "absent" and second):
+            return measure.Row(kernel.name, reason="it is not here")
+        # the clock of process 1 finds sdpa the fastest, and does not decide
+        both = 0.01 if kernel.name == "sdpa" and second else seconds[kernel.name]
+        return measure.Row(kernel.name, 0.1, both)
+
+    monkeypatch.setattr(measure, "measured", measured)
+    yield
+    for name in ("fails", "wrong", "absent", "right"):
+        del attention.KERNELS[name]
+
+
+@pytest.mark.parametrize("shard", ["fsdp", "none"])
+def test_all_processes_come_to_one_verdict_and_none_waits(tmp_path, candidates, shard):
+    """With shared weights, a process that left a prediction would let the other one wait."""
+    pytest.importorskip("accelerate")
+
+    def body(rank: int) -> None:
+        workers = Workers(parallel=config.Parallel(shard=shard, timeout=60.0))
+
+        def made(wanted: str) -> Wan:
+            backbone = wan(attention=wanted, gradient_checkpointing=True)
+            policy = Policy(backbone, rank=2)
+            if workers.sharded:
+                policy.shard(workers.mesh())
+            return backbone
+
+        backbone = made("auto")
+        with kernels.agreed(backbone, workers):
+            backbone.ready()
+        switch = backbone.attention_switch
+        assert switch.choice == "right" and switch.proofs["attention"].kernel == "right"
+        reasons = {row["kernel"]: row["reason"] for row in switch.measured["rows"]}
+        by = "process 1: " if rank == 0 else ""
+        assert reasons["fails"].startswith(f"refused: {by}attention 'fails' does not run")
+        assert reasons["wrong"].startswith(f"refused: {by}attention 'wrong' in ")
+        assert reasons["absent"] == "process 1: it is not here" and not reasons["right"]
+        # the network works after the refusals, and with the same numbers
+        with torch.no_grad():
+            found = backbone.attention_switch.predict()
+        both = workers.everywhere(found)
+        assert torch.equal(both[:1], both[1:])
+        named = made("fails")
+        refused = pytest.raises(attention.AttentionError, match=f"^{by}attention 'fails' does not")
+        with refused, kernels.agreed(named, workers):
+            named.ready()
+
+    assert in_group(tmp_path, body) == [0, 0], [p.read_text() for p in tmp_path.glob("error.*")]
 
 
 def test_only_the_main_process_needs_the_file_of_an_earlier_start(tmp_path):

@@ -4,6 +4,7 @@
 compare a kernel with the formula of attention before it is used; `measure` finds the fastest.
 """
 
+from .agreement import ALONE, Agreement
 from .in_place import RATIO_TOLERANCE, Proof, Trial, prove_in, ratio
 from .kernels import AUTO, KERNELS, AttentionError, Kernel, find, names_of_diffusers, register
 from .measure import Report, Row, fastest, recorded
@@ -11,9 +12,11 @@ from .proof import Function, check, choose, dtypes, function, prove, takes_mask,
 from .switch import put, restore, used
 
 __all__ = [
+    "ALONE",
     "AUTO",
     "KERNELS",
     "RATIO_TOLERANCE",
+    "Agreement",
     "AttentionError",
     "Function",
     "Kernel",

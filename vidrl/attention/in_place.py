@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vidrl.diffusion import transition
 from vidrl.diffusion.path import Path, exact
 
+from .agreement import ALONE, Agreement, Careful
 from .kernels import AttentionError, Kernel, find
 from .proof import TOLERANCE, check
 from .reference import REFERENCE, ROUNDED
@@ -100,17 +101,49 @@ class _Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def prove_in(name: str, trial: Trial, training: bool = True, sampling: bool = False) -> Proof:
+def prove_in(
+    name: str,
+    trial: Trial,
+    training: bool = True,
+    sampling: bool = False,
+    agreement: Agreement = ALONE,
+) -> Proof:
     """Predict with a kernel in the real network, and compare with the formula of attention.
 
     `training`: compare the gradients of trained weights as well. `sampling`: the kernel only
-    samples, so that its numbers may differ more. Raises `AttentionError` for a kernel that is
-    missing, fails, is ignored, has no gradients, gives another output or other gradients, or
-    gives a rollout and an update different densities.
+    samples, so that its numbers may differ more. `agreement`: that of all processes, which must
+    call this function together. Raises `AttentionError` for a kernel that is missing, fails, is
+    ignored, has no gradients, gives another output or other gradients, or gives a rollout and an
+    update different densities, on any process.
     """
-    kernel = check(name, training)
-    got = _attempt(name, kernel, trial, training)
-    _check_used(name, kernel, got, trial)
+    kernel = agreement.jointly(lambda: check(name, training))
+    got = agreement.jointly(lambda: _attempt(name, kernel, trial, training, agreement.together))
+    errors, rounding, reference = agreement.jointly(
+        lambda: _compared(name, trial, got, training, sampling)
+    )
+    own_ratio = (
+        agreement.jointly(lambda: _checked_ratio(name, kernel, trial, got.output))
+        if training
+        else 0.0
+    )
+    return Proof(
+        kernel.name,
+        reference,
+        errors["prediction"],
+        errors.get("gradient of the trained weights"),
+        rounding,
+        own_ratio,
+        dict(got.calls),
+    )
+
+
+def _compared(
+    name: str, trial: Trial, got: _Run, training: bool, sampling: bool
+) -> tuple[dict[str, float], float, str]:
+    """Return the errors of a run, the largest one of rounding alone, and the reference.
+
+    Raises `AttentionError` for an error above its limit.
+    """
     long = got.flops > WRITTEN_OUT.get(trial.latents.device.type, 1e15)
     reference = find("sdpa") if long else REFERENCE
     expected = _run(reference, trial, training)
@@ -120,16 +153,7 @@ def prove_in(name: str, trial: Trial, training: bool = True, sampling: bool = Fa
     least = SAMPLING_TOLERANCE if sampling else TOLERANCE[_lowest(trial)]
     for what, error in errors.items():
         _check_limit(name, trial, what, error, max(least, ROOM * rounding[what]))
-    own_ratio = _checked_ratio(name, kernel, trial, got.output) if training else 0.0
-    return Proof(
-        kernel.name,
-        reference.name,
-        errors["prediction"],
-        errors.get("gradient of the trained weights"),
-        max(rounding.values()),
-        own_ratio,
-        dict(got.calls),
-    )
+    return errors, max(rounding.values()), reference.name
 
 
 def _check_limit(name: str, trial: Trial, what: str, error: float, limit: float) -> None:
@@ -157,18 +181,32 @@ def _checked_ratio(name: str, kernel: Kernel, trial: Trial, output: Tensor) -> f
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def _attempt(name: str, kernel: Kernel, trial: Trial, training: bool) -> _Run:
-    """Return the run of the kernel; raise `AttentionError` where it fails."""
+def _attempt(name: str, kernel: Kernel, trial: Trial, training: bool, together: bool) -> _Run:
+    """Return the run of the kernel; raise `AttentionError` where it fails or is ignored.
+
+    `together`: processes predict together, so that a kernel that fails must not end the
+    prediction of this process alone; an error of anything else ends the process.
+    """
+    careful = Careful(kernel)
     try:
-        return _run(kernel, trial, training)
+        got = _run(careful.switched() if together else kernel, trial, training)
+        failure = careful.failure
     except AttentionError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
+        if together:
+            raise
+        failure = error
+    if isinstance(failure, AttentionError):
+        raise failure
+    if failure is not None:
+        reason = str(failure).strip().split("\n")[0][:300]
         raise AttentionError(
             f"attention {name!r} does not run in {_names(trial)} on {trial.latents.device}: "
-            f"{type(error).__name__}: {reason}; use 'sdpa'"
-        ) from error
+            f"{type(failure).__name__}: {reason}; use 'sdpa'"
+        ) from failure
+    _check_used(name, kernel, got, trial)
+    return got
 
 
 def _run(kernel: Kernel, trial: Trial, training: bool) -> _Run:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from .agreement import ALONE, Agreement
 from .in_place import Proof, Trial, prove_in, without_cache
 from .kernels import KERNELS, AttentionError, Kernel
 from .switch import Switch
@@ -114,32 +115,34 @@ def fastest(
     device: torch.device,
     training: bool = True,
     names: Sequence[str] = (),
-    agreed: Callable[[list[str]], list[str]] = list,
+    agreement: Agreement = ALONE,
 ) -> Report:
     """Measure the kernels, and return a report with the fastest one that passes the proof.
 
-    `names`: the candidates; none stands for all that are known, without `LEFT_OUT`. `agreed`
-    gets the names from the fastest on, and returns those in the order in which they are proven,
-    which must be one order in all processes of a run.
+    `names`: the candidates; none stands for all that are known, without `LEFT_OUT`.
+    `agreement`: that of all processes of a run, which must call this function together. The
+    seconds of the main process decide, and a kernel that fails on one process is out for all.
     """
     names = names or [name for name in KERNELS if name not in LEFT_OUT]
-    rows = {name: measured(KERNELS[name], shapes, device, training) for name in names}
-    seconds = {n: r.both if training else r.forward for n, r in rows.items()}
+    own = [measured(KERNELS[name], shapes, device, training) for name in names]
+    reasons = agreement.failures([row.reason for row in own])
+    rows = {row.kernel: replace(row, reason=why) for row, why in zip(own, reasons, strict=True)}
+    seconds = {n: r.both if training else r.forward for n, r in rows.items() if not r.reason}
     usual = seconds.get("sdpa") or float("inf")
     ready = {
         n: s for n, s in seconds.items() if s is not None and (n == "sdpa" or s < MARGIN * usual)
     }
     proof = None
     choice = "sdpa"
-    for name in agreed(sorted(ready, key=lambda name: ready[name])):
+    for name in agreement.of_main(sorted(ready, key=lambda name: ready[name])):
         if name == "sdpa":
             break
         try:
-            proof = [prove_in(name, trial, training) for trial in trials][-1]
+            proof = [prove_in(name, trial, training, False, agreement) for trial in trials][-1]
             choice = name
             break
         except AttentionError as error:
-            rows[name] = Row(**{**asdict(rows[name]), "reason": f"refused: {error}"})
+            rows[name] = replace(rows[name], reason=f"refused: {error}")
     return Report(choice, [_described(s, n) for s, n in shapes.items()], list(rows.values()), proof)
 
 

@@ -65,7 +65,7 @@ class Switch(TorchFunctionMode):
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale,
                 enable_gqa=enable_gqa,
             )  # fmt: skip
-        _check_type(self.kernel, query, key, value)
+        check_types(self.kernel, query, key, value)
         if enable_gqa and key.shape[1] != query.shape[1]:
             repeats = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
@@ -105,7 +105,7 @@ def left_to_torch(
     return "dropout" if dropout else ""
 
 
-def _check_type(kernel: Kernel, *inputs: Tensor) -> None:
+def check_types(kernel: Kernel, *inputs: Tensor) -> None:
     """Raise `AttentionError` for query, key or value of a type that the kernel does not take."""
     found = {x.dtype for x in inputs} - set(kernel.dtypes)
     if found:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidrl.attention import AUTO, Proof, Trial, check, fastest, find, prove_in, put, recorded
+from vidrl.attention import ALONE, AUTO, Proof, Trial, check, fastest, find, prove_in, put, recorded
 from vidrl.attention.kernels import AttentionError
 
 Case = tuple[torch.device, bool, torch.dtype | None]
@@ -32,14 +32,14 @@ def check_names(wanted: str = "sdpa", rollout: str = "", training: bool = True) 
         vidrl.attention.kernels.AttentionError: attention: expected the name of a kernel, got ...
     """
     if wanted != AUTO:
-        check(wanted, training)
+        check(find(wanted).name, training)
     if rollout == AUTO:
         raise AttentionError(
             "rollout_attention: expected the name of one kernel, got 'auto', which measures the "
             "kernels of updates: name a kernel, or leave rollout_attention out"
         )
     if rollout:
-        check(rollout, training=False)
+        check(find(rollout).name, training=False)
 
 
 class AttentionSwitch:
@@ -70,8 +70,8 @@ class AttentionSwitch:
         self.untouched = self.choice == "sdpa" and not self.rollout and not enforced
         self.plain = self.choice == "sdpa" and not self.rollout
         self.measured: dict[str, Any] | None = None
-        # makes the order in which "auto" proves kernels the same in all processes of a run
-        self.agreed: Callable[[list[str]], list[str]] = list
+        # makes the verdicts on kernels the same in all processes of a run
+        self.agreement = ALONE
         self.proofs: dict[str, Proof] = {}
         self._proven = set[Case]()
         self._working = False
@@ -104,14 +104,16 @@ class AttentionSwitch:
     def _choose(self, device: torch.device, training: bool) -> None:
         """Measure the kernels on the run's own shapes, and take the fastest."""
         shapes = recorded(self.predict)
-        report = fastest(shapes, self.trials(), device, training, agreed=self.agreed)
+        trials = self.trials()
+        report = fastest(shapes, trials, device, training, agreement=self.agreement)
         self.choice, self.measured = report.choice, report.to_dict()
         if report.proof is not None:
             self.proofs["attention"] = report.proof
 
     def _proof(self, name: str, training: bool, sampling: bool = False) -> Proof:
         """Prove a kernel by every trial; return the last proof."""
-        return [prove_in(name, trial, training, sampling) for trial in self.trials()][-1]
+        trials, agreement = self.trials(), self.agreement
+        return [prove_in(name, trial, training, sampling, agreement) for trial in trials][-1]
 
     def _put(self, name: str) -> None:
         for network in self.networks:

@@ -23,7 +23,6 @@ C, L, h, w).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -470,11 +469,18 @@ class Pipeline(Denoiser):
         The latents have two latent frames where the pipeline's code takes so few. A pipeline of
         several networks predicts early and late, because each network has times of its own.
         """
-        times = self.times(4)
-        x, short = self._fixed_noise(), self._fixed_noise()[:, :, :2]
-        with torch.no_grad(), suppress(Exception):
-            fits = self._dry_prediction(times[1], short).shape == short.shape
-            x = short if fits else x
+        times, x = self.times(4), self._fixed_noise()
+        short, reason = x[:, :, :2], "another shape"
+        try:
+            with torch.no_grad():
+                fits = self._dry_prediction(times[1], short).shape == short.shape
+            reason = "" if fits else reason
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a pipeline may refuse short clips in any way
+            reason = f"{type(error).__name__}: {error}"
+        # one size on all processes, which predict together
+        x = x if self.attention_switch.agreement.failures([reason])[0] else short
         steps = [0, 2] if len(self.networks) > 1 else [1]
         return [
             Trial(

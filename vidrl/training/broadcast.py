@@ -45,6 +45,13 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
     )
 
 
+def texts(workers: Workers, own: str) -> list[str]:
+    """Return the text of every process, in order of their ranks; every process must call this."""
+    data = torch.tensor(list(own.encode()), dtype=torch.uint8)
+    sizes = workers.everywhere(torch.tensor([len(data)])).tolist()
+    return [bytes(part.tolist()).decode() for part in workers.everywhere(data).split(sizes)]
+
+
 def unlike(workers: Workers, digest: str) -> list[int]:
     """Return the ranks of the processes whose hexadecimal digest is not the main process's."""
     digests = workers.everywhere(torch.tensor([int(digest[:15], 16)])).tolist()

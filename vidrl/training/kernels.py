@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidrl.attention import AUTO, KERNELS
+from vidrl.attention import ALONE, AUTO, Agreement
 from vidrl.backbones.base import Cond, Denoiser, on
 
 from . import checkpoint
+from .broadcast import texts
 from .policy import Policy
 from .processes import Workers
 from .rollout import Level, Plan, Rollout, density, sample
@@ -115,22 +116,51 @@ def kept(folder: Path) -> dict[str, Any]:
     return found
 
 
-def agree(backbone: Denoiser, workers: Workers) -> None:
-    """Let all processes prove kernels in the order that the main process has measured.
+class Agreed(Agreement):
+    """The agreement of all processes of a run: each must make the same calls."""
 
-    Call this before `ready`, by which all processes then choose the same kernel.
+    def __init__(self, workers: Workers):
+        self.workers = workers
+        self.together = workers.together
+
+    def failures(self, own: Sequence[str]) -> list[str]:
+        """Return the first process's reason of each failure, and which process that is."""
+        every = [json.loads(text) for text in texts(self.workers, json.dumps(list(own)))]
+        return [_first_reason(reasons) for reasons in zip(*every, strict=True)]
+
+    def of_main(self, names: Sequence[str]) -> list[str]:
+        """Return the names that the main process has passed."""
+        found: list[str] = json.loads(texts(self.workers, json.dumps(list(names)))[0])
+        return found
+
+
+def _first_reason(reasons: Sequence[str]) -> str:
+    """Return the first reason of several processes, "" if no process has one.
+
+    >>> _first_reason(["", "it fails"]), _first_reason(["it fails"] * 2), _first_reason([""])
+    ('process 1: it fails', 'it fails', '')
+    """
+    rank = next((rank for rank, reason in enumerate(reasons) if reason), -1)
+    if rank < 0 or all(reasons):
+        return reasons[rank] if reasons else ""
+    return f"process {rank}: {reasons[rank]}"
+
+
+@contextmanager
+def agreed(backbone: Denoiser, workers: Workers) -> Iterator[None]:
+    """Let all processes come to one verdict on each kernel that is proven within this context.
+
+    Processes that call the network together agree afterwards too; others predict alone, and
+    would wait for processes that never ask.
     """
     switch = backbone.attention_switch
-    if switch is not None and workers.size > 1:
-        switch.agreed = partial(_of_main, workers)
-
-
-def _of_main(workers: Workers, names: list[str]) -> list[str]:
-    """Return the names of kernels that the main process has passed."""
-    every = sorted(KERNELS)
-    count = int(workers.all(torch.tensor([len(names)]))[0])
-    found = workers.all(torch.tensor([every.index(name) for name in names]))
-    return [every[int(i)] for i in found[:count]]
+    if switch is None or workers.size == 1:
+        yield
+        return
+    switch.agreement = Agreed(workers)
+    yield
+    if not workers.together:
+        switch.agreement = ALONE
 
 
 def write(backbone: Denoiser, folder: Path) -> None:

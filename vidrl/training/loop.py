@@ -242,8 +242,7 @@ class Trainer:
             self.backbone,
             lambda: from_main(self.workers, lambda: kernels.kept(self.record.folder)),
         )
-        kernels.agree(self.backbone, self.workers)
-        with self.workers.autocast():
+        with kernels.agreed(self.backbone, self.workers), self.workers.autocast():
             self.backbone.ready()
         preflight.split_tokens(self.parts)
 
