@@ -86,8 +86,8 @@ PROMISES = [
             ),
         ],
     )
+    for name, family in FAMILIES.items()  # all of a family together: they share its pipelines
     for promise, check in CHECKS.items()
-    for name, family in FAMILIES.items()
 ]
 
 

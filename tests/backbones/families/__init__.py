@@ -8,9 +8,10 @@ The builders need no file and no network. Each file of this folder holds the bui
 kind of network; `parts` holds what several families share.
 """
 
-from . import cosmos, images, motion, packed, sound, unets, video, wan
+from . import _shapes, cosmos, images, motion, packed, sound, unets, video, wan
 from ._family import FAMILIES, PROMPTS, Family, clips, picture
 
+_shapes.share()
 # importing them fills FAMILIES
 BUILDERS = (cosmos, images, motion, packed, sound, unets, video, wan)
 __all__ = ["FAMILIES", "PROMPTS", "Family", "clips", "picture"]
