@@ -106,3 +106,20 @@ def test_a_clip_becomes_the_latents_of_its_free_frames(name: str) -> None:
     made = backbone.encoder(2 * video.transpose(1, 2) - 1).latent_dist.mode()
     assert torch.allclose(reached[:, :, 1:], made[:, :, 1:], atol=1e-4)
     assert (reached[:, :, 0] - made[:, :, 0]).abs().max() > 1e-2  # the given picture's
+
+
+def test_a_last_image_that_a_model_cannot_take_is_refused_with_the_prompts(tmp_path: Path) -> None:
+    """Wan's network for one picture joins the features of two to a text of one prompt."""
+    from PIL import Image
+
+    file = tmp_path / "a.png"
+    Image.new("RGB", (32, 32)).save(file)
+    backbone, first = driven("wan_i2v"), {"image": str(file)}
+    both = Prompt("a cat", {**first, "last_image": str(file)})
+    backbone.check_prompts([Prompt("a cat", first)])
+    told = "got 'a cat' with image, last_image: RuntimeError.*: take last_image out of the prompt"
+    for _ in range(2):  # a second attempt is refused as well
+        with pytest.raises(ValueError, match=told):
+            backbone.check_prompts([Prompt("a cat", first), both])
+    backbone.encode([Prompt("a cat", first)])
+    driven("wan22_i2v").check_prompts([both])  # which takes it

@@ -268,6 +268,9 @@ def test_prompts_beyond_the_limit_of_the_text_encoder_are_told() -> None:
     long = "a red circle " * 8
     assert backbone.truncated(["a red circle", long]) == [long]
     assert driven("sd15").truncated(["a " * 70, "a " * 90]) == ["a " * 90]
+    # the advice names an option only where the pipeline's call takes it
+    assert backbone.longer.startswith("Raise backbone.options.call.max_sequence_length, or")
+    assert driven("sd15").longer == "Shorten them"
 
 
 # Pixels to latents
@@ -393,6 +396,11 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         ValueError, match="NextYearPipeline, which was saved by 9.9: install a newer diffusers"
     ):
         Pipeline(tmp_path)
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableAudioPipeline", "_diffusers_version": "0.1"})
+    )
+    with pytest.raises(ValueError, match="StableAudioPipeline, which makes sound alone: name"):
+        Pipeline(tmp_path)  # whose parts are not looked for
     with pytest.raises(ValueError, match="a pipeline in memory, got Linear"):
         Pipeline(nn.Linear(1, 1))
     pipe = FAMILIES["wan"].build()

@@ -15,6 +15,7 @@ from torch import nn
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
+from ._runner import FRAMES
 from .base import is_hub_id
 
 NETWORK_NAME = re.compile(
@@ -64,6 +65,7 @@ def load(model: str | Path, dtype: str) -> Any:
             f"which was saved by {version}: install a newer diffusers, or write a backbone for "
             "it (CONTRIBUTING.md, 'A backbone')"
         )
+    _check_pictures(getattr(diffusers(), name))
     _check_complete(Path(model), entries)
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
@@ -160,6 +162,7 @@ def check(pipe: Any) -> Any:
             f"expected model to be a folder, a hub id or a pipeline in memory, got "
             f"{type(pipe).__name__}"
         )
+    _check_pictures(type(pipe))
     optional = set(getattr(pipe, "_optional_components", ()))
     missing = [
         name for name, part in pipe.components.items() if part is None and name not in optional
@@ -170,6 +173,20 @@ def check(pipe: Any) -> Any:
             f"{', '.join(missing)}: load the whole pipeline"
         )
     return pipe
+
+
+def _check_pictures(kind: type) -> None:
+    """Raise ValueError for the class of a pipeline that makes sound, and no pictures.
+
+    Its call has arguments of sound, and none of the size of a picture.
+    """
+    names = inspect.signature(inspect.unwrap(kind.__call__)).parameters
+    sound = [name for name in names if re.search("audio|waveform", name)]
+    if sound and not {"height", "width", "image", "video", *FRAMES} & set(names):
+        raise ValueError(
+            f"expected a pipeline that makes pictures or films, got {kind.__name__}, which makes "
+            "sound alone: name a model of images or of video"
+        )
 
 
 def networks(pipe: Any) -> dict[str, nn.Module]:

@@ -5,7 +5,8 @@ References are named after the keyword arguments of the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,28 @@ def load(prompt: str, size: Size) -> dict[str, Any]:
     texts.
     """
     return {name: _value(prompt, name, size) for name in of(prompt)}
+
+
+@contextmanager
+def explained(pipeline: str, prompt: str, needs: Sequence[str]) -> Iterator[None]:
+    """Raise ValueError, with what to change, where a pipeline refuses a prompt's references.
+
+    `needs`: the references that every prompt must have. vidrl's own errors stay as they are.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("expected "):
+            raise
+        given = list(of(prompt))
+        extra = [name for name in given if name not in needs] or given
+        raise ValueError(
+            f"expected references that {pipeline} runs with, got {str(prompt)[:60]!r} with "
+            f"{', '.join(given)}: {type(error).__name__}: {str(error).strip()[:200].rstrip('.')}: "
+            f"take {', '.join(extra)} out of the prompt file, or use a model that takes it"
+        ) from error
 
 
 def with_loaded_files(call: Mapping[str, Any], size: Size) -> dict[str, Any]:

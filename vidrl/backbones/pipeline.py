@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from vidrl.attention import Trial
-from vidrl.data.prompt import is_file, is_text
+from vidrl.data.prompt import is_file, is_text, of
 
 from . import (
     _adapters,
@@ -222,6 +222,9 @@ class Pipeline(Denoiser):
         self.mixed_times = MixedTimes(self.runner)
         self.row_of_prompt: dict[Any, int] = {}
         self.dry_row, self.needs = _sizes.find_dry_row(self.runner, self.size)
+        option = "backbone.options.call.max_sequence_length"
+        takes_length = "max_sequence_length" in self.runner.call_parameters
+        self.longer = f"Raise {option}, or shorten them" if takes_length else "Shorten them"
         self.reads = tuple(
             name for name in self.runner.call_parameters if is_file(name) or is_text(name)
         )
@@ -289,13 +292,26 @@ class Pipeline(Denoiser):
         references = _references.load(prompt, self.size)
         key = str(prompt), _references.identity(references)
         if key not in self.row_of_prompt:
-            row = self.row_of_prompt[key] = len(self.runner.table)
+            row = len(self.runner.table)
             self.runner.table.append(Row(str(prompt), references))
             pictures = _conditioning_frames.pictures_of_row(self.runner, row)
             if pictures not in self.known_pictures:
-                _conditioning_frames.check(self.runner, self.layout, row, self.decode_hook)
+                with _references.explained(self.runner.name, prompt, self.needs):
+                    self.runner.initial_latents(row)
+                    _conditioning_frames.check(self.runner, self.layout, row, self.decode_hook)
                 self.known_pictures.add(pictures)
+            self.row_of_prompt[key] = row
         return self.row_of_prompt[key]
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError for references that are not read, lacking, or that the call refuses.
+
+        The first prompt of each set of references runs the pipeline, without its networks.
+        """
+        super().check_prompts(prompts)
+        for prompt in {frozenset(of(prompt)): prompt for prompt in reversed(prompts)}.values():
+            if of(prompt):
+                self._row(prompt)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return what the network and the guidance predict at x_t (B, C, L, h, w), float32.
@@ -439,11 +455,6 @@ class Pipeline(Denoiser):
     def tokenizer_calls(self) -> TokenizerCalls:
         """The texts that the pipeline gives to its tokenizers."""
         return TokenizerCalls(self.runner, self.runner.table[self.dry_row])
-
-    longer = (
-        "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, "
-        "or shorten them"
-    )
 
     def ready(self) -> None:
         """Raise if the attention kernel or gradient checkpointing cannot be used."""

@@ -159,8 +159,8 @@ def _maker(
     from vidrl.training.rollout import generate
 
     backbone = plugin.load("backbones", source.backbone, **source.options)
-    backbone.check_prompts(prompts)
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone.check_prompts(prompts)  # on the device, where a prompt's pictures are tried out
     policy = load_adapter(backbone, source.lora, source.partial) if source.lora else backbone
     encode = PromptCache(backbone)
     # all prompts at once, so that an offloaded text encoder moves to the device only once
