@@ -80,7 +80,7 @@ LAYERS = [
         "training.standstill",
         "training.progress",
     },
-    {"lookup", "report.render"},
+    {"lookup", "report.render", "diffusion.precision"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 # rooms of which each module has a line of its own

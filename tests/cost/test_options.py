@@ -394,3 +394,24 @@ def test_the_command_leaves_with_1_if_nothing_fits(monkeypatch, capsys, tmp_path
 def test_bad_input_is_told_in_one_message(capsys, arguments, message):
     status, out, err = said(capsys, "cost", "scripts/recipes/wan_1.3b.toml", *arguments)
     assert status == 2 and out == "" and message in err and "Traceback" not in err
+
+
+def test_the_layers_that_are_counted_as_quantised_are_those_that_quantisation_takes():
+    from torch import nn
+
+    from vidrl.backbones import _quantization
+    from vidrl.cost import stored
+
+    class Network(nn.Module):
+        _keep_in_fp32_modules = ("wide",)
+
+        def __init__(self):
+            super().__init__()
+            parts = {"narrow": nn.Linear(2, 2), "wide": nn.Linear(2, 2), "lora": nn.Linear(2, 2)}
+            self.blocks = nn.ModuleList([nn.ModuleDict(parts)])
+            self.embedder = nn.Linear(2, 2)
+
+    network = Network().requires_grad_(False)
+    network.blocks[0]["lora"].requires_grad_(True)
+    assert _quantization.layers(network) == ["blocks.0.narrow", "blocks.0.lora"]
+    assert stored.linear_layers(network) == [network.blocks[0]["narrow"]]

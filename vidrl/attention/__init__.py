@@ -4,8 +4,10 @@
 compare a kernel with the formula of attention before it is used; `measure` finds the fastest.
 """
 
+from vidrl.diffusion.precision import RATIO_TOLERANCE
+
 from .agreement import ALONE, Agreement
-from .in_place import RATIO_TOLERANCE, Proof, Trial, prove_in, ratio
+from .in_place import Proof, Trial, prove_in, ratio
 from .kernels import AUTO, KERNELS, AttentionError, Kernel, find, names_of_diffusers, register
 from .measure import Report, Row, fastest, recorded
 from .proof import Function, check, choose, dtypes, function, prove, takes_mask, using

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidrl.diffusion import transition
 from vidrl.diffusion.path import Path, exact
+from vidrl.diffusion.precision import HALF, RATIO_TOLERANCE, of_products
 
 from .agreement import ALONE, Agreement, Careful
 from .kernels import AttentionError, Kernel, find
@@ -27,8 +28,6 @@ from .proof import TOLERANCE, check
 from .reference import REFERENCE, ROUNDED
 from .switch import attention_modules, used
 
-# The largest |ratio − 1| that is still rounding, by the precision of the network's products.
-RATIO_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 ETA = 0.3  # the noise level of the step whose density is compared
 PARAMETERS = 64  # trained tensors whose gradients are compared
 ROOM = 3.0  # how many times the error of rounding alone is accepted
@@ -147,7 +146,7 @@ def _compared(
     long = got.flops > WRITTEN_OUT.get(trial.latents.device.type, 1e15)
     reference = find("sdpa") if long else REFERENCE
     expected = _run(reference, trial, training)
-    rounded = expected if long or _lowest(trial) not in _HALF else _run(ROUNDED, trial, training)
+    rounded = expected if long or _lowest(trial) not in HALF else _run(ROUNDED, trial, training)
     errors = _errors(name, got, expected, training)
     rounding = _errors(name, rounded, expected, training)
     least = SAMPLING_TOLERANCE if sampling else TOLERANCE[_lowest(trial)]
@@ -176,9 +175,6 @@ def _checked_ratio(name: str, kernel: Kernel, trial: Trial, output: Tensor) -> f
             f"set backbone.options.rollout_attention = {name!r} to only sample with it"
         )
     return gap
-
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 def _attempt(name: str, kernel: Kernel, trial: Trial, training: bool, together: bool) -> _Run:
@@ -354,8 +350,7 @@ def _lowest(trial: Trial) -> torch.dtype:
     kind = trial.latents.device.type
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
-    found = {p.dtype for n in trial.networks for p in n.parameters() if p.is_floating_point()}
-    return next((dtype for dtype in _HALF if dtype in found), torch.float32)
+    return of_products(trial.networks)
 
 
 def _names(trial: Trial) -> str:

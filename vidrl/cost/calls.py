@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidrl.diffusion.path import Path, discrete, flow
+
 Predict = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 Widths = dict[str, tuple[int, ...]]
 
@@ -34,11 +36,17 @@ class Family:
     predict: Predict
     widths: Widths  # the shape of each condition of one row
     fps: float = 16.0
-    predicts: str = "flow"
+    path: Callable[[], Path] = flow
     # the decoder's configuration, where it is not the default of its class
     decoder_config: tuple[tuple[str, Any], ...] = ()
     channels: int = 16
     patch: int = 2  # latent columns a token
+
+
+def _scaled_linear() -> Path:
+    """Return CogVideoX's path, whose last level is pure noise."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return discrete((1 - betas).cumprod(0), "v")
 
 
 def _like(x: Tensor, *shape: int) -> Tensor:
@@ -171,7 +179,7 @@ FAMILIES = {
         predict=_cogvideox,
         widths={"text": (226, 4096)},
         fps=8.0,
-        predicts="v",
+        path=_scaled_linear,
     ),
     "ltx": Family(
         pipeline="LTXPipeline",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from vidrl import lora
 from vidrl.backbones.base import Cond, Denoiser
-from vidrl.diffusion import path
 from vidrl.plugin import nearest
 
 from .calls import FAMILIES, Family
@@ -127,7 +126,7 @@ class Skeleton(Denoiser):
             int(call.get(k, n))
             for k, n in zip(("height", "width"), self.family.size[1:], strict=True)
         )
-        self.path = path.flow() if self.family.predicts == "flow" else _scaled_linear()
+        self.path = self.family.path()
         self.fps = float(fps or call.get("frame_rate") or self.family.fps)
         self._resize(int(frames))
         self._build(blocks)
@@ -236,9 +235,3 @@ class Skeleton(Denoiser):
     def tiny(cls) -> Skeleton:
         """Build two blocks of the smallest known model at a small size."""
         return cls("Lightricks/LTX-Video", {"num_frames": 9, "height": 64, "width": 64}, 2)
-
-
-def _scaled_linear() -> path.Path:
-    """Return CogVideoX's path, whose last level is pure noise."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return path.discrete((1 - betas).cumprod(0), "v")

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidrl.backbones import _quantization
+
 from .choices import BYTES
 
 
@@ -55,9 +57,9 @@ def block_lists(network: nn.Module) -> list[nn.ModuleList]:
 
 def linear_layers(network: nn.Module) -> list[nn.Linear]:
     """Return the frozen linear layers of a network's blocks, which quantization stores."""
-    blocks = [block for blocks in block_lists(network) for block in blocks]
-    layers = [m for block in blocks for m in block.modules() if type(m) is nn.Linear]
-    return [layer for layer in layers if not layer.weight.requires_grad]
+    layers = [network.get_submodule(name) for name in _quantization.layers(network)]
+    plain = [layer for layer in layers if type(layer) is nn.Linear]
+    return [layer for layer in plain if not layer.weight.requires_grad]
 
 
 def quantize(network: nn.Module, kind: str) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
+from vidrl.diffusion.precision import MIXED
 from vidrl.training.policy import Policy
 
 from . import choices, stored
@@ -24,8 +25,6 @@ from .choices import Choices
 from .families import Skeleton
 from .skeleton import Blueprint
 from .tracing import drop_numbers, shapes, size, trace
-
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Network(NamedTuple):
@@ -162,7 +161,7 @@ def _extrapolated(
 
 def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
     """Return a factory of the autocast context of a recipe's precision."""
-    return (lambda: torch.autocast("cpu", AMP[precision])) if precision in AMP else nullcontext
+    return (lambda: torch.autocast("cpu", MIXED[precision])) if precision in MIXED else nullcontext
 
 
 def _network(

@@ -198,21 +198,6 @@ def _failed(error: Exception) -> str:
     )
 
 
-def precision(networks: Sequence[nn.Module], mixed: str = "no") -> torch.dtype:
-    """Return the type of the networks' products: that of mixed precision, or of their weights.
-
-    Example:
-        >>> net = nn.Linear(2, 2)
-        >>> precision([net]), precision([net], "bf16"), precision([net.half()])
-        (torch.float32, torch.bfloat16, torch.float16)
-    """
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if mixed in half:
-        return half[mixed]
-    found = {weight.dtype for network in networks for weight in network.parameters()}
-    return next((dtype for dtype in half.values() if dtype in found), torch.float32)
-
-
 def networks(backbone: Any) -> list[nn.Module]:
     """Return the networks of a backbone that hold the tokens of its samples."""
     network = backbone.network

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vidrl import lora
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import PolicySection
+from vidrl.diffusion.precision import HALF, of_products
 from vidrl.lora import writing
 from vidrl.lora.file import FULL
 
@@ -288,9 +289,8 @@ def _adapter(
 
 def _half(network: nn.Module) -> torch.dtype | None:
     """Return the half precision of the network's weights; None where they are float32."""
-    return next(
-        (p.dtype for p in network.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None
-    )
+    found = of_products([network])
+    return found if found in HALF else None
 
 
 def _trained(backbone: Denoiser, full: bool) -> dict[str, nn.Parameter]:

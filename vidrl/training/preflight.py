@@ -12,6 +12,7 @@ from torch import Tensor
 from vidrl.backbones.base import Denoiser, on
 from vidrl.data import prompts
 from vidrl.diffusion.path import exact
+from vidrl.diffusion.precision import of_products
 from vidrl.rewards.compose import leaves
 from vidrl.rewards.http_scorer import HttpScorer
 
@@ -72,7 +73,7 @@ def split_tokens(parts: Parts) -> None:
         mesh = context_parallel.mesh(x.device.type, parallel.context, parallel.kind)
         return context_parallel.split(found, mesh, parallel.kind)
 
-    precision = context_parallel.precision(found, parts.recipe.train.mixed_precision)
+    precision = of_products(found, parts.recipe.train.mixed_precision)
     context_parallel.prove(predict, parts.policy.weights, divide, precision)
 
 

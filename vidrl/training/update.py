@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidrl.algorithms.base import Algorithm, Batch, Experience, Loss
 from vidrl.config import Train
+from vidrl.diffusion.precision import MIXED, RATIO_TOLERANCE
 
 from . import sharding
 from .learning_rate import factor
@@ -34,8 +35,6 @@ FROZEN = (
     "backbone.options.train leaves out"
 )
 UNDEFINED = "the reward gave them no finite number, or no finite gradient"
-# The largest |ratio − 1| before the first update that is still rounding, by mixed precision.
-RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}
 
 
 class Updater:
@@ -226,7 +225,7 @@ class Updater:
         same density again.
         """
         self.proven = True
-        tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
+        tolerance = RATIO_TOLERANCE[MIXED.get(self.options.mixed_precision, torch.float32)]
         own = metrics.get("ratio", torch.zeros(0))  # empty for a loss that has no ratio
         # gathered, so that all processes fail together
         ratio = self.workers.all(own)
