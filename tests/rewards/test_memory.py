@@ -14,6 +14,15 @@ from vidrl.rewards import Reward, Samples, default
 RATES = (8.0, 24.0)  # a reward with a rate of 8 takes clips apart into 1 and 3 phases
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_objects_are_searched():
+    """Else each search for cycles goes through all that was ever imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @contextmanager
 def without_the_cyclic_collector():
     gc.collect()

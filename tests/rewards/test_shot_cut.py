@@ -64,10 +64,10 @@ def test_a_real_cut_is_found_and_the_rest_is_not():
 @pytest.mark.slow
 def test_all_cuts_of_a_real_clip_and_none_in_another():
     reward = ShotCut()
-    video, fps = clip("bikes", 0, 250, height=54)
+    video, fps = clip("bikes", 0, 140, height=54)
     score = reward(Samples(video[None], [""], fps))
-    assert (score.frames[0] < -0.5 * fps).nonzero()[:, 0].tolist() == [29, 75, 136, 186, 241]
-    calm, rate = clip("carphone_pristine", 0, 120)
+    assert (score.frames[0] < -0.5 * fps).nonzero()[:, 0].tolist() == [29, 75, 136]
+    calm, rate = clip("carphone_pristine", 0, 60)
     assert reward(Samples(calm[None], [""], rate)).value.item() == 0
     assert reward(Samples(torch.rand(1, 30, 3, 27, 48), [""], 25.0)).value.item() == 0
 
@@ -94,8 +94,8 @@ def test_lowered_by_what_it_says():
 
     from vidrl.synthetic import corruptions
 
-    reward, video = ShotCut(), clips(17)
-    clean = reward(Samples(video, [""] * 3, 8.0)).value
+    reward, video = ShotCut(), clips(17)[:1]
+    clean = reward(Samples(video, [""], 8.0)).value
     for fault in reward.lowered_by:
         worse = torch.stack([corruptions.corrupt(x, fault, seed=i) for i, x in enumerate(video)])
-        assert (reward(Samples(worse, [""] * 3, 8.0)).value < clean).all(), fault
+        assert (reward(Samples(worse, [""], 8.0)).value < clean).all(), fault
