@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vidrl import cli, config, cost
+from vidrl.attention import AttentionError
 from vidrl.cost import (
     Target,
     cards,
@@ -397,10 +398,7 @@ def test_bad_input_is_told_in_one_message(capsys, arguments, message):
 
 
 def test_the_layers_that_are_counted_as_quantised_are_those_that_quantisation_takes():
-    from torch import nn
-
     from vidrl.backbones import _quantization
-    from vidrl.cost import stored
 
     class Network(nn.Module):
         _keep_in_fp32_modules = ("wide",)
@@ -415,3 +413,13 @@ def test_the_layers_that_are_counted_as_quantised_are_those_that_quantisation_ta
     network.blocks[0]["lora"].requires_grad_(True)
     assert _quantization.layers(network) == ["blocks.0.narrow", "blocks.0.lora"]
     assert stored.linear_layers(network) == [network.blocks[0]["narrow"]]
+
+
+def test_a_misspelt_kernel_is_refused_and_one_of_another_machine_is_not():
+    table = {"run": "r", "backbone": {"name": "wan", "options": {"model": WAN}}}
+    options = table["backbone"]["options"]
+    options |= {"attention": "flash3", "rollout_attention": "sage"}
+    choices.read(config.build(table, files=False))
+    options["rollout_attention"] = "sgae"
+    with pytest.raises(AttentionError, match="got 'sgae': did you mean 'sage'"):
+        choices.read(config.build(table, files=False))

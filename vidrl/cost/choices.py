@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vidrl.attention import AUTO, find
 from vidrl.config import Recipe
 
 # The names under which backbones keep the text encoder in host memory, before `text_encoder`.
@@ -41,6 +42,8 @@ class Choices:
 def read(recipe: Recipe) -> Choices:
     """Return the choices of a recipe, with the defaults of its backbone for absent options.
 
+    Raises `AttentionError` for a kernel of an unknown name; the machine need not have it.
+
     Example:
         >>> from vidrl import config
         >>> options = {"model": "m", "offload_text": True, "dtype": "bfloat16"}
@@ -50,6 +53,9 @@ def read(recipe: Recipe) -> Choices:
         ('offload', 'bfloat16', 4)
     """
     options = recipe.backbone.options
+    for kernel in (options.get("attention", AUTO), options.get("rollout_attention") or AUTO):
+        if kernel != AUTO:
+            find(kernel)
     offloads = any(options.get(name) for name in FORMER_OFFLOAD)
     chunk = 1 if options.get("vae_slicing") else options.get("decode_chunk")
     return Choices(
