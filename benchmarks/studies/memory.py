@@ -26,6 +26,7 @@ import torch
 
 from vidrl import config, cost
 from vidrl.cost.cards import HEADROOM
+from vidrl.cost.work import Memo
 
 FILE = "benchmarks/studies/memory.py"
 RECIPES = Path("scripts/recipes")
@@ -69,11 +70,14 @@ def overrides(name: str) -> list[str]:
     return [item for key in names[: names.index(name) + 1] for item in SETS[key]]
 
 
-def traced(model: str, name: str) -> Cell:
-    """Return the peak of a recipe with a set of options, in GB, or why there is none."""
-    recipe = RECIPES / f"{model}.toml"
+def traced(model: str, name: str, memo: Memo) -> Cell:
+    """Return the peak of a recipe with a set of options, in GB, or why there is none.
+
+    `memo` keeps the traces that the sets of one model share.
+    """
     try:
-        found = cost.estimate(config.load(recipe, overrides(name)), gpu="h100-80", measure=False)
+        recipe = config.load(RECIPES / f"{model}.toml", overrides(name))
+        found = cost.of_target(recipe, cost.target(recipe, "h100-80"), memo=memo)
     except (ValueError, RuntimeError, TypeError) as error:
         return {"reason": f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"}
     return {"peak": found.memory["peak"] / 1e9}
@@ -83,9 +87,10 @@ def cells(models: Sequence[str], file: Path | None) -> dict[tuple[str, str], Cel
     """Return all cells: those of the file, and new ones, which are added to the file."""
     lines = file.read_text().splitlines() if file and file.exists() else []
     found = {(entry["model"], entry["set"]): entry["cell"] for entry in map(json.loads, lines)}
+    memos = {model: Memo() for model in models}
     for key in [(model, name) for model in models for name in SETS]:
         if key not in found:
-            found[key] = traced(*key)
+            found[key] = traced(*key, memos[key[0]])
             if file:
                 with file.open("a") as out:
                     entry = {"model": key[0], "set": key[1], "cell": found[key]}
