@@ -22,7 +22,7 @@ LAYERS = [
     {"training.loop"},
     {"training.restart"},
     {"training.between_rounds", "training.preflight"},
-    {"training.assembly"},
+    {"training.assembly", "training.influence_plan"},
     {
         "training.update",
         "training.record",

@@ -427,7 +427,7 @@ def test_units():
 
 
 def test_text_says_that_a_card_is_not_measured(capsys, tmp_path):
-    made = table.text(cost.estimate(toy(tmp_path), gpu="h100-80"))
+    made = table.text(table.blocks(cost.estimate(toy(tmp_path), gpu="h100-80")))
     assert made.count("estimate, not measured") >= 2 and "35% of its peak 989 TFLOP/s" in made
 
 

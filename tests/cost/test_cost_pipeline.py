@@ -86,7 +86,7 @@ def test_calls_are_those_of_a_run(told, monkeypatch):
     monkeypatch.setattr(Pipeline, "predict", counted)
     loop.run(made)
     assert sum(seen) == found.calls["run"] and found.calls["sampling"] == 4 * 4
-    assert "parameters of vae" in table.text(found) and "unknown" in table.text(found)
+    assert "parameters of vae" in (text := table.text(table.blocks(found))) and "unknown" in text
 
 
 def test_a_hub_id_that_is_not_here_says_what_is_known(tmp_path):

@@ -19,6 +19,7 @@ and seconds for a round. Nothing is downloaded.
   vidrl cost scripts/recipes/demo.toml train.group=16 --no-measure --json
   vidrl cost scripts/recipes/wan_1.3b.toml --gpu h100-80 --processes 8     per card
   vidrl cost scripts/recipes/flux.toml --gpu rtx4090-24 --fit --out fitted.toml
+  vidrl cost scripts/recipes/study.toml --for influence --prompts 64 --members 2
 
 With --fit, the memory options with which the recipe fits the card are searched, and printed in a
 table, the option that costs least time first, with the overrides for `vidrl train`. The exit
@@ -72,6 +73,22 @@ def declare(commands: Any) -> None:
         help="write the recipe with the overrides of --fit to a TOML file",
     )
     cost.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("influence",),
+        metavar="influence",
+        help="add what `vidrl influence` with this recipe costs",
+    )
+    cost.add_argument(
+        "--prompts", type=whole_number(1), metavar="N", help="prompts of --for influence (64)"
+    )
+    cost.add_argument(
+        "--members",
+        type=whole_number(2),
+        metavar="N",
+        help="clips for each prompt of --for influence (2)",
+    )
+    cost.add_argument(
         "--json",
         action="store_true",
         help="print one JSON object with bytes, FLOPs and seconds instead of the table",
@@ -91,13 +108,20 @@ def _cost(args: argparse.Namespace) -> int:
 
     utilisation = cards.UTILISATION if args.utilisation is None else args.utilisation
     estimate = cost.estimate(recipe, args.gpu, utilisation, args.measure, processes=args.processes)
+    found, blocks = estimate.to_dict(), table.blocks(estimate)
+    if args.purpose:
+        from vidrl.cost import influence
+
+        of = influence.of_recipe(recipe, estimate, args.prompts or 64, args.members or 2)
+        found, blocks = (
+            found | {"influence": of.to_dict()},
+            [*blocks, influence.block(of, estimate)],
+        )
     if args.json:
-        print(json.dumps(estimate.to_dict(), indent=2))
+        print(json.dumps(found, indent=2))
         return 0
-    tables = [
-        Table((), block.rows, block.title, notes=block.notes) for block in table.blocks(estimate)
-    ]
-    print_tables(tables, table.text(estimate))
+    tables = [Table((), block.rows, block.title, notes=block.notes) for block in blocks]
+    print_tables(tables, table.text(blocks))
     return 0
 
 
@@ -109,6 +133,16 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("expected no --measure with --fit, which estimates for a card")
     if args.out and not args.fit:
         raise ValueError("expected --fit with --out, which writes the fitted recipe, got none")
+    if args.purpose and (args.fit or args.processes > 1):
+        raise ValueError(
+            "expected neither --fit nor --processes with --for influence, which one process "
+            "measures: leave them out"
+        )
+    if (args.prompts or args.members) and not args.purpose:
+        raise ValueError(
+            "expected --for influence with --prompts and --members, got none: a round's are "
+            "train.prompts_per_round and train.group"
+        )
 
 
 def _fit(args: argparse.Namespace, recipe: Any) -> int:

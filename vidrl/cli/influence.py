@@ -7,9 +7,6 @@ from typing import Any
 
 from ._declare import add_recipe, command, new_file, whole_number
 
-# Options of a recipe's algorithm that the measurement leaves out. They choose which steps draw
-# noise or are trained; the measurement covers all steps that may draw noise at once.
-UNUSED = ("credit", "influence", "window", "window_stride", "window_schedule", "train_steps")
 ABOUT = """\
 Measure how far the noise of each latent frame, at each denoising step, moves the reward of each
 frame, for the model, the reward and the sampler of a recipe. Credit by influence
@@ -23,6 +20,7 @@ Training finds a file named influence.safetensors in the model's folder without 
 measurement, of the model before training, serves all runs of a model, a reward and a sampler,
 whatever their window of steps. With K stochastic steps, L latent frames, N prompts and M clips for
 each prompt, the measurement finishes, decodes and scores N M K (L + 1) clips: thousands.
+`vidrl cost RECIPE --for influence` says beforehand what that takes.
 """
 
 
@@ -40,7 +38,7 @@ def declare(commands: Any) -> None:
     )
     influence.add_argument(
         "--members",
-        type=whole_number(1),
+        type=whole_number(2),
         default=2,
         metavar="N",
         help="the number of clips for each prompt (2)",
@@ -61,17 +59,14 @@ def _influence(args: argparse.Namespace) -> int:
     from vidrl import config, plugin
     from vidrl.credit import influence
     from vidrl.training import evaluate
-    from vidrl.training.rollout import draws
+    from vidrl.training.influence_plan import check_noise, influence_plan
 
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
-    _check_noise(recipe.algorithm.name)
+    check_noise(recipe.algorithm.name)
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     backbone.to("cuda" if torch.cuda.is_available() else "cpu")
-    options = {k: v for k, v in recipe.algorithm.options.items() if k not in UNUSED}
-    generator = draws(recipe.seed, [("influence", "plan")])[0]
-    # the plan draws from the generator before the prompts do: another order changes the prompts
-    plan = plugin.load("algorithms", recipe.algorithm.name, **options).plan(backbone, 0, generator)
+    plan, generator = influence_plan(recipe, backbone)
     prompts = config.read_prompts(recipe.data.prompts)
     chosen = torch.randperm(len(prompts), generator=generator)[: args.prompts].tolist()
     reward = evaluate.build_reward(recipe.reward).to(backbone.device)
@@ -87,18 +82,3 @@ def _influence(args: argparse.Namespace) -> int:
     )
     print(measured.save(args.out))
     return 0
-
-
-def _check_noise(algorithm: str) -> None:
-    """Raise ValueError if the sampling of an algorithm draws no noise."""
-    from vidrl import plugin
-    from vidrl.algorithms._trajectory import Trajectory
-
-    classes = {name: plugin.find("algorithms", name) for name in plugin.names("algorithms")}
-    noisy = [name for name, found in classes.items() if issubclass(found, Trajectory)]
-    if not issubclass(plugin.find("algorithms", algorithm), Trajectory):
-        raise ValueError(
-            "expected an algorithm whose sampling draws noise, because an influence is the effect "
-            f"of that noise, got {algorithm!r}, which draws none: take one of {', '.join(noisy)}, "
-            "for example algorithm.name=grpo algorithm.options={}"
-        )

@@ -48,9 +48,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2g} s"
 
 
-def text(cost: Cost) -> str:
+def text(parts: Sequence[Block]) -> str:
     """Return the text that `vidrl cost` prints to a pipe or a file."""
-    return "\n\n".join("\n".join(_lines(block)) for block in blocks(cost))
+    return "\n\n".join("\n".join(_lines(block)) for block in parts)
 
 
 def blocks(cost: Cost) -> list[Block]:

@@ -30,6 +30,8 @@ from vidrl.training.pieces import Pieces
 from vidrl.training.rollout import Plan, decoded, draws
 
 FILE = "influence.safetensors"
+# Eight prompts are enough for the mean of the decoder's map, and each clip costs L + 1 decodes.
+DECODER_PROMPTS, DECODER_STEPS = 8, 10
 WHOLE = "composite"  # the name of the whole reward in `moment` and `covariance`
 
 
@@ -254,8 +256,7 @@ def measure(
         "shape": list(backbone.shape),
     }
     covariance = {part: covariances.mean(part) for part in moments.parts}
-    # Eight prompts are enough for a mean, and each clip costs L + 1 decodes.
-    decoder = decoder_map(backbone, backbone.encode(prompts[:8]), seed)
+    decoder = decoder_map(backbone, backbone.encode(prompts[:DECODER_PROMPTS]), seed)
     return Influence(moment, covariance, decoder, times, meta)
 
 
@@ -381,7 +382,7 @@ def _parts(score: Score) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def decoder_map(
-    backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1, steps: int = 10
+    backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1, steps: int = DECODER_STEPS
 ) -> Tensor:
     """Return W[t, l] ∝ E ‖∂frame_t/∂z_l‖², with rows of sum 1, (F, L).
 
