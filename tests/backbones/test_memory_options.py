@@ -226,13 +226,12 @@ def test_the_log_says_what_is_compiled(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("name", ["own wan", "sd15"])
 @pytest.mark.parametrize(
-    "options",
+    "name, options",
     [
-        {},
-        {"gradient_checkpointing": True},
-        {"gradient_checkpointing": True, "activation_offload": True},
+        ("own wan", {}),
+        ("own wan", {"gradient_checkpointing": True, "activation_offload": True}),
+        ("sd15", {"gradient_checkpointing": True}),
     ],
     ids=str,
 )
