@@ -431,7 +431,7 @@ def test_a_reward_may_be_called_default(recipe):
         ("flicker = {band = 0.5}", r"band: expected .*got 0.5.*write band = \[low, high\]"),
         ("flicker = {band = [0.8, 0.2]}", "band: expected .low, high. with low < high"),
         ("flicker = {gate = -1}", "gate: expected a number above 0, got -1"),
-        ("flicker = {options = 3}", "options: expected dict.*write options = {name = value}"),
+        ("flicker = {options = 3}", "options: expected a table.*write options = {name = value}"),
         (
             "flicker = {flow = 'dis'}",
             "unknown key 'flow'.*known: band, gate, options, scale, weight",
