@@ -96,7 +96,7 @@ def test_a_suite_of_ones_own(tmp_path):
         ("[dims.warp_error]\noptions = {relativ = true}", "did you mean 'relative'"),
         ("[dims.default]\noptions = {x = 1}", "has no options"),
         ("[dims.flicker]\nprofile = 'theirs'", "one of vidrl, vbench"),
-        ("dims = 3", "expected dict, got 3"),
+        ("dims = 3", "expected a table of KEY = VALUE, got 3"),
         ("[dims]\nflicker = 3", "expected a table, got 3"),
         ("prompts = 'nowhere.jsonl'\n[dims.flicker]", "found no file"),
         ("[dims", "is no TOML"),
