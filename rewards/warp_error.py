@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._flow import planes, residuals
 from ._flow.in_cache import in_cache
 from ._prompts.motion_words import asks_for_camera_motion, asks_for_rest
 from .base import Card, Reward, Samples
@@ -166,6 +167,8 @@ def changes(motion: Motion) -> Tensor:
     frames, seen = motion.frames, (motion.seen_later, motion.seen_earlier)
     cameras = (motion.camera_forward, motion.camera_backward)
     warped = (motion.later, motion.earlier)
+    if planes.fits(frames, *warped, *cameras) and planes.remaps(frames):
+        return residuals.changes(frames, warped, seen, cameras)
     return in_cache(_changes, frames[:, :-1], frames[:, 1:], *warped, *seen, *cameras)
 
 

@@ -1,0 +1,105 @@
+"""Squares of what differs between pictures, for float32 on the CPU; see `warp_error.changes`.
+
+The arrays in which one pair of pictures is computed are used again for the next pair.
+Shapes: (B, T, C, H, W) and (B, T, H, W); flow (B, T, 2, H, W) in pixels.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import planes
+
+
+def changes(
+    frames: Tensor,
+    warped: tuple[Tensor, Tensor],
+    seen: tuple[Tensor, Tensor],
+    cameras: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Return the four measures of `warp_error.changes` of each pair, (B, F - 1, 4)."""
+    clips, count, *shape = frames.shape
+    found, residual = np.zeros((clips, count - 1, 4), np.float32), Residual(*shape)
+    arrays = [tensor.detach().numpy() for tensor in (*warped, *seen, *cameras)]
+    pictures = frames.detach().numpy()
+    for b in range(clips):
+        spread = [planes.deviation(picture.reshape(-1, shape[-1])) ** 2 for picture in pictures[b]]
+        for t in range(count - 1):
+            both = (pictures[b, t], pictures[b, t + 1])
+            later, earlier, *rest = (array[b, t] for array in arrays)
+            found[b, t, :3] = residual.measures(both, (later, earlier), rest[:2], rest[2:])
+            found[b, t, 3] = (spread[t] + spread[t + 1]) / 2
+    return torch.from_numpy(found)
+
+
+class Residual:
+    """The squares of `warp_error.squared`, in arrays for pictures of one shape."""
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        self.cv2 = importlib.import_module("cv2")
+        # an empty row below each plane: the filter reads 0 beyond the border of a plane
+        self.step = np.zeros((channels, height + 1, width), np.float32)
+        self.sums = np.empty_like(self.step)
+        self.warped = np.empty((channels, height, width), np.float32)
+        self.places = np.empty((2, height, width), np.float32)
+        self.squares = [np.empty((height, width), np.float32) for _ in range(2)]
+        rows, columns = (_within_one(side) for side in (height, width))
+        # the square of the number of pixels in each square of 3 by 3, and the number of channels
+        self.share = 1 / ((rows[:, None] * columns) ** 2 * channels)
+
+    def of(self, one: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write the squares of two pictures (C, H, W) to `out`, (H, W)."""
+        three, width = np.ones(3, np.float32), self.step.shape[-1]
+        np.subtract(one, other, out=self.step[:, :-1])
+        lines, sums = (array.reshape(-1, width) for array in (self.step, self.sums))
+        border = self.cv2.BORDER_CONSTANT
+        self.cv2.sepFilter2D(lines, -1, three, three, dst=sums, borderType=border)
+        np.multiply(self.sums, self.sums, out=self.sums)
+        np.multiply(self.sums[0, :-1], 1, out=out)
+        for plane in self.sums[1:, :-1]:
+            out += plane
+        out *= self.share
+        return out
+
+    def measures(
+        self,
+        pair: tuple[np.ndarray, np.ndarray],
+        warped: tuple[np.ndarray, np.ndarray],
+        seen: list[np.ndarray],
+        cameras: list[np.ndarray],
+    ) -> tuple[float, float, float]:
+        """Return the plain residual, that of the camera's motion and that after warping."""
+        plain, square = self.squares
+        identity = self.of(pair[1], pair[0], plain).mean()
+        error = np.float32(0)
+        for onto, picture, visible in zip(pair, warped, seen, strict=True):
+            self.of(picture, onto, square)
+            # pixels out of sight count with the plain difference
+            np.copyto(square, plain, where=~visible)
+            error += square.mean() / 2
+        return identity, min(identity, self._moved(pair, cameras, identity)), error
+
+    def _moved(
+        self, pair: tuple[np.ndarray, np.ndarray], cameras: list[np.ndarray], still: float
+    ) -> float:
+        """Return the residual after moving the picture as the camera moves, both ways."""
+        # the camera's flow is affine: it is 0 everywhere if it is 0 in three corners
+        corners = [flow[:, y, x].any() for flow in cameras for y, x in ((0, 0), (0, -1), (-1, 0))]
+        if not any(corners):
+            return still
+        total = np.float32(0)
+        for (onto, picture), flow in zip((pair, pair[::-1]), cameras, strict=True):
+            planes.remap(picture, flow, "bicubic", self.warped, self.places)
+            total += self.of(self.warped, onto, self.squares[1]).mean() / 2
+        return float(total)
+
+
+def _within_one(side: int) -> np.ndarray:
+    """Return how many pixels of a row lie within 1 of each pixel, (side,): 3, but 2 at the ends."""
+    counts = np.full(side, 3, np.float32)
+    counts[[0, -1]] -= 1
+    return counts
