@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ._flow import kernels, planes
 from ._prompts.motion_words import asks_for_rest
 from .base import About, Card, Reward, Samples
 from .flow import quantile
@@ -153,4 +154,6 @@ def _cells(frames: Tensor) -> Tensor:
     else:
         steps = frames.diff(dim=1).abs().mean(2)
     grid = (min(CELLS, frames.shape[-2]), min(CELLS, frames.shape[-1]))
+    if planes.fits(steps):
+        return kernels.pooled(steps, grid)
     return adaptive_avg_pool2d(steps, grid)

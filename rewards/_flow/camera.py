@@ -236,6 +236,8 @@ def _ground_shows(contrast: Tensor, raster: int = 4) -> Tensor:
 
 def _pool(image: Tensor, cells: int) -> Tensor:
     """Average (B, T, C, H, W) over cells, to (B, T, C, cells^2)."""
+    if planes.fits(image):
+        return kernels.pooled(image, (cells, cells)).flatten(3)
     return adaptive_avg_pool2d(image.flatten(0, 1), cells).flatten(2).unflatten(0, image.shape[:2])
 
 

@@ -67,11 +67,21 @@ def clip_flow(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]
     if goal == (width, height):
         return there, back
     # a flow is a length in pixels, so it shrinks with the picture
-    there, back = (
-        interpolate(flow, size=(height, width), mode="area") * (width / goal[0])
-        for flow in (there, back)
-    )
+    there, back = (_reduced(flow, (height, width)) * (width / goal[0]) for flow in (there, back))
     return there, back
+
+
+def _reduced(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return flows (N, 2, H, W) at a smaller size, each pixel a mean of those that it touches."""
+    if [2 * side for side in flow.shape[-2:]] != [3 * side for side in size]:
+        return interpolate(flow, size=size, mode="area")
+    # Two pixels for three, added in the order of `interpolate`, in less than half of its time.
+    cells = flow.unflatten(-2, (-1, 3)).unflatten(-1, (-1, 3))
+    upper, lower = cells[..., :2, :, :], cells[..., 1:, :, :]
+    sums = upper[..., :2] + upper[..., 1:]
+    sums += lower[..., :2]
+    sums += lower[..., 1:]
+    return sums.flatten(-4, -3).flatten(-2) / 4
 
 
 def _pair(

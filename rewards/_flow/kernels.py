@@ -20,6 +20,8 @@ from torch import Tensor
 
 from . import planes
 
+# Pixels of the pictures that are computed at once: more pictures do not fit the cache.
+SMALL = 32_768
 # Pairs of frames whose candidates for the camera's motion are compared at once: more pairs do
 # not fit the cache.
 FEW = 8
@@ -33,18 +35,14 @@ def rest(
     See `flow.zero_where_still`.
     """
     kept, warped = torch.empty(flow.shape), torch.empty(second.shape)
-    height, width = second.shape[-2:]
     per_pixel = (1 / counts).numpy()
-    step = np.empty(second.shape[-3:], np.float32)
-    plain, moved, places = (np.empty((n, height, width), np.float32) for n in (1, 1, 2))
-    for f, a, b, zeroed, onto in _each(flow, first, second, kept, warped):
-        planes.remap(b, f, "bicubic", onto, places)
-        for there, change in ((b, plain), (onto, moved)):
-            np.subtract(there, a, out=step)
-            _mean_of_squares(step, change[0])
-            planes.box(change[0], radius, per_pixel, change[0])
+    for f, a, b, zeroed, onto in _some(flow, first, second, kept, warped):
+        planes.remaps_of(b, f, "bicubic", onto)
+        plain, moved = (_mean_of_squares(picture - a) for picture in (b, onto))
+        for change in (*plain, *moved):
+            planes.box(change, radius, per_pixel, change)
         moved *= favour
-        moves = plain[0] >= moved[0]
+        moves = (plain >= moved)[:, None]
         np.multiply(f, moves, out=zeroed)
         np.copyto(onto, b, where=~moves)
     return kept, warped
@@ -57,34 +55,33 @@ def hidden(
 
     See `warping.occluded`. `returned` is `back` warped by `flow`, where it is known.
     """
-    shape = flow.shape[:-3] + flow.shape[-2:]
-    out, known = torch.empty(shape, dtype=torch.bool), returned is not None
+    shape, known = flow.shape[:-3] + flow.shape[-2:], returned is not None
+    out = torch.empty(shape, dtype=torch.bool)
     returned = torch.empty(flow.shape) if returned is None else returned
-    both, places = (np.empty(flow.shape[-3:], np.float32) for _ in range(2))
-    slack, error, spare = (np.empty(flow.shape[-2:], np.float32) for _ in range(3))
-    for f, b, mask, w in _each(flow, back, out[..., None, :, :], returned):
+    for f, b, mask, w in _some(flow, back, out[..., None, :, :], returned):
         if not known:
-            planes.remap(b, f, "bilinear", w, places)
-        _norm2(w, slack, spare)
-        slack += _norm2(f, error, spare)
+            planes.remaps_of(b, f, "bilinear", w)
+        slack = _norm2(w)
+        slack += _norm2(f)
         slack *= thresholds[0]
         slack += thresholds[1]
-        np.add(w, f, out=both)
-        np.greater(_norm2(both, error, spare), slack, out=mask[0])
-        mask[0] |= outside(f, places)
+        both = w + f
+        np.greater(_norm2(both), slack, out=mask[:, 0])
+        mask[:, 0] |= outside(f, both)
     return out, returned
 
 
 def outside(flow: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return where one flow (2, H, W) leads out of the picture, bool (H, W).
+    """Return where flows (..., 2, H, W) lead out of the picture, bool (..., H, W).
 
-    See `warping.outside`. `places` (2, H, W) is overwritten.
+    See `warping.outside`. `places`, of the shape of the flows, is overwritten.
     """
     height, width = flow.shape[-2:]
-    for place, start, move in zip(places, planes.pixels(height, width), flow, strict=True):
-        np.add(start, move, out=place)
-    left = places[0] < -0.5
-    for mask in (places[0] > width - 0.5, places[1] < -0.5, places[1] > height - 0.5):
+    x, y = places[..., 0, :, :], places[..., 1, :, :]
+    for place, start, move in zip((x, y), planes.pixels(height, width), (0, 1), strict=True):
+        np.add(start, flow[..., move, :, :], out=place)
+    left = x < -0.5
+    for mask in (x > width - 0.5, y < -0.5, y > height - 0.5):
         left |= mask
     return left
 
@@ -92,56 +89,47 @@ def outside(flow: np.ndarray, places: np.ndarray) -> np.ndarray:
 def contrast(frames: Tensor, radius: int, counts: Tensor, floor: float, least: float) -> Tensor:
     """Return local contrast from 0 to 1, (..., H, W); see `camera.contrast`."""
     out = torch.empty(frames.shape[:-3] + frames.shape[-2:])
-    per_pixel, squares = (1 / counts).numpy(), np.empty(frames.shape[-3:], np.float32)
-    means, spread = np.empty_like(squares), np.empty(len(squares), np.float32)
-    for picture, target in _each(frames, out[..., None, :, :]):
-        np.multiply(picture, picture, out=squares)
-        for k, plane in enumerate(picture):
-            planes.box(squares[k], radius, per_pixel, squares[k])
-            planes.box(plane, radius, per_pixel, means[k])
-            spread[k] = _variance(plane)
-        np.multiply(means, means, out=means)
+    per_pixel = (1 / counts).numpy()
+    for pictures, target in _some(frames, out[..., None, :, :]):
+        squares, means = pictures * pictures, np.empty(pictures.shape, np.float32)
+        for at in np.ndindex(*pictures.shape[:2]):
+            planes.box(squares[at], radius, per_pixel, squares[at])
+            planes.box(pictures[at], radius, per_pixel, means[at])
+        means *= means
         squares -= means
-        variance = np.maximum(squares.max(0, out=target[0]), 0, out=target[0])
-        bound = max(np.float32(floor**2) * spread.max(), np.float32(least**2))
-        np.divide(variance, variance + bound, out=target[0])
+        variance = np.maximum(squares.max(1, out=target[:, 0]), 0, out=target[:, 0])
+        spread = [max(_variance(plane) for plane in picture) for picture in pictures]
+        bound = np.maximum(
+            np.float32(floor**2) * np.array(spread, np.float32), np.float32(least**2)
+        )
+        np.divide(variance, variance + bound[:, None, None], out=variance)
     return out
 
 
 def edges(frames: Tensor) -> Tensor:
     """Return the squared gradient of brightness, mean over channels, (..., H, W)."""
     out = torch.zeros(frames.shape[:-3] + frames.shape[-2:])
-    channels, height, width = frames.shape[-3:]
-    across = np.empty((channels, height, width - 1), np.float32)
-    down = np.empty((channels, height - 1, width), np.float32)
-    change = np.empty((height - 1, width), np.float32)
-    for picture, target in _each(frames, out[..., None, :, :]):
-        np.subtract(picture[:, :, 1:], picture[:, :, :-1], out=across)
-        np.subtract(picture[:, 1:], picture[:, :-1], out=down)
-        _mean_of_squares(across, target[0, :, :-1])
-        target[0, :-1] += _mean_of_squares(down, change)
+    for picture, target in _some(frames, out[..., None, :, :]):
+        strength = target[:, 0]
+        strength[..., :-1] = _mean_of_squares(picture[..., 1:] - picture[..., :-1])
+        strength[..., :-1, :] += _mean_of_squares(picture[..., 1:, :] - picture[..., :-1, :])
     return out
 
 
 def energy(frames: Tensor, floor: float) -> Tensor:
     """Return the mean squared slope of each frame plus `floor`, (...); see `images.energy`."""
     out = torch.empty(frames.shape[:-3])
-    sums = out[..., None, None, None]
-    for picture, total in _each(frames, sums):
+    for picture, total in _some(frames, out[..., None, None, None]):
         soft = _means_of_four(_means_of_four(picture))
-        slopes = soft[..., 2:] - soft[..., :-2], soft[:, 2:] - soft[:, :-2]
-        total[...] = sum(_mean_square(slope) for slope in slopes)
+        across, down = soft[..., 2:] - soft[..., :-2], soft[..., 2:, :] - soft[..., :-2, :]
+        pairs = zip(across, down, strict=True)
+        total[:, 0, 0, 0] = [sum(planes.mean_square(slope) for slope in both) for both in pairs]
     return out + floor
 
 
-def _mean_square(slope: np.ndarray) -> float:
-    """Return the mean square of an array, added up in the order of torch's `mean`."""
-    return torch.from_numpy(slope).square_().mean().item()
-
-
 def _means_of_four(picture: np.ndarray) -> np.ndarray:
-    """Return means of 2 x 2 pixels at every place, (C, H - 1, W - 1)."""
-    rows = picture[:, 1:] + picture[:, :-1]
+    """Return means of 2 x 2 pixels at every place, (..., H - 1, W - 1)."""
+    rows = picture[..., 1:, :] + picture[..., :-1, :]
     four = rows[..., 1:] + rows[..., :-1]
     four *= np.float32(0.25)
     return four
@@ -173,24 +161,25 @@ def cells(flow: Tensor, structure: Tensor, shows: Tensor, number: int) -> tuple[
     structure, 0 where the flow leaves the picture. See `camera._cells`.
     """
     height, width = flow.shape[-2:]
-    down, across = _pooling(height, number), _pooling(width, number)
     y, x = (_centred(side, hypot(height, width)) for side in (height, width))
-    columns = torch.cat([across, across * x]).mT.contiguous()
+    down, across = _pooling(height, number), _pooling(width, number)
+    rows, columns = torch.cat([down, down * y]), torch.cat([across, across * x]).mT.contiguous()
     out = flow.new_empty(*flow.shape[:2], 5, number, number)
     seen = flow.new_empty(*flow.shape[:2], number, number)
-    layers, places = torch.empty(4, height, width), np.empty((2, height, width), np.float32)
-    ink, light = layers[0].numpy(), layers[3].numpy()
-    weighted = layers[1:3].numpy()
-    for at in np.ndindex(*flow.shape[:2]):
-        f, edge = flow[at].detach().numpy(), structure[at].detach().numpy()
-        np.multiply(edge, edge, out=ink)
-        ink *= ~outside(f, places)
-        np.multiply(f, ink, out=weighted)
-        light[...] = shows[at].detach().numpy()
-        means = (down @ layers) @ columns  # (4, number, 2 number): means, and those times x
-        out[at][4], out[at][0] = means[0, :, :number], means[0, :, number:]
-        out[at][1] = ((down * y) @ layers[0]) @ columns[:, :number]
-        out[at][2:4], seen[at] = means[1:3, :, :number], means[3, :, :number]
+    for f, edge, light, means, shown in _some(flow, structure, shows, out, seen):
+        layers = np.empty((len(f), 4, height, width), np.float32)
+        ink = np.multiply(edge, edge, out=layers[:, 0])
+        ink *= ~outside(f, layers[:, 1:3])
+        np.multiply(f, ink[:, None], out=layers[:, 1:3])
+        layers[:, 3] = light
+        # means over cells, those times x to their right, and those times y below them
+        pooled = (rows @ (torch.from_numpy(layers) @ columns)).numpy()
+        means[:, 0], means[:, 1] = pooled[:, 0, :number, number:], pooled[:, 0, number:, :number]
+        means[:, 2:4], means[:, 4] = (
+            pooled[:, 1:3, :number, :number],
+            pooled[:, 0, :number, :number],
+        )
+        shown[...] = pooled[:, 3, :number, :number]
     return out.flatten(-2), seen.flatten(-2)
 
 
@@ -215,6 +204,17 @@ def costs(
     return torch.cat(found).view(shift.shape) if found else shift.real.clone()
 
 
+@torch.autocast("cpu", enabled=False)
+def pooled(image: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return means over cells as adaptive pooling gives, (..., h, w) of (..., H, W).
+
+    `cells` are the numbers (h, w) of cells. For few cells, products of matrices are several
+    times faster than torch's pooling.
+    """
+    down, across = (_pooling(*both) for both in zip(image.shape[-2:], cells, strict=True))
+    return down @ (image.detach() @ across.mT)
+
+
 def _each(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the last three axes of tensors that share their leading axes, without a copy."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
@@ -225,27 +225,41 @@ def _each(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
         yield tuple(array[index] for array in arrays)
 
 
-def _mean_of_squares(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Write the mean over channels of the squares of (C, H, W) to `out`, (H, W).
+def _some(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield tensors (B, T, ...) a few entries of T of one clip at a time, without a copy.
+
+    Tensors (T, ...) are one clip. One call of numpy for several small pictures costs less than
+    one call for each, as long as they fit the cache.
+    """
+    lead = tensors[0].dim() - 3
+    arrays = [(t if lead > 1 else t[None]).detach().numpy() for t in tensors]
+    clips, count = arrays[0].shape[:2]
+    few = max(1, SMALL // max(1, *(prod(array.shape[2:]) for array in arrays)))
+    for b in range(clips):
+        for start in range(0, count, few):
+            yield tuple(array[b, start : start + few] for array in arrays)
+
+
+def _mean_of_squares(values: np.ndarray) -> np.ndarray:
+    """Return the mean over channels of the squares of (..., C, H, W), (..., H, W).
 
     `values` is overwritten.
     """
     np.multiply(values, values, out=values)
-    if len(values) == 1:
-        out[...] = values[0]
-        return out
-    np.add(values[0], values[1], out=out)
-    for plane in values[2:]:
-        out += plane
-    out /= np.float32(len(values))
-    return out
+    channels = values.shape[-3]
+    total = values[..., 0, :, :].copy()
+    for channel in range(1, channels):
+        total += values[..., channel, :, :]
+    total /= np.float32(channels)
+    return total
 
 
-def _norm2(flow: np.ndarray, out: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """Write the squared length of a flow (2, H, W) to `out`, (H, W)."""
-    np.multiply(flow[0], flow[0], out=out)
-    out += np.multiply(flow[1], flow[1], out=spare)
-    return out
+def _norm2(flow: np.ndarray) -> np.ndarray:
+    """Return the squared length of flows (..., 2, H, W), (..., H, W)."""
+    x, y = flow[..., 0, :, :], flow[..., 1, :, :]
+    total = x * x
+    total += y * y
+    return total
 
 
 def _variance(plane: np.ndarray) -> float:

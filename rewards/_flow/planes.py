@@ -64,6 +64,13 @@ def remap(
         cv2.remap(plane, *places, kind, dst=target, borderMode=cv2.BORDER_REPLICATE)
 
 
+def remaps_of(pictures: np.ndarray, flows: np.ndarray, mode: str, out: np.ndarray) -> None:
+    """Write pictures (N, C, H, W) warped by flows (N, 2, H, W) to `out`."""
+    places = np.empty(flows.shape[1:], np.float32)
+    for picture, flow, target in zip(pictures, flows, out, strict=True):
+        remap(picture, flow, mode, target, places)
+
+
 def around(image: Tensor, radius: int, counts: Tensor) -> Tensor:
     """Return means over squares of 2 radius + 1 pixels of (..., H, W).
 
@@ -110,6 +117,12 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> list[np.float32]:
 def deviation(plane: np.ndarray) -> float:
     """Return the standard deviation of a plane (H, W)."""
     return float(_cv2().meanStdDev(plane)[1][0, 0])
+
+
+def mean_square(values: np.ndarray) -> float:
+    """Return the mean square of a contiguous array (..., W)."""
+    cv2, lines = _cv2(), values.reshape(-1, values.shape[-1])
+    return float(cv2.norm(lines, cv2.NORM_L2SQR)) / max(1, values.size)
 
 
 @lru_cache(maxsize=8)

@@ -74,13 +74,12 @@ class Residual:
     ) -> tuple[float, float, float]:
         """Return the plain residual, that of the camera's motion and that after warping."""
         plain, square = self.squares
-        identity = self.of(pair[1], pair[0], plain).mean()
-        error = np.float32(0)
+        identity, error = self.cv2.mean(self.of(pair[1], pair[0], plain))[0], 0.0
         for onto, picture, visible in zip(pair, warped, seen, strict=True):
             self.of(picture, onto, square)
             # pixels out of sight count with the plain difference
             np.copyto(square, plain, where=~visible)
-            error += square.mean() / 2
+            error += self.cv2.mean(square)[0] / 2
         return identity, min(identity, self._moved(pair, cameras, identity)), error
 
     def _moved(
@@ -91,11 +90,11 @@ class Residual:
         corners = [flow[:, y, x].any() for flow in cameras for y, x in ((0, 0), (0, -1), (-1, 0))]
         if not any(corners):
             return still
-        total = np.float32(0)
+        total = 0.0
         for (onto, picture), flow in zip((pair, pair[::-1]), cameras, strict=True):
             planes.remap(picture, flow, "bicubic", self.warped, self.places)
-            total += self.of(self.warped, onto, self.squares[1]).mean() / 2
-        return float(total)
+            total += self.cv2.mean(self.of(self.warped, onto, self.squares[1]))[0] / 2
+        return total
 
 
 def _within_one(side: int) -> np.ndarray:
