@@ -290,8 +290,26 @@ class Reward(nn.Module):
         method, size = self.flow_method(samples), self.working_size
         return samples.memo(
             ("motion", method, size),
-            lambda: optical_flow.estimate(samples.small(size), method, size),
+            lambda: optical_flow.estimate(self._frames(samples), method, size),
         )
+
+    def energy(self, samples: Samples) -> Tensor:
+        """Return the mean squared slope of each frame, (B, F), once for all rewards.
+
+        See `flow.energy`; nothing is added to it.
+        """
+        size = self.working_size
+        # what was computed without a gradient must not serve a reward that needs one
+        return samples.memo(
+            ("energy", size, torch.is_grad_enabled()),
+            lambda: optical_flow.energy(self._frames(samples), 0.0),
+        )
+
+    def _frames(self, samples: Samples) -> Tensor:
+        """Return the frames at the working size as float, once for all rewards."""
+        size = self.working_size
+        key = ("frames", size, torch.is_grad_enabled())
+        return samples.memo(key, lambda: optical_flow.shrink(samples.small(size), size))
 
     def flow_method(self, samples: Samples) -> str:
         """Return the method of flow: `flow`, where "auto" is resolved by the clips' device."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts.motion_words import asked_pace, asks_for_camera_motion, asks_for_rest
+from ._flow import kernels, planes
+from ._flow.things import without_camera
+from ._prompts.motion_words import asked_pace, asks_for_rest
 from .base import Card, Reward, Samples
-from .flow import Motion, around, length
+from .flow import Motion, around, length, squares
 
 
 class DynamicDegree(Reward):
@@ -72,14 +74,8 @@ class DynamicDegree(Reward):
     def terms(self, samples: Samples) -> Tensor:
         """Return one number for three frames in a row, (B, F - 2)."""
         motion = self.motion(samples)
-        with_camera = torch.tensor(
-            [asks_for_camera_motion(prompt) for prompt in samples.prompts],
-            device=motion.forward.device,
-        )
-        unit = samples.fps / motion.diagonal
-        found = zip(
-            speeds(motion, with_camera) * unit, panned(motion) * unit, samples.prompts, strict=True
-        )
+        unit, moving = samples.fps / motion.diagonal, without_camera(self, samples)
+        found = zip(speeds(moving, motion.hold) * unit, panned(motion) * unit, samples.prompts)
         return torch.stack([self._wanted(*row) for row in found]) * calm(motion)
 
     def _wanted(self, speed: Tensor, pan: Tensor, prompt: str) -> Tensor:
@@ -103,32 +99,43 @@ def band(speed: Tensor, low: float, high: float) -> Tensor:
 def calm(motion: Motion, slack: float = 0.005, scale: float = 0.02) -> Tensor:
     """Return 1 for a camera that rests or glides, less for one that jumps, (B, F - 2)."""
     # flows to the next and to the previous frame are opposite, and their sum 0, if motion is even
-    jump = (
-        length(motion.camera_forward[:, 1:] + motion.camera_backward[:, :-1]).mean((-2, -1))
-        / motion.diagonal
-    )
+    jump = _camera(motion)[0] / motion.diagonal
     return torch.exp(-(jump - slack).clamp(min=0) / scale)
 
 
 def panned(motion: Motion) -> Tensor:
     """Return the mean lasting speed of the camera, pixels a frame, (B, F - 2)."""
+    return _camera(motion)[1]
+
+
+def _camera(motion: Motion) -> tuple[Tensor, Tensor]:
+    """Return how much the camera's motion changes, and how much of it lasts, (B, F - 2) each."""
     onward, back = motion.camera_forward[:, 1:], motion.camera_backward[:, :-1]
-    return (length(onward - back) - length(onward + back)).clamp(min=0).mean((-2, -1)) / 2
+    if planes.fits(onward, back):
+        return kernels.lasting_means(onward, back)
+    change = length(onward + back)
+    lasting = (length(onward - back) - change).clamp(min=0) / 2
+    return change.mean((-2, -1)), lasting.mean((-2, -1))
 
 
-def speeds(motion: Motion, with_camera: Tensor, share: float = 0.05) -> Tensor:
+def speeds(moving: Motion, hold: Tensor, share: float = 0.05) -> Tensor:
     """Return the lasting speed of the fastest `share` of pixels, (B, F - 2).
 
-    The unit is pixels a frame. `with_camera` (B,) bool says for which clips the camera's
-    motion counts.
+    The unit is pixels a frame. `moving` is the motion that counts, and `hold` is where edges
+    hold the flow.
     """
     # flow is reliable near edges only ("ink"), so the flow there is spread over the neighbourhood
-    ink = motion.ink[:, 1:-1, None]
-    keep = with_camera[:, None, None, None, None]
-    onward = motion.forward[:, 1:] - motion.camera_forward[:, 1:].masked_fill(keep, 0)
-    back = motion.backward[:, :-1] - motion.camera_backward[:, :-1].masked_fill(keep, 0)
-    near = around(ink, 0.1)
-    onward, back = (around(x * ink, 0.1) / near.clamp(min=1e-12) for x in (onward, back))
-    lasting = (length(onward - back) - length(onward + back)).clamp(min=0) / 2
-    moving = (lasting * motion.hold[:, 1:-1]).flatten(2)
-    return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
+    ink = moving.ink[:, 1:-1]
+    onward, back = moving.forward[:, 1:], moving.backward[:, :-1]
+    lasting = _lasting(onward, back, ink) * hold[:, 1:-1]
+    fastest = lasting.flatten(2)
+    return fastest.topk(max(1, round(share * fastest.shape[2])), dim=2).values.mean(2)
+
+
+def _lasting(onward: Tensor, back: Tensor, ink: Tensor, window: float = 0.1) -> Tensor:
+    """Return the lasting speed of each pixel along the edges nearby, (B, T, H, W)."""
+    if planes.fits(onward, back, ink):
+        return kernels.lasting(onward, back, ink, *squares(ink, window))
+    near, ink = around(ink[:, :, None], window), ink[:, :, None]
+    onward, back = (around(x * ink, window) / near.clamp(min=1e-12) for x in (onward, back))
+    return (length(onward - back) - length(onward + back)).clamp(min=0) / 2

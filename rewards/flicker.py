@@ -61,7 +61,7 @@ class Flicker(Reward):
         after, before = motion.later[:, 1:], motion.earlier[:, :-1]
         seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
         side = max(2, round(min(middle.shape[-2:]) / 8))
-        sharpness_jump = motion.energy.log().diff(n=2, dim=1).abs()
+        sharpness_jump = (self.energy(samples) + 1e-4).log().diff(n=2, dim=1).abs()
         light = in_cache(partial(jump, side=side, floor=self.floor), before, middle, after, seen)
         return -light - self.detail * sharpness_jump
 

@@ -66,6 +66,7 @@ __all__ = [
     "zero_where_still",
     "shrink",
     "shrunk",
+    "squares",
     "warp",
 ]
 
@@ -145,11 +146,6 @@ class Motion:
         Motion can be measured where this length is large.
         """
         return self.edges.detach().sqrt()
-
-    @cached_property
-    def energy(self) -> Tensor:
-        """Return the mean squared slope of each frame plus 1e-4, (B, F); see `energy`."""
-        return energy(self.frames, 1e-4)
 
     @cached_property
     def ink(self) -> Tensor:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from ._prompts.motion_words import asks_for_camera_motion, asks_for_rest
+from ._flow.things import without_camera
+from ._prompts.motion_words import asks_for_rest
 from .base import Card, Reward, Samples
 from .flow import Motion, length, warp
 
@@ -67,7 +65,7 @@ class MotionConsistency(Reward):
     def terms(self, samples: Samples) -> Tensor:
         """Return one number for four frames in a row, (B, F - 3)."""
         weight = self.motion(samples).weight
-        motion = without_camera(self.motion(samples), samples.prompts)
+        motion = without_camera(self, samples)
         still = self.still * motion.diagonal / samples.fps
         going = (
             steadiness(motion, still, weight) * (1 + agreement(motion, still, weight)[:, 1:-1]) / 2
@@ -79,19 +77,6 @@ class MotionConsistency(Reward):
             return going
         # 8: a clip that should rest and moves at the speed `still` keeps 0.8
         return torch.where(rest[:, None], stillness(motion, 8 * still), going)
-
-
-def without_camera(motion: Motion, prompts: Sequence[str]) -> Motion:
-    """Subtract the camera's flow, except where the prompt asks for camera motion."""
-    keep = torch.tensor(
-        [asks_for_camera_motion(prompt) for prompt in prompts], device=motion.forward.device
-    )[:, None, None, None, None]
-    forward = motion.forward - motion.camera_forward.masked_fill(keep, 0)
-    return replace(
-        motion,
-        forward=forward,
-        backward=motion.backward - motion.camera_backward.masked_fill(keep, 0),
-    )
 
 
 def steadiness(motion: Motion, still: float, weight: Tensor | None = None) -> Tensor:

@@ -152,6 +152,39 @@ def hold(ink: Tensor, radius: int, counts: Tensor) -> Tensor:
     return out
 
 
+def lasting(onward: Tensor, back: Tensor, ink: Tensor, radius: int, counts: Tensor) -> Tensor:
+    """Return the speed that lasts over three frames along edges nearby, (B, T, H, W).
+
+    `onward` and `back` are the flows (B, T, 2, H, W) to the next frame and to the one before.
+    See `dynamic_degree.speeds`.
+    """
+    out, per_pixel = torch.empty(ink.shape), (1 / counts).numpy()
+    for f, b, edge, speed in _some(onward, back, ink[..., None, :, :], out[..., None, :, :]):
+        near = edge[:, 0].copy()
+        both = np.stack([f - b, f + b], 1)
+        both *= edge[:, :, None]
+        for plane in (*near, *both.reshape(-1, *near.shape[1:])):
+            planes.box(plane, radius, per_pixel, plane)
+        lengths = planes.length(both[:, :, 0], both[:, :, 1])
+        np.subtract(lengths[:, 0], lengths[:, 1], out=speed[:, 0])
+        np.maximum(speed, 0, out=speed)
+        speed[:, 0] /= np.maximum(near, 1e-12, out=near)
+        speed *= 0.5
+    return out
+
+
+def lasting_means(onward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean change of flows (B, T, 2, H, W), and the mean speed that lasts, (B, T)."""
+    out = torch.zeros(*onward.shape[:2], 2)
+    for f, b, means in _some(onward, back, out[..., None, None, :]):
+        if f.any() or b.any():
+            for one, two, both in zip(f, b, means[:, 0, 0], strict=True):
+                change, turn = planes.length(*(one + two)), planes.length(*(one - two))
+                both[0] = change.mean()
+                both[1] = np.maximum(np.subtract(turn, change, out=turn), 0, out=turn).mean() / 2
+    return out[..., 0], out[..., 1]
+
+
 @torch.autocast("cpu", enabled=False)
 def cells(flow: Tensor, structure: Tensor, shows: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Return means over `number` x `number` cells, and the cells' contrast.

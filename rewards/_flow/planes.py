@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Above this many values numpy's sort, which uses vector instructions, is faster than its
-# partition: 0.5 against 0.9 ms for 65,472 values.
-SORTED = 10_000
+# Above this many values, quantiles are searched between bounds that every 16th value gives: in a
+# fifth of the time of sorting 65,472 values.
+SORTED, SPARSE = 10_000, 16
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -101,22 +101,47 @@ def quantile(values: Tensor, q: float) -> Tensor:
 
 
 def quantiles(values: np.ndarray, shares: Sequence[float]) -> list[np.float32]:
-    """Return several quantiles of (N,), interpolated linearly, in one pass."""
+    """Return several quantiles of (N,), interpolated linearly."""
     places = [q * (values.size - 1) for q in shares]
     ends = [(int(at), min(int(at) + 1, values.size - 1)) for at in places]
     if values.size > SORTED:
-        row = np.sort(values)
+        pairs = [_ranked(values, low, high) for low, high in ends]
     else:  # np.partition puts the neighbours of the quantiles at their places, and sorts no more
         row = np.partition(values, sorted({end for both in ends for end in both}))
+        pairs = [(row[low], row[high]) for low, high in ends]
     return [
-        row[low] + np.float32(at - int(at)) * (row[high] - row[low])
-        for at, (low, high) in zip(places, ends, strict=True)
+        below + np.float32(at - int(at)) * (above - below)
+        for at, (below, above) in zip(places, pairs, strict=True)
     ]
+
+
+def _ranked(values: np.ndarray, low: int, high: int) -> tuple[np.float32, np.float32]:
+    """Return the values at the places `low` and `high` in the order of size, which are neighbours.
+
+    A sorted sample tells between which bounds they lie, so that only the few values there are
+    sorted.
+    """
+    sample = np.sort(values[::SPARSE])
+    at, slack = low // SPARSE, 4 + int(2 * len(sample) ** 0.5)
+    least, most = sample[max(0, at - slack)], sample[min(len(sample) - 1, at + slack)]
+    below = int(np.count_nonzero(values < least))
+    inside = np.sort(values[(values >= least) & (values <= most)])
+    if below <= low and high < below + len(inside):
+        return inside[low - below], inside[high - below]
+    row = np.sort(values)  # the sample misled, as it may in a regular pattern
+    return row[low], row[high]
 
 
 def deviation(plane: np.ndarray) -> float:
     """Return the standard deviation of a plane (H, W)."""
     return float(_cv2().meanStdDev(plane)[1][0, 0])
+
+
+def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the length of vectors (x, y) of arrays (..., W)."""
+    total = x * x
+    total += y * y
+    return np.sqrt(total, out=total)
 
 
 def mean_square(values: np.ndarray) -> float:

@@ -5,14 +5,17 @@ Shapes: B clips, F frames, H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import hypot
 
 import torch
 from torch import Tensor
 
+from .._prompts.motion_words import asks_for_camera_motion
 from .._scoring.samples import Samples
+from ..base import Reward
 from ..flow import Motion
 from .camera import Camera, camera, edges, positions, similarity
 from .images import around
@@ -71,6 +74,26 @@ def split_motion(motion: Motion) -> Split:
     onward, back = onward - ahead.flow(height, width), back - behind.flow(height, width)
     onward, back = (around(x * ink, 0.1) / near.clamp(min=1e-12) for x in (onward, back))
     return Split(onward, back, edges(near[:, :, 0]), ahead, behind)
+
+
+def without_camera(reward: Reward, samples: Samples) -> Motion:
+    """Return the reward's motion less the camera's, except where the prompt asks for the latter.
+
+    It is computed once for all rewards of the same samples.
+    """
+    key = ("without camera", reward.flow_method(samples), reward.working_size)
+    return samples.memo(key, lambda: less_camera(reward.motion(samples), samples.prompts))
+
+
+def less_camera(motion: Motion, prompts: Sequence[str]) -> Motion:
+    """Return the motion less the camera's, except in clips that ask for camera motion."""
+    asked = [asks_for_camera_motion(prompt) for prompt in prompts]
+    cameras = (motion.camera_forward, motion.camera_backward)
+    if any(asked):
+        keep = torch.tensor(asked, device=motion.forward.device)[:, None, None, None, None]
+        cameras = (cameras[0].masked_fill(keep, 0), cameras[1].masked_fill(keep, 0))
+    forward, backward = motion.forward - cameras[0], motion.backward - cameras[1]
+    return replace(motion, forward=forward, backward=backward)
 
 
 def shared_split(samples: Samples, motion: Motion, key: tuple[str, int]) -> Split:

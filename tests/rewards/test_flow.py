@@ -8,10 +8,11 @@ import cv2
 import pytest
 import torch
 
-from vidrl.rewards import Composite, Samples, default, flow
+from vidrl.rewards import Composite, Samples, default, dynamic_degree, flow, warp_error
 from vidrl.rewards._flow import estimators, planes
 from vidrl.rewards._flow import raft as _raft
 from vidrl.rewards._flow.camera import camera
+from vidrl.rewards._flow.things import less_camera
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
 from vidrl.synthetic import corruptions, world
@@ -347,7 +348,7 @@ def test_opencv_on_the_cpu_says_the_same_as_torch():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_kernels_of_one_picture_say_the_same_as_tensors_of_the_batch(channels, monkeypatch):
-    """Rest, occlusion, contrast, edges and the camera's fit, with the kernels and without."""
+    """Rest, occlusion, contrast, residuals, speeds and the camera's fit, with and without."""
     draw = torch.Generator().manual_seed(6)
     rough = torch.rand(8, channels, 12, 16, generator=draw)
     frames = torch.nn.functional.interpolate(rough, size=(60, 83), mode="bicubic").clamp(0, 1)
@@ -362,6 +363,10 @@ def test_kernels_of_one_picture_say_the_same_as_tensors_of_the_batch(channels, m
         kept, warped = flow.zero_where_still(there, frames[:, :-1], frames[:, 1:])
         fit = camera(there, frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1])
         found = {"kept": kept, "warped": warped, "camera": fit.numbers, "agree": fit.agreement}
+        found |= {"changes": warp_error.changes(motion)}
+        moving = less_camera(motion, ["", "the camera pans"])
+        found |= {"speeds": dynamic_degree.speeds(moving, motion.hold)}
+        found |= {"calm": dynamic_degree.calm(motion), "panned": dynamic_degree.panned(motion)}
         names = ("seen_later", "seen_earlier", "edges", "contrast", "returned", "hold")
         return found | {name: getattr(motion, name) for name in names}
 
@@ -369,8 +374,10 @@ def test_kernels_of_one_picture_say_the_same_as_tensors_of_the_batch(channels, m
     monkeypatch.setattr(planes, "fits", lambda *_: False)
     slow = measured()
     assert 0.1 < slow["seen_later"].float().mean() < 0.9 and (slow["kept"] == 0).any()
-    assert slow["camera"].abs().max() > 1e-3
+    assert slow["camera"].abs().max() > 1e-3 and slow["speeds"].min() > 0.1
+    assert slow["changes"].min() > 0 and 0 < slow["calm"].min() < slow["calm"].max() < 1
     for name, found in fast.items():
-        # contrast is a small difference of squares, which float32 holds to about 1e-4
-        loose = 5e-4 if name in ("contrast", "agree") else 2e-5
+        # contrast is a small difference of squares, which float32 holds to about 1e-4;
+        # the camera is fitted with it
+        loose = 5e-4 if name in ("contrast", "agree", "speeds", "panned", "calm") else 2e-5
         torch.testing.assert_close(found, slow[name], atol=loose, rtol=1e-5)

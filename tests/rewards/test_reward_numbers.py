@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples, flow
+from vidrl.rewards._flow.things import less_camera
 from vidrl.rewards.drift import Drift
 from vidrl.rewards.dynamic_degree import DynamicDegree, band, speeds
 from vidrl.rewards.flicker import Flicker, jump
@@ -164,7 +165,7 @@ def test_speed_is_measured_in_diagonals_a_second(speed):
         centre = torch.stack([0.3 + path, 0.5 + 0 * path], 1)
         mask = world.coverage("circle", centre, torch.full((9,), 0.18), size)
         motion = flow.estimate((0.15 + 0.7 * mask)[None, :, None])
-        found = speeds(motion, torch.tensor([False])).mean().item() * fps / motion.diagonal
+        found = speeds(less_camera(motion, [""]), motion.hold).mean().item() * fps / motion.diagonal
         assert found == pytest.approx(speed, rel=0.2)
 
 
