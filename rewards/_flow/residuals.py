@@ -37,7 +37,7 @@ def changes(
 
 
 class Residual:
-    """The squares of `warp_error.squared`, in arrays for pictures of one shape."""
+    """Computes the squares of `warp_error.squared` in arrays for pictures of one shape."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         self.cv2 = importlib.import_module("cv2")
