@@ -9,8 +9,10 @@ both checkouts run every job once.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import os
 import platform
+import pstats
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,15 @@ LABELS = {
     "flow": "flow of the same clips both ways, and rest separated from motion",
     "film": f"default composite, a film of {FILM[0]} frames in pieces",
 }
+
+# The functions of OpenCV whose share of the time is shown, by their names in a profile.
+CALLS = {
+    "calc": "DIS, both ways",
+    "remap": "warping by OpenCV",
+    "boxFilter": "window means by OpenCV",
+    "sepFilter2D": "means of 3 by 3 pixels by OpenCV",
+}
+REST = "all else: numpy, torch and Python"
 
 
 def jobs() -> dict[str, Callable[[], object]]:
@@ -123,7 +134,33 @@ def measure(checkouts: Sequence[Path], rounds: int) -> dict[str, list[tuple[floa
     return {job: [(turn[job][0], turn[job][1]) for turn in turns[1:]] for job in LABELS}
 
 
-def page(found: Mapping[str, Sequence[tuple[float, float]]], commit: str, command: str) -> str:
+def shares() -> dict[str, float]:
+    """Return which part of the batch's seconds each kind of call takes, under a profiler."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    job, profile = jobs()["batch"], cProfile.Profile(time.process_time)
+    job()  # loads the libraries
+    profile.runcall(job)
+    parts = dict.fromkeys([*CALLS.values(), REST], 0.0)
+    for (file, _, name), row in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        # "~" is the file of functions that are not Python's
+        known = [label for call, label in CALLS.items() if file == "~" and call in name]
+        parts[known[0] if known else REST] += row[2]
+    return {label: seconds / sum(parts.values()) for label, seconds in parts.items()}
+
+
+def goal(ratio: float, most: float = 0.5) -> str:
+    """Return a sentence that says whether the goal for the batch is met."""
+    met = "is met" if ratio <= most else "is not met"
+    return f"The goal for the batch, at most {most:.2f} times the seconds before, {met}."
+
+
+def page(
+    found: Mapping[str, Sequence[tuple[float, float]]],
+    parts: Mapping[str, float],
+    commit: str,
+    command: str,
+) -> str:
     """Return the page as Markdown."""
     middle = {j: [statistics.median(side) for side in zip(*rows)] for j, rows in found.items()}
     ratio = {j: statistics.median(now / old for old, now in rows) for j, rows in found.items()}
@@ -150,7 +187,14 @@ def page(found: Mapping[str, Sequence[tuple[float, float]]], commit: str, comman
         old, now = middle[job]
         lines.append(f"| {label} | {old:.2f} | {now:.2f} | {ratio[job]:.2f} |")
     alone = statistics.median(b[1] / a[1] for a, b in zip(found["alone"], found["batch"]))
-    return "\n".join([*lines, "", f"A clip in a batch costs {alone:.2f} times one alone."]) + "\n"
+    lines += ["", f"A clip in a batch costs {alone:.2f} times one alone. {goal(ratio['batch'])}"]
+    lines += [
+        "Where the seconds of the batch go now, under a profiler, which slows Python's own:",
+        "",
+    ]
+    lines += ["| calls | share |", "|---|---|"]
+    lines += [f"| {label} | {100 * part:.0f} % |" for label, part in parts.items()]
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"python benchmarks/peers/reward_versions.py --against CHECKOUT --rounds {asked.rounds}"
     )
     found = measure([asked.against, Path(__file__).resolve().parents[2]], asked.rounds)
-    text = page(found, commit, command)
+    text = page(found, shares(), commit, command)
     asked.out.write_text(text) if asked.out else print(text)
 
 

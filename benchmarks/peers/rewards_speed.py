@@ -352,7 +352,7 @@ def costs(
         (f"`{FLICKERING}`, decode included", "flickering", "decode", "1.15"),
         ("its published arithmetic, decode included", "published", "decode", ""),
         ("decode, and DIS forward and backward at 192 pixels", "flow", "flow", ""),
-        ("default composite, decode and flow included", "default", "flow", "2"),
+        ("default composite, decode and flow included", "default", "flow", "1.8"),
         (
             f"all {len(rewards)} weight-free temporal rewards, decode and flow included",
             "all",
@@ -450,9 +450,17 @@ def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]])
         "seconds of processor time, "
         "one thread. The working resolution of the flow is 192 pixels on the shorter side.",
         "",
-        f"Device: {device}. {versions}.",
+        f"Device: {device}. {versions}. {busy()}",
     ]
     return "\n".join(head + [line for part in parts for line in ["", *part]]) + "\n"
+
+
+def busy() -> str:
+    """Say how much work the machine had while the page was made."""
+    if not hasattr(os, "getloadavg"):
+        return "The load of the machine is not known."
+    load = os.getloadavg()[2]
+    return f"Meanwhile the machine had {load:.1f} processes to run at a time on {CORES} cores."
 
 
 def _given(asked: argparse.Namespace) -> list[str]:

@@ -209,7 +209,9 @@ def test_two_checkouts_take_turns(monkeypatch):
     found = versions.measure(["before", "now"], 2)
     assert found["flow"] == [(8.0, 6.0), (12.0, 9.0)]
     assert [now for _, now in calls] == [False, True] * (3 * len(versions.LABELS))
-    assert "| 10.00 | 7.50 | 0.75 |" in versions.page(found, "abc", "python x")
+    text = versions.page(found, {"DIS, both ways": 0.25}, "abc", "python x")
+    assert "| 10.00 | 7.50 | 0.75 |" in text and "| DIS, both ways | 25 % |" in text
+    assert "at most 0.50 times the seconds before, is not met" in text
 
 
 def test_versions_want_a_checkout(tmp_path, capsys):
