@@ -46,6 +46,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "bfloat16": (
         "backbone.options.dtype=bfloat16",
         "backbone.options.gradient_checkpointing=false",
+        "backbone.options.activation_offload=false",
+        "backbone.options.vae_tiling=false",
         "backbone.options.text_encoder=keep",
         "train.micro_batch=1",
         "train.score_batch=1",
@@ -53,6 +55,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "+ checkpointing": ("backbone.options.gradient_checkpointing=true",),
     "+ text encoders dropped": ("backbone.options.text_encoder=drop",),
     "+ VAE in tiles": ("backbone.options.vae_tiling=true",),
+    "+ activations on the host": ("backbone.options.activation_offload=true",),
     "+ fp8": ("backbone.options.quantization=fp8",),
     "nf4 in place of fp8": ("backbone.options.quantization=nf4",),
 }
@@ -125,7 +128,9 @@ def page(models: Sequence[str], found: dict[tuple[str, str], Cell], command: str
         f"```\n{command}\n```",
         "Traced on shapes, not run on a GPU. GB of the largest stage, with weights, a LoRA, its "
         "optimiser and one row or clip at a time, at the size of the recipe. In brackets the "
-        f"smallest of the cards ({cards}) of which the peak fills at most {HEADROOM:.0%}.",
+        f"smallest of the cards ({cards}) of which the peak fills at most {HEADROOM:.0%}. "
+        "Text encoders that are dropped were once on the card, beside the network, to encode the "
+        "prompts: this visit may be the largest stage.",
         f"torch {torch.__version__}.",
         "\n".join(lines),
         "\n".join(reasons),
