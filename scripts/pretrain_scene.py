@@ -1,0 +1,125 @@
+"""Train assets/tiny-scene, a flow model of captioned scenes in space, in minutes on one core.
+
+    python scripts/pretrain_scene.py train --out assets/tiny-scene
+    python scripts/pretrain_scene.py check assets/tiny-scene
+    python scripts/pretrain_scene.py prompts
+
+`train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
+of `vidrl.synthetic.scenes.FAULTS`. `check` samples held-out captions and prints what the
+verifier reads. `prompts` writes the captions of both splits to assets/prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidrl.backbones import scene as backbone
+from vidrl.backbones._scene_net import SceneNet
+from vidrl.synthetic import scenes, splat
+
+CONFIG = {"arcs": 4, "width": 64, "depth": 3, "heads": 4}
+PROMPTS = Path("assets/prompts")
+
+
+def examples(pool: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the latents (n, 8, L, N, 1) and the words (n, 12) of a corpus of n scenes."""
+    reader = backbone.Scene(views=CONFIG["arcs"])
+    made = scenes.corpus(seed, CONFIG["arcs"])
+    captions, tokens = zip(*(next(made) for _ in range(pool)), strict=True)
+    latents = torch.stack(tokens).permute(0, 3, 1, 2)[..., None].contiguous()
+    return latents, reader.encode(captions)["words"]
+
+
+def loss(network: SceneNet, x0: Tensor, words: Tensor, draw: torch.Generator) -> Tensor:
+    """Return the flow-matching loss, mean (v − (ε − x0))², with times of a logistic normal."""
+    t = torch.randn(len(x0), generator=draw).sigmoid()
+    eps = torch.randn(x0.shape, generator=draw)
+    at = t.view(-1, 1, 1, 1, 1)
+    return (network((1 - at) * x0 + at * eps, t, words) - (eps - x0)).square().mean()
+
+
+def train(out: Path, steps: int, batch: int, pool: int) -> None:
+    """Train a network from random weights; keep an average of its weights."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(CONFIG) + "\n")
+    latents, words = examples(pool, seed=1)
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(2)
+    vocabulary = len(backbone.KNOWN) + backbone.OTHERS + 1
+    sizes = {key: CONFIG[key] for key in ("width", "depth", "heads")}
+    network = SceneNet(
+        splat.CHANNELS, CONFIG["arcs"], scenes.BLOBS, backbone.WORDS, vocabulary, **sizes
+    )
+    average = {key: value.clone() for key, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3, (0.9, 0.98), weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps, pct_start=0.05)
+    rows, start = [], time.process_time()
+    for step in range(1, steps + 1):
+        pick = torch.randint(pool, (batch,), generator=draw)
+        value = loss(network, latents[pick], words[pick], draw)
+        optimiser.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        rate.step()
+        keep = min(0.995, step / (step + 10))
+        for key, now in network.state_dict().items():
+            average[key].lerp_(now, 1 - keep)
+        rows.append(value.item())
+        if step % 200 == 0 or step == steps:
+            mean, seconds = sum(rows[-200:]) / len(rows[-200:]), time.process_time() - start
+            row = {"step": step, "loss": round(mean, 4), "cpu_seconds": round(seconds, 1)}
+            print(row, flush=True)
+            with (out / "pretraining.jsonl").open("w" if step == 200 else "a") as file:
+                file.write(json.dumps(row) + "\n")
+            save_file(average, out / "network.safetensors")
+
+
+def write_prompts() -> None:
+    """Write the captions of the two splits, one a line."""
+    for split in ("train", "held_out"):
+        lines = [scene.caption for scene in scenes.scenes(split)]
+        (PROMPTS / f"scenes_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+@torch.no_grad()
+def check(model: Path, n: int, steps: int) -> None:
+    """Print the shares of held-out captions that the verifier reads back."""
+    from vidrl.synthetic import scene_verifier
+
+    made = backbone.Scene(str(model))
+    prompts = [scene.caption for scene in scenes.scenes("held_out", n)]
+    noise = made.noise([torch.Generator().manual_seed(i) for i in range(n)])
+    views = made.decode(made.generate(noise, made.encode(prompts), steps))
+    found = scene_verifier.verify(views, prompts)
+    print({name: round(float(value.float().mean()), 3) for name, value in vars(found).items()})
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("train", "check", "prompts"))
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny-scene"))
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--pool", type=int, default=10_000)
+    parser.add_argument("--n", type=int, default=128)
+    args = parser.parse_args()
+    if args.command == "train":
+        train(args.out, args.steps, args.batch, args.pool)
+    elif args.command == "check":
+        check(args.out, args.n, 20)
+    else:
+        write_prompts()
+
+
+if __name__ == "__main__":
+    main()
