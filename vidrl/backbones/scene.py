@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.segments import borders
@@ -67,9 +67,7 @@ class Scene(Denoiser):
         vocabulary = len(KNOWN) + OTHERS + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.network = SceneNet(
-                splat.CHANNELS, arcs, scenes.BLOBS, WORDS, vocabulary, **sizes
-            )
+            self.network = SceneNet(splat.CHANNELS, arcs, scenes.BLOBS, WORDS, vocabulary, **sizes)
         self.path, self.fps, self.side = flow(), fps, size
         self.shape = (splat.CHANNELS, arcs, scenes.BLOBS, 1)
         self.clip_shape = (views, 3, size, size)
@@ -122,9 +120,20 @@ class Scene(Denoiser):
         """Return the blobs (B, L, N) of latents (B, 8, L, N, 1), one set for each arc."""
         return splat.blobs(latents[..., 0].permute(0, 2, 3, 1).float())
 
-    def average(self, latents: Tensor) -> splat.Blobs:
-        """Return the blobs (B, N) of scenes whose arcs are averaged, for a file of one scene."""
-        return splat.blobs(latents[..., 0].mean(2).transpose(1, 2).float())
+    def write_ply(self, path: str | Path, latent: Tensor, seen: float = 0.1) -> Path:
+        """Write the scene of a latent (8, L, N, 1) as a .ply file; return its path.
+
+        The file has one scene, the average of the arcs' tokens, without blobs whose opacity is
+        below `seen`. Raises ValueError where no blob is left.
+        """
+        made = splat.blobs(latent[..., 0].mean(1).T.float().cpu())
+        visible = made.opacity >= seen
+        if not bool(visible.any()):
+            raise ValueError(
+                f"expected a blob of opacity {seen} or more, got at most "
+                f"{float(made.opacity.max()):.3f}: the scene is empty; use another seed"
+            )
+        return splat.write_ply(path, splat.Blobs(*(x[visible] for x in vars(made).values())))
 
 
 def check(views: int, arcs: int, size: int) -> None:
@@ -172,7 +181,7 @@ def _config(folder: Path) -> dict[str, int]:
     return {key: found[key] for key in wanted}
 
 
-def _load(network: SceneNet, file: Path) -> None:
+def _load(network: nn.Module, file: Path) -> None:
     """Load weights; raise ValueError where they are not those of this network."""
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Defines the command `vidrl export`, which writes a LoRA in the format of another program."""
+"""Defines the command `vidrl export`, which writes a LoRA or a scene for another program."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 from ._declare import command
 
 EXPORT = """\
-Write a LoRA in the format of another program.
+Write a LoRA in the format of another program, or a scene of a run that trained a model of scenes.
 
   vidrl export runs/demo --format comfyui     one file, for the folder models/loras of ComfyUI
   vidrl export runs/demo --format kohya       one file, for kohya's musubi-tuner
   vidrl export runs/demo --format diffusers   a folder, for pipe.load_lora_weights(folder)
   vidrl export runs/demo --format peft        a folder, for PeftModel.from_pretrained(model, folder)
+  vidrl export runs/tiny_3d --format ply --prompt "a red cube left of a blue ball"
+                                              one file, for viewers of Gaussian splats
 
 RUN_OR_LORA is a run folder, or a LoRA folder or file of any of these formats. Without --out, the
 new LoRA is written next to the one that is read. Every format keeps alpha. The formats comfyui and
@@ -24,7 +26,9 @@ kohya work for Wan models only.
 
 def declare(commands: Any) -> None:
     """Declare the command `export`."""
-    export = command(commands, "export", EXPORT, "write a LoRA for another program", _export)
+    export = command(
+        commands, "export", EXPORT, "write a LoRA or a scene for another program", _export
+    )
     export.add_argument(
         "source",
         metavar="RUN_OR_LORA",
@@ -33,19 +37,26 @@ def declare(commands: Any) -> None:
     export.add_argument(
         "--format",
         required=True,
-        choices=("comfyui", "kohya", "diffusers", "peft"),
+        choices=("comfyui", "kohya", "diffusers", "peft", "ply"),
         help="the format to write",
     )
     export.add_argument(
         "--out",
         metavar="PATH",
-        help="the folder to write; for comfyui and kohya also a file NAME.safetensors",
+        help="the folder to write; for comfyui and kohya also a file NAME.safetensors, and for ply "
+        "a file NAME.ply",
+    )
+    export.add_argument("--prompt", help="the caption of the scene; with --format ply only")
+    export.add_argument(
+        "--seed", type=int, default=0, help="the seed of the scene's noise (default 0)"
     )
 
 
 def _export(args: argparse.Namespace) -> int:
     from vidrl import lora
 
+    if args.format == "ply" or args.prompt:
+        return _export_scene(args)
     source, form = Path(args.source), args.format
     found = lora.complete(lora.read(_lora(source)))
     file = lora.write(found, form, _out(source, form, args.out, found.source))
@@ -57,6 +68,38 @@ def _export(args: argparse.Namespace) -> int:
         print(
             "every lora_B is 0: this LoRA changes nothing; was each of its evaluations rolled back?"
         )
+    return 0
+
+
+def _export_scene(args: argparse.Namespace) -> int:
+    """Sample a scene with the weights of a run, and write it."""
+    import torch
+
+    from vidrl import plugin
+    from vidrl.training.model_source import resolve
+    from vidrl.training.policy import load_adapter
+
+    if args.format != "ply" or not args.prompt:
+        raise ValueError(
+            "expected --format ply and --prompt together, as --format ply --prompt 'a red cube "
+            f"left of a blue ball', got --format {args.format} and --prompt {args.prompt!r}"
+        )
+    source = resolve(run=args.source)
+    backbone = plugin.load("backbones", source.backbone, **source.options)
+    if not hasattr(backbone, "write_ply"):
+        raise ValueError(
+            f"expected the run of a model of scenes, such as the backbone scene, got the backbone "
+            f"{source.backbone}, whose clips have no points in space: leave --format ply out"
+        )
+    if source.lora:
+        load_adapter(backbone, source.lora, source.partial)
+    noise = backbone.noise([torch.Generator().manual_seed(args.seed)])
+    with torch.no_grad():
+        latents = backbone.generate(noise, backbone.encode([args.prompt]))
+    out = Path(args.out or Path(args.source) / "scene.ply")
+    if out.suffix != ".ply":
+        raise ValueError(f"--out: expected a file NAME.ply for --format ply, got {out}")
+    print(backbone.write_ply(out, latents[0]))
     return 0
 
 

@@ -39,12 +39,12 @@ class SceneFit(Reward):
     The frames must be a full orbit, evenly spaced. Places are those of least squares over all
     views, so that each term depends a little on all views.
 
-    >>> import torch
     >>> scene = scenes.parse("a red cube left of a blue ball")
     >>> blobs = splat.blobs(scenes.made(scene, torch.Generator().manual_seed(0))[None, None])
     >>> views = splat.render(blobs, splat.cameras(12), 48)
     >>> captions = [scene.caption, "a red cube right of a blue ball"]
-    >>> [round(x, 1) for x in SceneFit()(Samples(views.repeat(2, 1, 1, 1, 1), captions, 8.0)).value.tolist()]
+    >>> found = SceneFit()(Samples(views.repeat(2, 1, 1, 1, 1), captions, 8.0)).value
+    >>> [round(x, 1) for x in found.tolist()]
     [0.9, 0.7]
     """
 

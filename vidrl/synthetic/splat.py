@@ -98,9 +98,7 @@ def render(made: Blobs, orbit: Tensor, side: int) -> Tensor:
     seen = torch.einsum("fij,bfnj->bfni", orbit.to(made.place), _by_view(made.place, orbit))
     order = seen[..., 2].argsort(-1, descending=True)  # the nearest blob first
     at = seen[..., :2].gather(2, order[..., None].expand(-1, -1, -1, 2))
-    size, opacity = (
-        _by_view(x, orbit).gather(2, order) for x in (made.size, made.opacity)
-    )
+    size, opacity = (_by_view(x, orbit).gather(2, order) for x in (made.size, made.opacity))
     colour = _by_view(made.colour, orbit).gather(2, order[..., None].expand(-1, -1, -1, 3))
     return _composite(_coverage(at, size, opacity, side), colour)
 
