@@ -59,7 +59,8 @@ def test_an_arc_shows_its_own_blobs() -> None:
     changed[:, :, 1] += 1.0
     differs = (model.decode(z) - model.decode(changed)).abs().amax((0, 2, 3, 4)) > 0
     assert differs.tolist() == [False] * 3 + [True] * 3
-    assert torch.equal(model.decode(z)[:, :3], model.decode(z[:, :, :1]))  # a piece of an orbit
+    # a piece of an orbit, as algorithms decode that need a gradient of few frames
+    torch.testing.assert_close(model.decode(z)[:, :3], model.decode(z[:, :, :1]))
     with pytest.raises(ValueError, match="expected 1 to 2 segments"):
         from vidrl.diffusion.segments import borders
 

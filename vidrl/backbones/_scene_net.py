@@ -1,4 +1,4 @@
-"""A small transformer over the blobs of a scene and the words of its caption.
+"""This module has the transformer of scenes, which reads blobs and the words of a caption.
 
 Legend: B batch, C numbers of a blob, L arcs, N blobs, W words, D width.
 """

@@ -68,7 +68,8 @@ class Scene(Denoiser):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = SceneNet(splat.CHANNELS, arcs, scenes.BLOBS, WORDS, vocabulary, **sizes)
-        self.path, self.fps, self.side = flow(), fps, size
+        self.path, self.fps = flow(), fps
+        self.side = size
         self.shape = (splat.CHANNELS, arcs, scenes.BLOBS, 1)
         self.clip_shape = (views, 3, size, size)
         self.frame_map = borders(views, arcs)
@@ -188,11 +189,11 @@ def _load(network: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise ValueError(f"expected the weights of a model of scenes in {file}, found no file")
     found, own = load_file(file), network.state_dict()
-    wrong = [k for k in own.keys() | found.keys() if _shape(own, k) != _shape(found, k)]
+    wrong = [k for k in sorted({*own, *found}) if _shape(own, k) != _shape(found, k)]
     if wrong:
         raise ValueError(
             f"expected the {len(own)} tensors of the network in {file}, got {len(found)}, of "
-            f"which {min(wrong)} differs: {CONFIG} and {WEIGHTS} must be of one model"
+            f"which {wrong[0]} differs: {CONFIG} and {WEIGHTS} must be of one model"
         )
     network.load_state_dict(found)
 
