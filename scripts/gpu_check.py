@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -88,7 +89,7 @@ def parts(cpu: bool, folder: Path) -> list[Part]:
         for name in ("training/gpu_round.md", "rewards/devices.md", "training/attention_cuda.md")
     )
     demo = ["-m", "vidrl", "train", "scripts/recipes/demo.toml", f"run={folder}/demo"]
-    short = ["train.rounds=2", "data.held_out_n=8", "train.eval_every=2"] if cpu else []
+    few = ["train.rounds=2", "data.held_out_n=8", "train.eval_n=0", "train.eval_every=2"]
     study = "benchmarks/studies/"
     cases = ["--cases", str(folder / "rounds.jsonl")] if not cpu else []
     kernels = ["--quick", "--out", attention]
@@ -102,7 +103,7 @@ def parts(cpu: bool, folder: Path) -> list[Part]:
         ),
         Part("rewards", [study + "reward_devices.py", *flag, "--out", devices], 1.0, devices),
         Part("attention", [study + "attention.py", *kernels], 1.0, attention),
-        Part("demo", [*demo, "--resume", *short], 2.0),
+        Part("demo", [*demo, "--resume", *(few if cpu else [])], 2.0),
     ]
 
 
@@ -123,18 +124,28 @@ def run(part: Part, cpu: bool) -> Done:
     seconds = time.monotonic() - start
     status = 0 if part.name == "tests" and status == NO_TESTS else status
     return Done(
-        part.name, shlex.join(["python", *part.command]), status, seconds, said(part, text, begun)
+        part.name,
+        shlex.join(["python", *part.command]),
+        status,
+        seconds,
+        said(part, text, begun, page_of(cpu).parent),
     )
 
 
-def said(part: Part, text: str, begun: float) -> str:
+def page_of(cpu: bool) -> Path:
+    """Return the file of the page that this script writes, from the repository's root."""
+    return (Path("runs/gpu-check-cpu") if cpu else RESULTS / "training") / "gpu_check.md"
+
+
+def said(part: Part, text: str, begun: float, folder: Path) -> str:
     """Return a link to the page that a part has written, or the last line that it printed.
 
     `begun`: when the part began, in seconds since 1970; an older page is of another call.
+    `folder`: where the page with the link lies.
     """
     page = ROOT / part.page
     if part.page and page.is_file() and page.stat().st_mtime >= begun:
-        return f"[{Path(part.page).name}]({Path(part.page).as_posix()})"
+        return f"[{Path(part.page).name}]({Path(os.path.relpath(part.page, folder)).as_posix()})"
     return (text.splitlines() or ["no output"])[-1][:200]
 
 
@@ -145,7 +156,7 @@ def page(done: list[Done], cpu: bool, facts: dict[str, str]) -> str:
         f"| {d.name} | {d.status} | {d.seconds:.0f} | {d.result} | `{d.command}` |" for d in done
     ]
     paragraphs = [
-        "# What was run on a GPU",
+        "# What scripts/gpu_check has run",
         f"```\nbash scripts/gpu_check{' --cpu' if cpu else ''}\n```",
         f"Device: {facts['device']}. torch {facts['torch']}, diffusers {facts['diffusers']}, "
         f"Python {facts['python']}.",
@@ -174,7 +185,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    target = ROOT / ("runs/gpu-check-cpu" if args.cpu else RESULTS / "training") / "gpu_check.md"
+    target = ROOT / page_of(args.cpu)
     known_facts = facts(args.cpu)
     folder = kept(known_facts, args.cpu)
     record = ROOT / folder / "parts.json"

@@ -245,3 +245,23 @@ def test_flags_are_read_before_the_setup(tmp_path, flag):
     else:
         told = "gpu_check: expected --again, --cpu or --help, got --cppu\n"
         assert (done.returncode, done.stderr) == (2, told)
+
+
+def test_the_demo_of_the_check_is_a_recipe_that_vidrl_takes(tmp_path):
+    from vidrl import config
+
+    for cpu in (True, False):
+        demo = next(part for part in CHECK.parts(cpu, tmp_path) if part.name == "demo")
+        _, _, _, recipe, *overrides = demo.command
+        made = config.load(recipe, [item for item in overrides if "=" in item])
+        assert made.run == f"{tmp_path}/demo" and (made.train.rounds == 2) == cpu
+
+
+def test_the_page_links_the_pages_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(CHECK, "ROOT", tmp_path)
+    part = CHECK.Part("rewards", [], 1.0, "benchmarks/results/rewards/devices.md")
+    written = tmp_path / part.page
+    written.parent.mkdir(parents=True)
+    written.write_text("# A page\n")
+    link = CHECK.said(part, "", 0.0, CHECK.page_of(False).parent)
+    assert link == "[devices.md](../rewards/devices.md)"
