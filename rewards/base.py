@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -82,6 +84,7 @@ class Reward(nn.Module):
     - `learned`: the reward reads trained weights that are not part of vidrl.
     - `remote`: a server computes the value, so that this process only waits for it; several
       threads may then call the reward at once.
+    - `learns`: the reward learns from the clips of each round of a training, by `refresh`.
     - `lowered_by`: names in vidrl.synthetic.corruptions; each corruption lowers the value.
     - `range`: the smallest and the largest possible value.
     - `card`: see `Card`.
@@ -111,6 +114,7 @@ class Reward(nn.Module):
     extra: ClassVar[str] = ""
     learned: ClassVar[bool] = False
     remote: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
     lowered_by: ClassVar[tuple[str, ...]] = ()
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     card: ClassVar[Card | None] = None
@@ -195,6 +199,32 @@ class Reward(nn.Module):
         any other reward returns an instance with its default options.
         """
         return cls()
+
+    # What a reward that `learns` defines. The others are never asked.
+
+    def check_learns(self) -> None:
+        """Raise ValueError for a reward that lacks what it would learn from, before any work."""
+        raise NotImplementedError(f"{type(self).__name__} does not learn")
+
+    def refresh(self, samples: Samples, round: int) -> dict[str, float]:
+        """Learn from clips of a round; return numbers that the round logs.
+
+        The result must depend on the state, the clips and the round alone. Between two calls the
+        reward must give a clip one and the same value.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not learn")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep: nested tensors, numbers, text, lists and dicts."""
+        raise NotImplementedError(f"{type(self).__name__} does not learn")
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        raise NotImplementedError(f"{type(self).__name__} does not learn")
+
+    def save(self, path: Path) -> None:
+        """Write what was learned to a file, from which the reward can be built again."""
+        raise NotImplementedError(f"{type(self).__name__} does not learn")
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
         """Return maps of where in the picture a fault lies: name to (B, F, H, W).

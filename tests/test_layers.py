@@ -38,7 +38,13 @@ LAYERS = [
     {"training.weight_drift"},
     {"training.policy"},
     {"backbones"},
-    {"audit", "report.run_report", "training.processes", "training.scored"},
+    {
+        "audit",
+        "report.run_report",
+        "training.processes",
+        "training.scored",
+        "training.learning_rewards",
+    },
     {"report.page", "training.evaluate", "training.model_source", "training.resume"},
     {"training.checkpoint", "config", "attention", "report.run_folder", "lora"},
     {
@@ -56,6 +62,7 @@ LAYERS = [
     {"credit.estimators", "data.prompt_tables", "synthetic.scenes"},
     {
         "diffusion.transition",
+        "diffusion.learned_gaussian",
         "diffusion.segments",
         "synthetic.world",
         "synthetic.corruptions",

@@ -140,14 +140,17 @@ def test_prediction_of_a_sample_ignores_its_neighbours(denoiser: Denoiser) -> No
         raw = denoiser.predict(x, t, cond)
         turned = denoiser.predict(x[order], t[order], rows(cond, order))
         alone = denoiser.predict(x[1:2], t[1:2], rows(cond, slice(1, 2)))
-    assert raw.shape == x.shape and raw.dtype == torch.float32
+    # where the scale is learned, it is predicted beside the mean, along the channels
+    channels = x.shape[1] * (1 + denoiser.path.learned)
+    assert raw.shape == (3, channels, *x.shape[2:]) and raw.dtype == torch.float32
     assert torch.allclose(turned, raw[order], atol=1e-5) and torch.allclose(
         alone, raw[1:2], atol=1e-5
     )
     assert not torch.allclose(
         raw, denoiser.predict(x, t, denoiser.encode(PROMPTS[::-1])), atol=1e-5
     )  # it reads the text
-    assert not torch.allclose(raw, denoiser.predict(x, t.flip(0), cond), atol=1e-5)  # and the time
+    if not denoiser.path.learned:  # and the time
+        assert not torch.allclose(raw, denoiser.predict(x, t.flip(0), cond), atol=1e-5)
 
 
 def test_network_is_what_computes(denoiser: Denoiser) -> None:
@@ -156,9 +159,10 @@ def test_network_is_what_computes(denoiser: Denoiser) -> None:
     frozen = [p.requires_grad for p in parameters]
     try:
         denoiser.network.requires_grad_(True)
-        gradients = torch.autograd.grad(
-            denoiser.predict(x, t, cond).square().sum(), parameters, allow_unused=True
-        )
+        predicted = denoiser.predict(x, t, cond).square().sum()
+        # a generator behind a learned Gaussian computes the clip, and not the prediction
+        shown = denoiser.decode_with(x, cond).square().sum() if denoiser.path.learned else 0
+        gradients = torch.autograd.grad(predicted + shown, parameters, allow_unused=True)
     finally:
         for p, before in zip(parameters, frozen, strict=True):
             p.requires_grad_(before)

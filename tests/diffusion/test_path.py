@@ -97,6 +97,7 @@ def test_half_precision_prediction_costs_no_more_than_its_own_rounding() -> None
 
 def test_unknown_prediction() -> None:
     with pytest.raises(
-        ValueError, match="expected predicts to be one of flow, eps, v, x0, got 'velocity'"
+        ValueError,
+        match="expected predicts to be one of flow, eps, v, x0, got 'velocity'",
     ):
         Path(lambda t: t, lambda t: t, "velocity")

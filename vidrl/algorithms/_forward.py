@@ -50,6 +50,8 @@ class Forward(Credited, Gated):
       (`old_decay`).
     """
 
+    noises_clips: ClassVar[bool] = True
+
     # Whether the loss reads the moving average of weights "old". Algorithms that do not read it
     # do not keep it, because it costs the memory of one set of weights.
     moving: ClassVar[bool] = True

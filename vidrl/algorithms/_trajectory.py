@@ -25,9 +25,11 @@ from vidrl.diffusion.schedule import (
     window_start,
 )
 from vidrl.diffusion.segments import pool
+from vidrl.rewards import Reward
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan
 
+from . import _learned_std
 from ._gate import Gated
 from .base import Batch, Experience
 
@@ -137,6 +139,10 @@ class Trajectory(Gated):
                 "loss has no KL: set beta, or leave kl out"
             )
 
+    def setup(self, policy: Policy, reward: Reward, group: int) -> None:
+        super().setup(policy, reward, group)
+        _learned_std.check(self, policy.backbone)
+
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
         sampler = default_sampler(backbone.path) if self.sampler == AUTO else self.sampler
@@ -156,7 +162,8 @@ class Trajectory(Gated):
         count = self.train_steps or len(noisy)
         chosen = torch.randperm(len(noisy), generator=draw)[:count].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
-        return Plan(times, sampler, self.eta, self.segments, noisy, keep, forks)
+        ends = backbone.path.learned
+        return Plan(times, sampler, self.eta, self.segments, noisy, keep, forks, noisy_end=ends)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Return the forks of a group's tree, (step, children); 0 children are the whole group.

@@ -203,6 +203,9 @@ class Algorithm(ABC):
     # Whether the loss itself scores the clips, and follows the gradient of the reward.
     differentiates_reward: ClassVar[bool] = False
 
+    # Whether the loss adds noise of several levels to finished clips.
+    noises_clips: ClassVar[bool] = False
+
     # How far noise moves the reward: `setup` reads it from a file. It is not an option.
     measured_influence: Influence | None = field(default=None, init=False, repr=False)
 
@@ -235,6 +238,13 @@ class Algorithm(ABC):
         weights creates it here: `policy.remember("old")`.
         """
         self.check(reward, group)
+        if self.noises_clips and policy.backbone.path.learned:
+            raise ValueError(
+                f"expected a backbone with noise levels for {type(self).__name__}, which adds "
+                f"noise to finished clips, got {type(policy.backbone).__name__}, whose latent is "
+                "one learned Gaussian: take an algorithm on sampled steps, as grpo, rloo or ddpo, "
+                "or reward_backprop"
+            )
         self.backbone, self.reward = policy.backbone, reward
 
     @abstractmethod

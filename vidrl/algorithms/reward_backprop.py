@@ -103,6 +103,12 @@ class RewardBackprop(Algorithm):
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
+        if self.backbone.path.learned and self.way in ("refl", "lv"):
+            raise ValueError(
+                f"expected a backbone with noise levels for way = {self.way!r}, got "
+                f"{type(self.backbone).__name__}, whose latent is one learned Gaussian: set way = "
+                "'draft', whose gradient goes through the whole generator"
+            )
         # Fail early: the calls below raise ValueError for what the first round could not do.
         self._last_steps(self.backbone.times(self.steps))
         cut = self.decode_segments if self.way == "vader" else 1

@@ -35,6 +35,7 @@ class SFT(Algorithm):
     """
 
     data: ClassVar[str] = "clips"
+    noises_clips: ClassVar[bool] = True
 
     noises: int = 4
     updates: int = 2

@@ -2,7 +2,8 @@
 
 Networks of four kinds are supported: they predict the flow ε − x0, the noise ε, v, or x0.
 `Path.split` turns the prediction of each kind into the pair (x̂0, ε̂), so that the rest of
-vidrl does not depend on what the network predicts.
+vidrl does not depend on what the network predicts. `learned_gaussian` is a path whose network gives
+the scale of the noise as well.
 
 Legend: x0 clean latent, ε unit Gaussian noise, t in [0, 1] with t = 1 pure noise; t is a
 float or a tensor (B,), x is (B, ...). Arithmetic is at least float32 whatever the network's
@@ -60,6 +61,15 @@ class Path:
             raise ValueError(
                 f"expected predicts to be one of {', '.join(PREDICTIONS)}, got {self.predicts!r}"
             )
+
+    @property
+    def learned(self) -> bool:
+        """Return whether the network gives the scale of the noise; see `learned_gaussian`."""
+        return False
+
+    def scale(self, raw: Tensor) -> Tensor | None:
+        """Return the factor on the noise of a step, of the latents' shape; None stands for 1."""
+        return None
 
     def noise(self, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
         """Add noise to clean latents: x_t = α_t x0 + σ_t ε."""

@@ -21,11 +21,15 @@ WINDOWS = ("progressive", "random", "decay", "exp_decay")
 def default_sampler(path: Path) -> str:
     """Return the sampler that algorithms use by default: dance_sde on the straight path, else ddim.
 
+    It is cps on a path whose scale is learned, where ddim would draw noise from t = 1 alone.
+
     Example:
         >>> from vidrl.diffusion.path import discrete, flow
         >>> default_sampler(flow()), default_sampler(discrete([0.9, 0.5]))
         ('dance_sde', 'ddim')
     """
+    if path.learned:
+        return "cps"
     return "dance_sde" if path.kind == "flow" else "ddim"
 
 
@@ -42,6 +46,9 @@ def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Te
       multiplied by (σ_t − σ_s)/σ_s or more. diffusers' flow grids contain such a step, from
       the smallest trained level's predecessor to that level; the next level is 0.
 
+    On a path whose scale is learned, the step to 0 alone may draw noise: later steps would
+    replace the noise of an earlier one, which therefore could not be credited.
+
     Example:
         >>> from vidrl.diffusion.path import flow
         >>> may_draw(flow(), "flow_sde", [1.0, 0.6, 0.3, 0.001, 0.0], eta=0.7).tolist()
@@ -49,7 +56,9 @@ def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Te
     """
     grid = torch.as_tensor(times, dtype=torch.float64)
     t, s = grid[:-1], grid[1:]
-    keep = transition.coefficients(path, sampler, t, s, eta, grid[1], strict=False)[1]
+    std, keep = transition.coefficients(path, sampler, t, s, eta, grid[1], strict=False)
+    if path.learned:
+        return (s == 0) & (std > 0)
     return (s > 0) & (keep >= 0) & (path.sigma(t) <= 4 * path.sigma(s))
 
 

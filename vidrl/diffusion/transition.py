@@ -2,8 +2,9 @@
 
 Here (x̂0, ε̂) = path.split(prediction, x_t, t). Every sampler of the field is a pair of scalars
 (std, keep): `std` is the total standard deviation of the step (not a rate), and `keep` is how
-much of the predicted noise ε̂ stays. Legend: t → s < t are times, floats or (B,); η noise level;
-x (B, C, L, H, W) latents, at least float32.
+much of the predicted noise ε̂ stays. On a path whose scale is learned (`Path.learned`), the
+network's scale multiplies both, elementwise, and the step to 0 may draw noise. Legend: t → s < t
+are times, floats or (B,); η noise level; x (B, C, L, H, W) latents, at least float32.
 
 | sampler | std | keep | source |
 |---|---|---|---|
@@ -94,6 +95,8 @@ def coefficients(
 ) -> tuple[Tensor, Tensor]:
     """Return (std, keep) of a step t → s in float64; a step to s = 0 is deterministic.
 
+    Where the path's scale is learned, that step draws noise, and both are before the scale.
+
     t and s are float64 tensors of any one shape, and so are std and keep.
     `second` is the level of the schedule after t = 1. flow_sde has 1 − t in a denominator,
     and at t = 1 uses `second` in place of t, as Flow-GRPO's code does. Raises ValueError for
@@ -110,8 +113,10 @@ def coefficients(
     _check(path, sampler, eta, t, second)
     level = s if second is None else torch.as_tensor(second, dtype=t.dtype, device=t.device)
     std, keep = _SAMPLERS[sampler](path, t, s, float(eta), level)
-    # Noise that is drawn in the last step would stay in the clip.
-    std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
+    # Noise that is drawn in the last step would stay in the clip. Where the scale is learned, that
+    # noise is the policy's own.
+    if not path.learned:
+        std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
     if strict and bool((keep < 0).any()):
         raise ValueError(
             f"expected a noise that the step has room for, got {sampler} with eta {eta} and "
@@ -151,7 +156,8 @@ def step(
     """Return the Gaussian of the step t → s that a network's output `raw` at x_t implies.
 
     mean = α_s x̂0 + keep ε̂ with (x̂0, ε̂) = path.split(raw, x, t); std and keep are those of
-    `coefficients`, which raises ValueError for combinations that cannot be.
+    `coefficients`, which raises ValueError for combinations that cannot be. Both are multiplied by
+    `path.scale(raw)`, where the path has one; std then has the shape of the mean.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -164,8 +170,10 @@ def step(
     std, keep = coefficients(
         path, sampler, start, end, eta, None if second is None else broadcast_time(second, x)
     )
-    alpha = path.alpha(end)
-    return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
+    alpha, scale = path.alpha(end), path.scale(raw)
+    if scale is None:
+        return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
+    return Step(alpha.to(x0) * x0 + keep.to(x0) * scale * eps, std.to(x0) * scale)
 
 
 def log_density(step: Step, x: Tensor) -> Tensor:
@@ -181,5 +189,17 @@ def log_density(step: Step, x: Tensor) -> Tensor:
 
 
 def divergence(step: Step, other: Step) -> Tensor:
-    """Return the KL divergence of two steps of equal std, (mean − mean')²/(2 std²), elementwise."""
-    return (step.mean - other.mean) ** 2 / (2 * step.std**2)
+    """Return the KL divergence of two steps, elementwise.
+
+    KL = (mean − mean')²/(2 std'²) + (r² − 1)/2 − log r with r = std/std'; the last two terms are 0
+    where both steps have one std.
+
+    Example:
+        >>> one, wide = (Step(torch.zeros(1), torch.tensor([std])) for std in (1.0, 2.0))
+        >>> divergence(wide, one), divergence(one, one)  # (4 − 1)/2 − log 2
+        (tensor([0.8069]), tensor([0.]))
+    """
+    distance = (step.mean - other.mean) ** 2 / (2 * other.std**2)
+    ratio = step.std / other.std
+    # added only where it is not 0: the KL of deterministic stds stays the same to the last bit
+    return distance if bool((ratio == 1).all()) else distance + (ratio**2 - 1) / 2 - ratio.log()

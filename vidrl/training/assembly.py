@@ -24,6 +24,7 @@ from vidrl.rewards._scoring.plain import Plain, as_reward
 
 from . import evaluate
 from .held_out import Callback, HeldOut
+from .learning_rewards import LearningRewards
 from .pieces import Pieces
 from .policy import Policy
 from .processes import Workers
@@ -87,6 +88,8 @@ class Parts:
     """Writes the files of the run folder."""
     pieces: dict[str, Pieces]
     """How many clips or rows the stages "sample", "decode" and "update" take at once."""
+    learners: LearningRewards
+    """The parts of the reward that learn beside the policy."""
     callback: Callback
     """Called between the rounds and at the end of the run; see `held_out.Callback`."""
     reward_workers: ChunkWorkers | None = None
@@ -220,6 +223,7 @@ def _assemble(
         updater=updater,
         record=Record(Path(recipe.run), workers.main, recipe.guard.bands),
         pieces=pieces,
+        learners=LearningRewards(reward),
         callback=callback,
         reward_workers=scorers,
     )

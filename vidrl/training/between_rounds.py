@@ -138,6 +138,7 @@ class BetweenRounds:
         """Write the trained weights, the result of the run."""
         with checkpoint.writing(self.record.folder, "the trained weights"):
             self.policy.save(self.record.folder / "lora", weights)
+            self.parts.learners.save(self.record.folder / "rewards")
 
     # Evaluation
 
@@ -244,7 +245,10 @@ class BetweenRounds:
             state.best, name = no_best(), ""
         state.restored = state.round, name
         if name:
-            self.parts.updater.load_state(self.load(name) or {})
+            saved = self.load(name) or {}
+            self.parts.updater.load_state(saved)
+            if "rewards" in saved:
+                self.parts.learners.load_state(saved["rewards"])
         else:
             self.parts.updater.reset()
         self.record.event(state.round, action, f"weights of round {int(name or 0)} put back")
@@ -271,16 +275,22 @@ class BetweenRounds:
     def _content(self) -> dict[str, Any]:
         """Return all that a resumed run needs to continue as if it had never stopped."""
         state = self.state
-        return self.parts.updater.state() | {
-            "round": state.round,
-            "evaluated": state.evaluated,
-            "seconds": state.seconds,
-            "best": state.best,
-            "rng": checkpoint.rng_state(),
-            "stop": "" if state.stop == "interrupted" else state.stop,
-            "pieces": {name: pieces.size for name, pieces in self.parts.pieces.items()},
-            "scaler": self.workers.scaler_state(),
-            "world": resume.world(self.workers.size),
-            "recipe": self.parts.recipe.to_dict(),
-            "protocol": self.protocol(),
-        }
+        learned = self.parts.learners.state()
+        rewards = {"rewards": learned} if learned else {}
+        return (
+            self.parts.updater.state()
+            | rewards
+            | {
+                "round": state.round,
+                "evaluated": state.evaluated,
+                "seconds": state.seconds,
+                "best": state.best,
+                "rng": checkpoint.rng_state(),
+                "stop": "" if state.stop == "interrupted" else state.stop,
+                "pieces": {name: pieces.size for name, pieces in self.parts.pieces.items()},
+                "scaler": self.workers.scaler_state(),
+                "world": resume.world(self.workers.size),
+                "recipe": self.parts.recipe.to_dict(),
+                "protocol": self.protocol(),
+            }
+        )

@@ -94,6 +94,8 @@ class Restart:
         saved, state = self.between.load() if go_on else None, self.state
         if saved is not None:
             self.parts.updater.load_state(saved)
+            if self.parts.learners.found:
+                self.parts.learners.load_state(saved["rewards"])
             checkpoint.restore_rng(saved["rng"])
             state.round = state.saved = saved["round"]
             state.evaluated, state.best = saved["evaluated"], saved["best"]

@@ -57,13 +57,16 @@ class Plan:
     scored: bool = True
     # Whether the rollout keeps the means of the kept steps.
     means: bool = False
+    # Whether the step to 0 may draw noise, as on a path whose scale is learned.
+    noisy_end: bool = False
 
     def __post_init__(self) -> None:
         if any(not 0 <= k < len(self.times) - 1 for k in self.keep):
             raise ValueError(
                 f"expected kept steps from 0 to {len(self.times) - 2}, got {self.keep}"
             )
-        if any(not 0 <= k < len(self.times) - 1 or self.times[k + 1] == 0 for k in self.stochastic):
+        last = len(self.times) - 1 - (self.times[-1] == 0 and not self.noisy_end)
+        if any(not 0 <= k < last for k in self.stochastic):
             raise ValueError(
                 f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is "
                 "deterministic"
