@@ -401,6 +401,11 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="StableAudioPipeline, which makes sound alone: name"):
         Pipeline(tmp_path)  # whose parts are not looked for
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "ShapEPipeline", "_diffusers_version": "0.1"})
+    )
+    with pytest.raises(ValueError, match="ShapEPipeline, which makes 3D shapes.*backbone scene"):
+        Pipeline(tmp_path)
     with pytest.raises(ValueError, match="a pipeline in memory, got Linear"):
         Pipeline(nn.Linear(1, 1))
     pipe = FAMILIES["wan"].build()

@@ -7,6 +7,7 @@ import torch
 
 from vidrl.rewards import Samples, load
 from vidrl.synthetic import scene_fit, scene_verifier, scenes, splat
+from vidrl.synthetic.corruptions import corrupt
 
 VIEWS, ARCS = 12, 4
 SCENES = scenes.scenes("held_out", 8)
@@ -138,6 +139,15 @@ def test_the_reward_falls_with_each_fault_and_with_another_caption(clean) -> Non
     assert other.mean() < right.mean() - 0.05
     assert value(clean, ["a cat"] * len(clean)).isnan().all()
     assert value(clean[:, :, :1].expand(-1, -1, 3, -1, -1)).max() < 0.4
+
+
+@pytest.mark.parametrize("fault", scene_fit.SceneFit.lowered_by)
+def test_faults_of_films_that_lower_both(clean, fault) -> None:
+    worse = torch.stack([corrupt(clip, fault, seed=i) for i, clip in enumerate(clean)])
+    for reward in (scene_fit.SceneFit(), scene_verifier.SceneVerifier()):
+        assert fault in reward.lowered_by
+        before, after = (reward(Samples(x, captions(), 8.0)).value for x in (clean, worse))
+        assert (after < before).all()
 
 
 def test_the_gradient_of_the_reward_moves_a_thing_back_to_its_place() -> None:

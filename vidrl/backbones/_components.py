@@ -176,10 +176,17 @@ def check(pipe: Any) -> Any:
 
 
 def _check_pictures(kind: type) -> None:
-    """Raise ValueError for the class of a pipeline that makes sound, and no pictures.
+    """Raise ValueError for the class of a pipeline that makes sound or shapes, and no pictures.
 
-    Its call has arguments of sound, and none of the size of a picture.
+    The call of a pipeline of sound has arguments of sound, and none of the size of a picture. A
+    pipeline of shapes has a renderer, which draws views without gradient, after the loop.
     """
+    if any("renderer" in name for name in inspect.signature(kind.__init__).parameters):
+        raise ValueError(
+            f"expected a pipeline that makes pictures or films, got {kind.__name__}, which makes "
+            "3D shapes: its renderer returns no tensor and carries no gradient; name a model of "
+            "images or of video, or train the backbone scene (docs/modalities.md)"
+        )
     names = inspect.signature(inspect.unwrap(kind.__call__)).parameters
     sound = [name for name in names if re.search("audio|waveform", name)]
     if sound and not {"height", "width", "image", "video", *FRAMES} & set(names):
