@@ -1,12 +1,14 @@
 """Train assets/tiny-scene, a flow model of captioned scenes in space, in minutes on one core.
 
     python scripts/pretrain_scene.py train --out assets/tiny-scene
-    python scripts/pretrain_scene.py check assets/tiny-scene
+    python scripts/pretrain_scene.py check
     python scripts/pretrain_scene.py prompts
+    python scripts/pretrain_scene.py diversity
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
 of `vidrl.synthetic.scenes.FAULTS`. `check` samples held-out captions and prints what the
-verifier reads. `prompts` writes the captions of both splits to assets/prompts.
+verifier reads. `prompts` writes the captions of both splits to assets/prompts. `diversity`
+prints how far two orbits of one caption are apart, with and without the faults of the corpus.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor
 from vidrl.backbones import scene as backbone
 from vidrl.backbones._scene_net import SceneNet
 from vidrl.synthetic import scenes, splat
+from vidrl.training import evaluate
 
 CONFIG = {"arcs": 4, "width": 64, "depth": 3, "heads": 4}
 PROMPTS = Path("assets/prompts")
@@ -103,10 +106,33 @@ def check(model: Path, n: int, steps: int) -> None:
     print({name: round(float(value.float().mean()), 3) for name, value in vars(found).items()})
 
 
+def orbit_pair(scene: scenes.Scene, faults: bool, draw: torch.Generator) -> Tensor:
+    """Return two orbits of one caption, (2, 24, 3, 32, 32)."""
+    pair = [scenes.made(scene, draw).repeat(CONFIG["arcs"], 1, 1) for _ in range(2)]
+    for tokens in pair if faults else ():
+        for fault, share in scenes.FAULTS.items():
+            if float(torch.rand((), generator=draw)) < share:
+                fault(tokens, draw)
+    by_view = torch.stack(pair).repeat_interleave(24 // CONFIG["arcs"], 1)
+    return splat.render(splat.blobs(by_view), splat.cameras(24), 32)
+
+
+def diversity() -> None:
+    """Print the mean distance of two orbits of a caption, as evaluations measure diversity."""
+    for faults in (False, True):
+        draw = torch.Generator().manual_seed(0)
+        pairs = [
+            evaluate.thumbnails(orbit_pair(scene, faults, draw))
+            for scene in scenes.scenes("held_out")
+        ]
+        found = torch.stack([(first - other).abs().mean() for first, other in pairs])
+        print({"faults": faults, "diversity": round(float(found.mean()), 4)})
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("train", "check", "prompts"))
+    parser.add_argument("command", choices=("train", "check", "prompts", "diversity"))
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-scene"))
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=64)
@@ -117,6 +143,8 @@ def main() -> None:
         train(args.out, args.steps, args.batch, args.pool)
     elif args.command == "check":
         check(args.out, args.n, 20)
+    elif args.command == "diversity":
+        diversity()
     else:
         write_prompts()
 

@@ -40,7 +40,7 @@ def run(tmp_path_factory):
         "train.eval_steps=2",
         "algorithm.options.steps=2",
         "algorithm.options.updates=1",
-        "algorithm.options.eta=0.5",
+        "algorithm.options.noises=1",
         "guard.action='warn'",
     ]
     return loop.run(config.load("scripts/recipes/tiny_3d.toml", [*SHORT, *changes]))

@@ -55,7 +55,9 @@ def table(run: str, n: int) -> str:
     for name, row in evaluate.compare(before, after).items():
         ends = "none" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
         cells = (name, f"{row['before']:.3f}", f"{row['after']:.3f}")
-        lines.append(f"| {Path(run).name} | {' | '.join(cells)} | {row['difference']:+.3f} {ends} |")
+        lines.append(
+            f"| {Path(run).name} | {' | '.join(cells)} | {row['difference']:+.3f} {ends} |"
+        )
     return "\n".join(lines)
 
 

@@ -19,7 +19,8 @@ from .world import COLOURS
 
 LEAST_AREA = 0.012  # share of a view that a thing should cover
 TOLERANCE = 0.08  # scene units that a thing may be away from its place in a view
-WEIGHTS = {"steady": 0.35, "clean": 0.25, "present": 0.1, "relation": 0.3}
+STEADY = 0.35  # weight of the part `steady`
+WEIGHTS = {"clean": 0.25, "present": 0.1, "relation": 0.3}  # of the other parts
 
 
 class SceneFit(Reward):
@@ -34,6 +35,9 @@ class SceneFit(Reward):
     - present: the area of m_k over 1.2 % of the view, at most 1;
     - relation: the share of the vector p_1 - p_2 that has the direction of the caption, times
       the length of this vector over 0.6, at most 1.
+
+    `steady`: another weight of this part, in [0, 1]; the weights of the other parts are scaled to
+    a sum of 1 - `steady`. Raises ValueError for a weight outside.
 
     The shapes are not judged. `vidrl.synthetic.scene_verifier` judges them, by another method.
     The frames must be a full orbit, evenly spaced. Places are those of least squares over all
@@ -66,24 +70,30 @@ class SceneFit(Reward):
         cost="1 ms an orbit of 24 views of 32 x 32 on one CPU thread, without the gradient.",
     )
 
+    def __init__(self, steady: float = STEADY) -> None:
+        super().__init__()
+        if not 0 <= steady <= 1:
+            raise ValueError(f"expected steady in [0, 1], the weight of a part, got {steady}")
+        others = {name: (1 - steady) / (1 - STEADY) * weight for name, weight in WEIGHTS.items()}
+        self.weights = {"steady": steady} | others
+
     def terms(self, samples: Samples) -> Tensor:
         """Return the score of each view, (B, F); NaN if the reward does not apply."""
         views = samples.frames
         if views.shape[-1] != views.shape[-2] or views.shape[2] != 3:
             return views.new_full(views.shape[:2], torch.nan)
         return torch.stack(
-            [_clip(clip, prompt) for clip, prompt in zip(views, samples.prompts, strict=True)]
+            [self._clip(clip, prompt) for clip, prompt in zip(views, samples.prompts, strict=True)]
         )
 
-
-def _clip(views: Tensor, prompt: str) -> Tensor:
-    """Return the score of each view of one orbit (F, 3, H, W), (F,)."""
-    try:
-        scene = scenes.parse(prompt)
-    except ValueError:
-        return views.new_full(views.shape[:1], torch.nan)
-    found = parts(views, scene)
-    return sum((WEIGHTS[name] * value for name, value in found.items()), views.new_zeros(()))
+    def _clip(self, views: Tensor, prompt: str) -> Tensor:
+        """Return the score of each view of one orbit (F, 3, H, W), (F,)."""
+        try:
+            scene = scenes.parse(prompt)
+        except ValueError:
+            return views.new_full(views.shape[:1], torch.nan)
+        found = parts(views, scene)
+        return sum((self.weights[name] * x for name, x in found.items()), views.new_zeros(()))
 
 
 def parts(views: Tensor, scene: scenes.Scene) -> dict[str, Tensor]:
