@@ -81,7 +81,7 @@ def train(out: Path, steps: int, batch: int, pool: int) -> None:
             mean, seconds = sum(rows[-200:]) / len(rows[-200:]), time.process_time() - start
             row = {"step": step, "loss": round(mean, 4), "cpu_seconds": round(seconds, 1)}
             print(row, flush=True)
-            with (out / "pretraining.jsonl").open("w" if step == 200 else "a") as file:
+            with (out / "pretraining.jsonl").open("w" if step <= 200 else "a") as file:
                 file.write(json.dumps(row) + "\n")
             save_file(average, out / "network.safetensors")
 

@@ -181,7 +181,7 @@ def _check_pictures(kind: type) -> None:
     The call of a pipeline of sound has arguments of sound, and none of the size of a picture. A
     pipeline of shapes has a renderer, which draws views without gradient, after the loop.
     """
-    if any("renderer" in name for name in inspect.signature(kind.__init__).parameters):
+    if any("renderer" in name for name in inspect.signature(kind).parameters):
         raise ValueError(
             f"expected a pipeline that makes pictures or films, got {kind.__name__}, which makes "
             "3D shapes: its renderer returns no tensor and carries no gradient; name a model of "
