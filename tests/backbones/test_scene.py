@@ -98,3 +98,11 @@ def test_the_embedded_model_is_small_and_complete() -> None:
     model = plugin.load("backbones", "scene", model="assets/tiny-scene", views=8, size=16)
     assert model.shape == (8, 4, 20, 1) and model.clip_shape == (8, 3, 16, 16)
     assert sum(p.numel() for p in model.network.parameters()) * 4 < 4e6
+
+
+def test_shapes_do_not_depend_on_numbers() -> None:
+    """So that `vidrl cost` can trace a scene without computing it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert Scene.tiny().decode(torch.zeros(2, 8, 2, 20, 1)).shape == (2, 6, 3, 16, 16)

@@ -111,11 +111,10 @@ class Scene(Denoiser):
     def decode(self, latents: Tensor) -> Tensor:
         """Return the views of the orbit; each view shows the blobs of its own arc."""
         made = self.scenes(latents)
-        count = torch.tensor([end - start for start, end in self.frame_map[: latents.shape[2]]])
-        by_view = splat.Blobs(
-            *(x.repeat_interleave(count.to(x.device), 1) for x in vars(made).values())
-        )
-        return splat.render(by_view, self.orbit[: int(count.sum())], self.side).clamp(0, 1)
+        spans = self.frame_map[: latents.shape[2]]
+        arc_of_view = [arc for arc, (start, end) in enumerate(spans) for _ in range(start, end)]
+        by_view = splat.Blobs(*(x[:, arc_of_view] for x in vars(made).values()))
+        return splat.render(by_view, self.orbit[: len(arc_of_view)], self.side).clamp(0, 1)
 
     def scenes(self, latents: Tensor) -> splat.Blobs:
         """Return the blobs (B, L, N) of latents (B, 8, L, N, 1), one set for each arc."""
