@@ -104,5 +104,6 @@ def test_shapes_do_not_depend_on_numbers() -> None:
     """So that `vidrl cost` can trace a scene without computing it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    model = Scene.tiny()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert Scene.tiny().decode(torch.zeros(2, 8, 2, 20, 1)).shape == (2, 6, 3, 16, 16)
+        assert model.decode(torch.zeros(2, 8, 2, 20, 1)).shape == (2, 6, 3, 16, 16)
