@@ -51,6 +51,7 @@ LAYERS = [
         "credit",
         "synthetic.verifier",
         "synthetic.caption_fit",
+        "synthetic.motion_fit",
         "synthetic.scene_fit",
         "synthetic.scene_verifier",
         "diffusion.schedule",

@@ -14,6 +14,7 @@ from vidrl.diffusion import transition
 from vidrl.diffusion.learned_gaussian import learned
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.schedule import may_draw, stochastic_steps
+from vidrl.report.run_folder import read
 from vidrl.training import loop
 from vidrl.training.policy import Policy, load_adapter
 from vidrl.training.rollout import Plan, draws, sample
@@ -182,3 +183,25 @@ def test_algorithms_whose_maths_does_not_hold_are_refused_before_any_work(
     more = {"reward": {"name": "toys_gan:Light"}} if name == "reward_backprop" else {}
     with pytest.raises(ValueError, match=told):
         loop.Trainer.from_recipe(config.load(recipe(tmp_path, name, options, **more)))
+
+
+def test_a_fixed_scale_stays_fixed():
+    gan = Gan("toys_gan:Clip", log_scale=0)
+    torch.nn.init.normal_(gan.network.get_parameter("latent.out.weight"))
+    raw = gan.predict(torch.zeros(1, *gan.shape), torch.ones(1), gan.encode(["a cat"]))
+    assert bool((gan.path.scale(raw) == 1).all()) and float(raw.detach().abs().max()) > 0
+    with pytest.raises(ValueError, match="log_scale: expected a number from 0, got -1"):
+        Gan("toys_gan:Clip", log_scale=-1)
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_the_embedded_gan_move_as_its_captions_say(tmp_path):
+    """A shortened run, 20 s of CPU time."""
+    changes = [f"run={tmp_path / 'run'}", "train.rounds=15", "data.held_out_n=64", "train.show=1"]
+    run = read(loop.run(config.load("scripts/recipes/tiny_gan.toml", changes)))
+    assert run.held_out["composite"]["low"] > 0
+    assert run.held_out["verifier"]["low"] > 0
+    assert {run.verdict(name) for name in run.config["guard"]["bands"]} <= {
+        "stays in band",
+        "in band (not beyond doubt)",
+    }

@@ -26,8 +26,6 @@ from ._layered_gan import LayeredGan
 from .base import Cond, Denoiser
 
 WEIGHTS, SHAPE = "generator.safetensors", "generator.json"
-# The log-scale stays in ±2: a scale of 0.14 to 7.4 of the one that the generator was trained with.
-LOG_SCALE = 2.0
 PROBES = 3  # latents with which a generator is checked
 TOLERANCE = 1e-3  # of a pixel: what a clip may exceed [0, 1], and what a neighbour may change
 
@@ -39,9 +37,9 @@ class LatentPolicy(nn.Module):
     trained on. A new map gives mean 0 and log-scale 0: the latents that the generator knows.
     """
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int], log_scale: float):
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.log_scale = tuple(shape), log_scale
         self.out = nn.Linear(WIDTH, 2 * prod(shape))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -49,7 +47,9 @@ class LatentPolicy(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Return mean and log-scale, joined along the codes, (B, 2C, L, h, w)."""
         found = self.out(text).unflatten(1, (2, *self.shape))
-        return torch.cat([found[:, 0], LOG_SCALE * torch.tanh(found[:, 1] / LOG_SCALE)], 1)
+        bound = self.log_scale
+        scale = bound * torch.tanh(found[:, 1] / bound) if bound else 0 * found[:, 1]
+        return torch.cat([found[:, 0], scale], 1)
 
 
 class Gan(Denoiser):
@@ -68,6 +68,8 @@ class Gan(Denoiser):
     - `latent`: the shape of one latent, [C], [C, L], [C, h, w] or [C, L, h, w]; the generator's own
       attribute `latent` if empty. Of two axes, the second is time. F must be a multiple of L.
     - `signed`: the pixels are in [−1, 1], not in [0, 1].
+    - `log_scale`: |log σ| stays below it: 2 allows scales from 0.14 to 7.4, and with 0 the mean
+      alone is learned.
     - `fps` of the clips.
 
     A generator is refused with ValueError if it has no latent, if its latent does not change the
@@ -82,12 +84,19 @@ class Gan(Denoiser):
         latent: list[int] | None = None,
         signed: bool = False,
         fps: float = 8.0,
+        log_scale: float = 2.0,
     ):
+        if log_scale < 0:
+            raise ValueError(
+                f"backbone.options.log_scale: expected a number from 0, got {log_scale}"
+            )
         generator = _found(model).eval()
         self.name, self.own = model, _latent_of(generator, latent, model)
         self.shape, self.path = _as_video(self.own), learned()
         self.signed, self.fps = signed, fps
-        self.network = nn.ModuleDict({"latent": LatentPolicy(self.shape), "generator": generator})
+        self.network = nn.ModuleDict(
+            {"latent": LatentPolicy(self.shape, log_scale), "generator": generator}
+        )
         self.reads_text = _arguments(generator) > 1
         self.clip_shape = self._checked()
         frames, each = self.clip_shape[0], self.clip_shape[0] // self.shape[1]
