@@ -205,3 +205,12 @@ def test_the_recipe_makes_the_embedded_gan_move_as_its_captions_say(tmp_path):
         "stays in band",
         "in band (not beyond doubt)",
     }
+
+
+def test_its_cost_is_traced_without_a_run():
+    """A generator is traced whole: its clip cannot be cut into latent frames."""
+    from vidrl import config, cost
+
+    found = cost.estimate(config.load("scripts/recipes/tiny_gan.toml"), gpu="h100-80")
+    assert found.calls["sampling"] == found.calls["clips"]  # one step a clip
+    assert found.flops["decode_a_clip"] > found.flops["call"] > 0

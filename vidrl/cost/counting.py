@@ -53,7 +53,9 @@ class StandIn(Denoiser):
         """Count the rows; return a prediction that carries the weight's gradient."""
         kind = self.stage if self.stage != "update" or torch.is_grad_enabled() else "reference"
         self.calls[kind] += len(x)
-        return self.network.weight.sum() * x
+        predicted = self.network.weight.sum() * x
+        # a path of learned noise also reads a scale, here log 1 = 0, as a further half of channels
+        return torch.cat([predicted, 0 * predicted], 1) if self.path.learned else predicted
 
     def decode(self, latents: Tensor) -> Tensor:
         """Count the clips; a part of a clip counts as that part."""

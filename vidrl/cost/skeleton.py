@@ -73,8 +73,10 @@ class Blueprint:
 
     @property
     def causal(self) -> bool:
-        """Return whether the decoder's cost rises linearly with the latent frames."""
-        return not self.family or families.find(self.family)["family"] == "wan"
+        """Return whether the decoder is known to cost more, linearly, for each latent frame."""
+        if self.family:
+            return str(families.find(self.family)["family"]) == "wan"
+        return bool(self.parts)  # those of Wan; a decoder of another plug-in is traced whole
 
     @property
     def text_blocks(self) -> int:
