@@ -255,7 +255,8 @@ def estimate(
     derivative takes 3 to 12 times as long, and a step along it raises the rewards no more
     reliably (benchmarks/studies/flow_gradient.py).
     """
-    frames, method = shrink(video, size), method_on(method, video.device)
+    # in rows: the kernels of a CPU take no permuted pictures
+    frames, method = shrink(video, size).contiguous(), method_on(method, video.device)
     # "torch" keeps float64, so that its gradient can be checked; the others need float32
     still = (
         frames.detach()

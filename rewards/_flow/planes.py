@@ -22,11 +22,27 @@ SORTED, SPARSE = 10_000, 16
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Return whether these functions may be used: on the CPU, float32, without gradient."""
+    """Return whether these functions may be used: on the CPU, float32, without gradient.
+
+    Pictures must lie in memory row after row, as OpenCV writes them; those of a permuted tensor,
+    for example, do not.
+    """
     return (
-        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+        all(t.device.type == "cpu" and t.dtype == torch.float32 and _in_rows(t) for t in tensors)
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
         and _cv2() is not None
+    )
+
+
+def _in_rows(tensor: Tensor) -> bool:
+    """Return whether the last two axes lie in memory row after row.
+
+    >>> pictures = torch.zeros(2, 5, 6, 3)
+    >>> _in_rows(pictures[:, 1:]), _in_rows(pictures.permute(0, 3, 1, 2))
+    (True, False)
+    """
+    return (
+        tensor.dim() < 2 or tensor.numel() == 0 or tensor[(0,) * (tensor.dim() - 2)].is_contiguous()
     )
 
 

@@ -122,6 +122,15 @@ def test_a_batch_is_its_clips(reward):
         torch.testing.assert_close(alone.frames[0], together.frames[i], atol=1e-5, rtol=1e-4)
 
 
+def test_the_layout_in_memory_does_not_matter(reward):
+    """A decoder's frames (F, H, W, C), permuted: no row of a plane lies in one piece."""
+    video = clips()
+    permuted = video.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert torch.equal(permuted, video) and not permuted.is_contiguous()
+    one, other = reward(samples(video)), reward(samples(permuted))
+    torch.testing.assert_close(other.value, one.value, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
 def test_uint8_is_float(reward):
     whole = (clips() * 255).round().to(torch.uint8)
     torch.testing.assert_close(

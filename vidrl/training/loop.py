@@ -180,8 +180,9 @@ class Trainer:
         experience, row = self._scored(experience, clock) if plan.scored else (experience, {})
         with clock("update"):
             row |= self.updater.update(experience, self.files.data_loss_parts(round))
-        with clock("reward"):
-            row |= self._refresh(experience)
+        if self.parts.learners.found:
+            with clock("reward"):
+                row |= self._refresh(experience)
         for kind, message in events_of(row, plan.scored).items():
             self.record.event(round + 1, kind, message)
         # clips that the loss itself scored; clips that the loop scored are checked in `_scored`
@@ -226,8 +227,6 @@ class Trainer:
 
     def _refresh(self, experience: Experience) -> dict[str, Any]:
         """Let the rewards that learn do so; return their numbers, for the round's row."""
-        if not self.parts.learners.found:
-            return {}
         rollout, index = experience.rollout, some(len(experience.index))
         prompts = [experience.prompts[i] for i in experience.index[index].tolist()]
         latents, cond = rollout.latents[index], rows(rollout.cond, index)
