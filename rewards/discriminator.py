@@ -20,7 +20,7 @@ CHANNELS = (6, 16, 32, 48)  # two frames of three colours, and three halvings of
 
 
 class Discriminator(Reward):
-    """How real each two neighbouring frames look to a network that learns beside the policy.
+    """Score how real two neighbouring frames look to a network that learns beside the policy.
 
     The value is the mean over pairs of neighbouring frames of σ(logit), in (0, 1). The network
     sees both frames at `side` x `side` pixels. Its layers have spectral norm 1 (arXiv

@@ -49,7 +49,7 @@ def test_calls_and_clips_are_those_of_a_measurement(tmp_path, counts, prompts):
 
 
 def test_the_seconds_of_a_card_are_those_of_the_flops(tmp_path):
-    """5 clips decoded at the pace of a round: seconds follow from FLOPs at one rate a stage."""
+    """A call and a decode of the measurement take the seconds that they take in a round."""
     made = config.build(recipe(tmp_path))
     found = cost.estimate(made, gpu="h100-80")
     told = foretold.of_recipe(made, found, 4, 2)

@@ -7,6 +7,7 @@ t = 1 is pure noise, and every t below 1 is the latent itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,10 +30,7 @@ class LearnedGaussian(Path):
         ((tensor([[[5.]]]), tensor([[[3.]]])), tensor([[[1.]]]))
     """
 
-    @property
-    def learned(self) -> bool:
-        """Return True: the network gives the scale of the noise."""
-        return True
+    learned: ClassVar[bool] = True
 
     def scale(self, raw: Tensor) -> Tensor:
         """Return σ, of the latents' shape."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,20 +57,18 @@ class Path:
     predicts: str = "flow"
     kind: str = "flow"
 
+    # whether the network gives the scale of the noise; see `learned_gaussian`
+    learned: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.predicts not in PREDICTIONS:
             raise ValueError(
                 f"expected predicts to be one of {', '.join(PREDICTIONS)}, got {self.predicts!r}"
             )
 
-    @property
-    def learned(self) -> bool:
-        """Return whether the network gives the scale of the noise; see `learned_gaussian`."""
-        return False
-
-    def scale(self, raw: Tensor) -> Tensor | None:
-        """Return the factor on the noise of a step, of the latents' shape; None stands for 1."""
-        return None
+    def scale(self, raw: Tensor) -> Tensor | float:
+        """Return the factor on the noise of a step: 1, or a tensor of the latents' shape."""
+        return 1.0
 
     def noise(self, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
         """Add noise to clean latents: x_t = α_t x0 + σ_t ε."""

@@ -171,8 +171,6 @@ def step(
         path, sampler, start, end, eta, None if second is None else broadcast_time(second, x)
     )
     alpha, scale = path.alpha(end), path.scale(raw)
-    if scale is None:
-        return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
     return Step(alpha.to(x0) * x0 + keep.to(x0) * scale * eps, std.to(x0) * scale)
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from vidrl.algorithms.base import Experience
+from vidrl.backbones.base import rows
 from vidrl.data.references import identity
 
 from . import checkpoint, evaluate, resume
 from .assembly import Parts
 from .broadcast import from_main
 from .held_out import Abandoned
+from .learning_rewards import some
+from .record import Clock
+from .rollout import decoded_pieces
 
 
 def no_best() -> dict[str, Any]:
@@ -139,6 +144,29 @@ class BetweenRounds:
         with checkpoint.writing(self.record.folder, "the trained weights"):
             self.policy.save(self.record.folder / "lora", weights)
             self.parts.learners.save(self.record.folder / "rewards")
+
+    # Rewards that learn
+
+    def begin_learning(self, sampled: Callable[[], Experience]) -> None:
+        """Let the rewards that learn see clips of the base model once, before the first round."""
+        if not self.parts.learners.begun:
+            self._learned(sampled())
+
+    def learn(self, experience: Experience, clock: Clock) -> dict[str, Any]:
+        """Let the rewards that learn see clips of a round; return their numbers for its row."""
+        if not self.parts.learners.found:
+            return {}
+        with clock("reward"):
+            return {"learning_rewards": self._learned(experience)}
+
+    def _learned(self, experience: Experience) -> dict[str, dict[str, float]]:
+        """Decode some clips again, and let the rewards learn from them."""
+        rollout, index = experience.rollout, some(len(experience.index))
+        prompts = [experience.prompts[i] for i in experience.index[index].tolist()]
+        latents, cond = rollout.latents[index], rows(rollout.cond, index)
+        size = self.parts.pieces["decode"]
+        clips = decoded_pieces(self.parts.backbone, latents, prompts, cond, size)
+        return self.parts.learners.refresh(clips, experience.round)
 
     # Evaluation
 

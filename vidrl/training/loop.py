@@ -27,7 +27,6 @@ from .assembly import Options, Parts, no_callback
 from .between_rounds import BetweenRounds, State
 from .broadcast import from_main
 from .held_out import Callback
-from .learning_rewards import some
 from .policy import Policy
 from .progress import postfix, progress
 from .record import Clock, alone, extremes, summarise
@@ -151,8 +150,7 @@ class Trainer:
 
     def _loop(self) -> None:
         state = self.state
-        if not self.parts.learners.begun:
-            self._refresh(self._sampled(self._plan()))
+        self.between.begin_learning(lambda: self._sampled(self._plan()))
         # a new run evaluates the base model; a resumed one does what its checkpoint lacks
         self.between.run()
         bar = progress(self.options.rounds, state.round, self.workers.main)
@@ -180,9 +178,7 @@ class Trainer:
         experience, row = self._scored(experience, clock) if plan.scored else (experience, {})
         with clock("update"):
             row |= self.updater.update(experience, self.files.data_loss_parts(round))
-        if self.parts.learners.found:
-            with clock("reward"):
-                row |= self._refresh(experience)
+        row |= self.between.learn(experience, clock)
         for kind, message in events_of(row, plan.scored).items():
             self.record.event(round + 1, kind, message)
         # clips that the loss itself scored; clips that the loop scored are checked in `_scored`
@@ -225,14 +221,6 @@ class Trainer:
             row["diversity"] = float(evaluate.diversity(thumbnails, group).mean())
         return replace(unscored, advantage=advantage, score=score), row
 
-    def _refresh(self, experience: Experience) -> dict[str, Any]:
-        """Let the rewards that learn do so; return their numbers, for the round's row."""
-        rollout, index = experience.rollout, some(len(experience.index))
-        prompts = [experience.prompts[i] for i in experience.index[index].tolist()]
-        latents, cond = rollout.latents[index], rows(rollout.cond, index)
-        clips = decoded_pieces(self.backbone, latents, prompts, cond, self.parts.pieces["decode"])
-        return {"learning_rewards": self.parts.learners.refresh(clips, experience.round)}
-
     def _check(self) -> None:
         """Fail early: build the first round's prompts and plan without sampling.
 
@@ -240,7 +228,6 @@ class Trainer:
         raise.
         """
         preflight.check_measures(self.parts)
-        self.parts.learners.check(self.workers.size, self.parts.reward_workers is not None)
         prompts, index = self.files.places() if self.files.source else self._round_prompts()
         # `setup` comes before the first plan: a plan may name a set of weights that it remembers
         self.algorithm.setup(self.policy, self.reward, self.files.members)

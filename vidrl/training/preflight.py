@@ -33,6 +33,7 @@ def check_measures(parts: Parts) -> None:
     """
     backbone, held_out = parts.backbone, parts.held_out
     bands = parts.recipe.guard.bands
+    parts.learners.check(parts.workers.size, parts.reward_workers is not None)
     backbone.check_prompts([*parts.prompts, *held_out.prompts])
     if hasattr(parts.callback, "check"):  # a plain function has no such method
         parts.callback.check(backbone)
