@@ -96,11 +96,11 @@ LAYERS = [
         "training.standstill",
         "training.progress",
     },
-    {"lookup", "report.render", "diffusion.precision"},
+    {"lookup", "report.render", "diffusion.precision", "feedback.judgments"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 # rooms of which each module has a line of its own
-ROOMS = {"diffusion", "training", "data", "synthetic", "report"}
+ROOMS = {"diffusion", "training", "data", "synthetic", "report", "feedback"}
 
 
 def line(name):

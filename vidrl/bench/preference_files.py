@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from vidrl.feedback.judgments import Choice
 from vidrl.rewards._files.tables import read_table
 from vidrl.rewards.video import SUFFIXES, find
 
@@ -46,18 +47,6 @@ expected one of these layouts:
   vidrl's own: path_a, path_b, choice (a, b or tie), and optionally prompt, dim or aspect, rater
   VideoGen-RewardBench: path_A, path_B, prompt, and columns of A, B or same, as VQ, MQ, TA, Overall
   VideoFeedback: video link or id, text prompt, and columns of scores, as temporal consistency"""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One answer to "which clip is better": 1 for the first, −1 for the second, 0 for a tie."""
-
-    first: str
-    second: str
-    choice: int
-    aspect: str = "overall"
-    prompt: str = ""
-    rater: str = ""
 
 
 @dataclass(frozen=True)
