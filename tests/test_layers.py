@@ -84,6 +84,7 @@ LAYERS = [
     {
         "diffusion.path",
         "training.pieces",
+        "feedback.bradley_terry",
         "plugin",
         "recipe",
         "report.charts",
