@@ -81,6 +81,8 @@ LAYERS = [
     {"data.picture"},
     {"rewards"},
     {"inference"},
+    {"feedback.store"},
+    {"feedback.store_tables", "feedback.questionnaire"},
     {
         "diffusion.path",
         "training.pieces",

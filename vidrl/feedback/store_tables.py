@@ -1,0 +1,137 @@
+"""The tables of a store, and the connection to its database: SQLite, or another by its URL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidrl.lookup.extras import install
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, MetaData, Table
+
+WAIT = 30.0  # seconds that a writer waits for another writer of the same file
+SQLITE = b"SQLite format 3\0"
+
+
+class WrongStore(ValueError):
+    """A file that is no store, or a store of another questionnaire."""
+
+
+def tables() -> MetaData:
+    """Return the tables, with the triggers by which SQLite refuses changes of rows."""
+    import sqlalchemy as sql
+
+    made = sql.MetaData()
+    text, number = sql.Text, sql.Integer
+    sql.Table(
+        "questionnaire",
+        made,
+        sql.Column("number", number, primary_key=True, autoincrement=False),
+        sql.Column("version", number, nullable=False),
+        *(sql.Column(name, text, nullable=False) for name in ("hash", "text", "at")),
+    )
+    sql.Table(
+        "raters",
+        made,
+        sql.Column("name", text, primary_key=True),
+        *(sql.Column(name, text, nullable=False) for name in ("shown_as", "secret", "at")),
+    )
+    needed = ("at", "rater", "prompt", "reason", "expected", "shown", "given", "faults", "protocol")
+    records = sql.Table(
+        "records",
+        made,
+        sql.Column("number", number, primary_key=True),
+        *(sql.Column(name, text, nullable=False) for name in needed),
+        sql.Column("seconds", sql.Float, nullable=False),
+        sql.Column("click", text, nullable=False, unique=True),
+        sql.Column("revokes", number, sql.ForeignKey("records.number"), unique=True),
+        sqlite_autoincrement=True,  # a number is never given twice
+    )
+    for table in (made.tables["questionnaire"], made.tables["raters"], records):
+        _refuse_changes(table)
+    return made
+
+
+def _refuse_changes(table: Table) -> None:
+    """Add triggers to a table of SQLite that refuse UPDATE and DELETE."""
+    import sqlalchemy as sql
+
+    for change in ("UPDATE", "DELETE"):
+        trigger = sql.DDL(
+            f"CREATE TRIGGER {table.name}_no_{change.lower()} BEFORE {change} ON {table.name} "
+            f"BEGIN SELECT RAISE(ABORT, 'the store only grows: no {change}'); END"
+        )
+        sql.event.listen(table, "after_create", trigger.execute_if(dialect="sqlite"))
+
+
+def create_tables(made: MetaData, engine: Engine, tries: int = 5) -> None:
+    """Create the tables that are missing; another process may create some at the same time."""
+    import sqlalchemy as sql
+
+    try:
+        made.create_all(engine)
+    except (sql.exc.OperationalError, sql.exc.ProgrammingError):
+        if tries == 1:
+            raise
+        create_tables(made, engine, tries - 1)
+
+
+def engine_of(where: str, file: Path | None) -> Engine:
+    """Return the engine of a file or URL; SQLite writes ahead and waits for other writers."""
+    try:
+        import sqlalchemy as sql
+    except ImportError:
+        raise ImportError(
+            f"expected the package sqlalchemy for the store {where}, found none: {install('label')}"
+        ) from None
+    if file is None:
+        return sql.create_engine(where, pool_pre_ping=True)
+    engine = sql.create_engine(f"sqlite:///{file}", connect_args={"timeout": WAIT})
+
+    @sql.event.listens_for(engine, "connect")
+    def set_up(connection: sqlite3.Connection, _: Any) -> None:
+        # WAL: readers never wait for a writer. FULL: a commit is on the disk when it returns.
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {setting}")
+
+    return engine
+
+
+def check_file(file: Path | None, may_create: bool) -> None:
+    """Raise FileNotFoundError or WrongStore for a path that holds no store and gets none."""
+    if file is None:
+        return
+    if file.is_dir() or not file.parent.is_dir():
+        what = "the folder" if file.is_dir() else "a folder that is not there,"
+        raise FileNotFoundError(
+            f"expected a file for the store, got {what} {file if file.is_dir() else file.parent}"
+        )
+    if not file.exists() and not may_create:
+        raise FileNotFoundError(
+            f"expected a store at {file}, found no file: `vidrl label CLIPS --store {file.name}` "
+            "makes one"
+        )
+    if file.exists() and file.stat().st_size and _head(file) != SQLITE:
+        raise WrongStore(f"expected a store, a SQLite file, at {file}, got a file of another kind")
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn a database error while a store is opened or read into a WrongStore that says where."""
+    import sqlalchemy as sql
+
+    try:
+        yield
+    except (sql.exc.OperationalError, sql.exc.DatabaseError) as error:
+        raise WrongStore(
+            f"expected a store of vidrl at {where}, could not use it: {error.orig}"
+        ) from error
+
+
+def _head(file: Path) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read(len(SQLITE))
