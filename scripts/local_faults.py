@@ -204,7 +204,8 @@ def _write(net: nn.Module) -> None:
 def drawn(model: Path, n: int) -> tuple[list[str], Tensor]:
     """Generate clips (n, F, 3, H, W) of the first held-out captions in 20 steps."""
     from vidrl.backbones.wan import Wan
-    from vidrl.training.rollout import draws, generate
+    from vidrl.training.clips import generate
+    from vidrl.training.rollout import draws
 
     captions = [scene.caption for scene in world.scenes("held_out", n)]
     backbone = Wan(model=str(model), text_length=24)

@@ -11,8 +11,8 @@ import torch
 from vidrl.backbones.wan import Wan
 from vidrl.synthetic import verifier, world
 from vidrl.training import loop
+from vidrl.training.clips import generate
 from vidrl.training.policy import load_adapter
-from vidrl.training.rollout import generate
 
 MODEL = "assets/tiny-wan-32"
 

@@ -18,7 +18,8 @@ from _time_to_reward_run import PROMPTS, STEPS, commit
 
 from vidrl import config, plugin
 from vidrl.training import evaluate
-from vidrl.training.rollout import clips, draws
+from vidrl.training.clips import clips
+from vidrl.training.rollout import draws
 from vidrl.training.scored import Scored
 
 NAME = "best-of-n"

@@ -23,8 +23,9 @@ from vidrl import config
 from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Reward
 from vidrl.training import checkpoint, evaluate, loop
+from vidrl.training.clips import clips
 from vidrl.training.policy import Policy
-from vidrl.training.rollout import clips, draws
+from vidrl.training.rollout import draws
 from vidrl.training.scored import Scored
 
 PROMPTS = 48  # held-out prompts

@@ -21,9 +21,10 @@ from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Samples, load
 from vidrl.synthetic import scene_verifier, scenes
 from vidrl.training import evaluate
+from vidrl.training.clips import generate
 from vidrl.training.model_source import resolve
 from vidrl.training.policy import load_adapter
-from vidrl.training.rollout import draws, generate
+from vidrl.training.rollout import draws
 
 
 def orbits(model: Any, policy: Any, prompts: list[str], steps: int) -> Samples:

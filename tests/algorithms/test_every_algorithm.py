@@ -22,7 +22,8 @@ from vidrl.algorithms.base import Batch
 from vidrl.inference.means import interval
 from vidrl.rewards import Score
 from vidrl.training import checkpoint, loop
-from vidrl.training.rollout import draws, generate
+from vidrl.training.clips import generate
+from vidrl.training.rollout import draws
 
 STORED = Path(__file__).parent / "first_steps.json"
 SOURCES = [(name, False) for name in NAMES] + [

@@ -412,18 +412,18 @@ def test_score_asks_a_function_of_the_users_own(tmp_path, monkeypatch):
 
 def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypatch):
     from vidrl.rewards import video
-    from vidrl.training import rollout
+    from vidrl.training import clips
 
     written, seeds = {}, []
     note = lambda path, clip, fps: written.update({path.name: tuple(clip.shape)})  # noqa: E731
     monkeypatch.setattr(video, "write", note, raising=False)
-    real = rollout.generate
+    real = clips.generate
 
     def generate(policy, prompts, generators, steps, **options):
         seeds.extend(generator.initial_seed() for generator in generators)
         return real(policy, prompts, generators, steps, **options)
 
-    monkeypatch.setattr(rollout, "generate", generate)
+    monkeypatch.setattr(clips, "generate", generate)
     status, out, _ = said(
         capsys,
         "sample",

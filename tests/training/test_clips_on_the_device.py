@@ -6,8 +6,9 @@ from toys import Brightness
 
 from vidrl.backbones.toy import Toy
 from vidrl.training import evaluate
+from vidrl.training.clips import clips, generate
 from vidrl.training.record import extremes
-from vidrl.training.rollout import clips, draws, generate
+from vidrl.training.rollout import draws
 from vidrl.training.scored import Scored
 
 PROMPTS = [f"prompt {i}" for i in range(6)]

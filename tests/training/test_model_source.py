@@ -113,8 +113,8 @@ def test_sample_and_bench_make_the_clips_of_the_runs_options_and_weights(run, tm
     """Equal to the policy that its recipe builds, to the byte."""
     pytest.importorskip("av")
     from vidrl.rewards import video
+    from vidrl.training.clips import generate
     from vidrl.training.policy import load_adapter
-    from vidrl.training.rollout import generate
 
     made = config.build(run_folder.read(run).config, files=False)
     policy = load_adapter(plugin.load("backbones", "wan", **made.backbone.options), run / "lora")

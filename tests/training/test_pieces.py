@@ -11,9 +11,10 @@ from vidrl import config
 from vidrl.backbones.toy import Toy
 from vidrl.rewards import Samples
 from vidrl.training import checkpoint, evaluate, loop
+from vidrl.training.clips import clips, generate
 from vidrl.training.held_out import GROUP_PAIRS
 from vidrl.training.pieces import Pieces, out_of_memory
-from vidrl.training.rollout import SCORE_BATCH, clips, draws, generate
+from vidrl.training.rollout import SCORE_BATCH, draws
 from vidrl.training.scored import Scored
 
 TOY = Toy()

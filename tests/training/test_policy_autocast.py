@@ -10,10 +10,11 @@ from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.base import PromptCache
 from vidrl.backbones.toy import Toy
 from vidrl.config import Train
+from vidrl.training.clips import generate
 from vidrl.training.held_out import HeldOut
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
-from vidrl.training.rollout import draws, generate, sample
+from vidrl.training.rollout import draws, sample
 from vidrl.training.update import Updater
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")

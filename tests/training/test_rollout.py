@@ -11,8 +11,9 @@ from vidrl.backbones.base import PromptCache
 from vidrl.backbones.toy import Toy
 from vidrl.diffusion import transition
 from vidrl.diffusion.segments import pool
+from vidrl.training.clips import generate
 from vidrl.training.policy import Policy
-from vidrl.training.rollout import Plan, decoded, draws, generate, join, sample, tree
+from vidrl.training.rollout import Plan, decoded, draws, join, sample, tree
 
 TOY = Toy()
 NAMES = [(0, 1, i) for i in range(5)]

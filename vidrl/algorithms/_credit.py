@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidrl import credit
-from vidrl.credit import MEASURED
+from vidrl.credit import MEASURED, returns
 from vidrl.credit.influence import WHOLE, Influence
 from vidrl.diffusion.schedule import stochastic_steps
 from vidrl.diffusion.segments import frame_spans
@@ -33,6 +33,8 @@ class Credited(Algorithm):
     - `scale` of advantages with `scale_eps` (`vidrl.credit.estimators.normalise`).
     - `per_part` normalises each part of a composite before the parts are added.
     - `max_advantage` A_max: advantages are clamped to [−A_max, A_max].
+    - `discount` γ in [0, 1], for clips made in chunks: a segment is credited with the rewards of
+      the later ones too, each times γ for every segment in between (`vidrl.credit.returns`).
     """
 
     segments: int = 1
@@ -43,6 +45,7 @@ class Credited(Algorithm):
     scale_eps: float = 1e-4
     per_part: bool = False
     max_advantage: float = 5.0
+    discount: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +54,7 @@ class Credited(Algorithm):
                 "expected alpha in [0, 1], max_advantage > 0 and scale_eps ≥ 0, got "
                 f"{(self.alpha, self.max_advantage, self.scale_eps)}"
             )
+        returns.check(self.discount)
         by_segment = self.segments > 1 and self.alpha > 0 and self.credit != "whole"
         if self.scale in ("unbiased", "global") and by_segment:
             raise ValueError(
@@ -81,6 +85,7 @@ class Credited(Algorithm):
                 "it blends credit of segments, and there is none with segments = 1 or "
                 'credit = "whole"'
             )
+            found["discount"] = found["alpha"]
         if self.scale == "none":
             found["scale_eps"] = 'with scale = "none" nothing is divided'
         if not getattr(reward, "parts", {}):
@@ -93,6 +98,12 @@ class Credited(Algorithm):
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
+        if self.discount and self.backbone.chunks == 1:
+            raise ValueError(
+                "expected algorithm.options.discount = 0, because the segments of this backbone's "
+                f"clips are made at once and change each other, got {self.discount}: leave it "
+                'out, or take the backbone "long"'
+            )
         # The sampler, eta and times are the same in all rounds, so that round 0 can stand for
         # all when the measured influence is compared with the plan.
         plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))
@@ -115,6 +126,7 @@ class Credited(Algorithm):
     def unbounded(self, score: Score, group: Tensor, plan: Plan) -> Tensor:
         """Return advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
+        score = returns.causal(score) if self.discount and self.credit != "whole" else score
         if self.measured_influence is not None and self.reads_influence:
             moments = self.measured_influence.moments(
                 score, [plan.times[k] for k in plan.keep], plan.segments
@@ -129,4 +141,5 @@ class Credited(Algorithm):
             self.per_part,
             moments,
             eps=self.scale_eps,
+            discount=self.discount,
         )

@@ -137,7 +137,7 @@ class Forward(Credited, Gated):
     def noise_of(self, seeds: list[int], numbers: Tensor) -> Tensor:
         """Return the noises of these numbers, each drawn from its own seed."""
         generators = [torch.Generator().manual_seed(seeds[i]) for i in numbers.tolist()]
-        return self.backbone.noise(generators)
+        return self.backbone.chunk_noise(generators)
 
     def minibatches(self, experience: Experience) -> Iterator[Batch]:
         count, noises = len(experience.group), self.noises

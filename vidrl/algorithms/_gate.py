@@ -145,4 +145,6 @@ class Gated(Algorithm):
         if not self.gate or experience.score is None:
             return {}
         weights = kl_weights(uncertainty(experience.score), self.gate)
+        # sample j · N + i is chunk j of clip i
+        sample = sample % len(weights)
         return {"kl_weight": weights[sample.to(weights.device)]}

@@ -153,17 +153,29 @@ class Trajectory(Gated):
             places = len(allowed) - self.window + 1
             start = window_start(round, places, self.window_stride, self.window_schedule, draw)
             noisy = allowed[start : start + self.window]
-        forks = self.forks(noisy)
+        # the steps of all chunks, in the order in which they are sampled
+        forks = self.forks(tuple(k + j * self.steps for j in range(backbone.chunks) for k in noisy))
         # Before the first fork all clips of a group are one clip. Noise drawn there would be the
-        # same for the whole group, and its ratio could not say which clip was better.
-        if forks:
+        # same for the whole group, and its ratio could not say which clip was better. A fork in
+        # a later chunk leaves the steps as they are, because all chunks have the same ones.
+        if forks and forks[0][0] < self.steps:
             noisy = tuple(k for k in noisy if k >= forks[0][0])
         _check_at_most("train_steps", self.train_steps, len(noisy), "draw noise")
         count = self.train_steps or len(noisy)
         chosen = torch.randperm(len(noisy), generator=draw)[:count].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
         ends = backbone.path.learned
-        return Plan(times, sampler, self.eta, self.segments, noisy, keep, forks, noisy_end=ends)
+        return Plan(
+            times,
+            sampler,
+            self.eta,
+            self.segments,
+            noisy,
+            keep,
+            forks,
+            noisy_end=ends,
+            chunks=backbone.chunks,
+        )
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Return the forks of a group's tree, (step, children); 0 children are the whole group.

@@ -19,6 +19,7 @@ from torch import Tensor
 from vidrl.backbones.base import Cond, Denoiser, on, rows
 from vidrl.credit.influence import Influence
 from vidrl.rewards import Reward, Score
+from vidrl.training.chunks import columns, split
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, Rollout, draws
 
@@ -118,6 +119,27 @@ class Experience:
         """
         row = torch.full((len(self.group),), -1)
         return row.index_put((self.index,), torch.arange(len(self.index)))
+
+    def by_chunk(self, backbone: Denoiser) -> Experience:
+        """Return the experience whose N · J samples are the J chunks of each of the N clips.
+
+        Sample j · N + i is chunk j of clip i, and the chunks of one place in the clips of one
+        prompt are a group. The clips of other backbones are one chunk each.
+        """
+        chunks, count = backbone.chunks, len(self.group)
+        if chunks == 1:
+            return self
+        place = torch.arange(chunks).repeat_interleave(count)
+        groups = int(self.group.max()) + 1
+        own = torch.arange(chunks).repeat_interleave(len(self.index))
+        return replace(
+            self,
+            rollout=split(self.rollout, backbone),
+            advantage=torch.cat(columns(self.advantage, chunks)),
+            group=self.group.repeat(chunks) + place * groups,
+            prompts=list(self.prompts) * chunks,
+            index=self.index.repeat(chunks) + own * count,
+        )
 
     def draw(self, *name: object) -> torch.Generator:
         """Return a generator of this name, round and seed, which is the same in every process."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vidrl.rewards import Reward, Score
+from vidrl.training.chunks import columns
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan
 
@@ -43,7 +44,8 @@ class Branch(Credited, Trajectory):
     Options of the tree: it forks at the stochastic steps numbered `at` (0 is the round's first)
     into `factors` children each, whose product is train.group. If both are empty, the factors
     are the prime factors of train.group, evenly over the steps. Steps before the first fork
-    draw no noise.
+    draw no noise. In a clip of several chunks with n stochastic steps each, step i of chunk j
+    has the number j n + i; chunks before the first fork are shared, and not trained.
 
     Example:
         >>> Branch(at=[0, 3, 6], factors=[2, 2, 2]).forks((0, 1, 2, 3, 4, 5, 6, 7))
@@ -79,6 +81,12 @@ class Branch(Credited, Trajectory):
             )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
+        if self.segments % policy.backbone.chunks:
+            raise ValueError(
+                "expected algorithm.options.segments to be a multiple of the "
+                f"{policy.backbone.chunks} chunks of a clip, because a tree credits each chunk by "
+                f"the clips that share it, got {self.segments}: take {policy.backbone.chunks}"
+            )
         self.group = group  # before super(), which makes a plan
         super().setup(policy, reward, group)
 
@@ -105,20 +113,35 @@ class Branch(Credited, Trajectory):
         credit = credit.masked_fill(lost, torch.nan)
         children = [n or int(group.bincount()[0]) for _, n in plan.forks]
         trees = credit.unflatten(0, (-1, *children))  # (trees, n_1, ..., n_D, K, S)
-        shape = trees.select(-2, 0).shape
         advantages = [
-            self.node_advantages(trees.select(-2, i), plan.depth(k)).expand(shape)
-            for i, k in enumerate(plan.keep)
+            self.step_advantages(trees.select(-2, i), plan, k) for i, k in enumerate(plan.keep)
         ]
         found = torch.stack([each.reshape(len(credit), -1) for each in advantages], 1)
         found = found.masked_fill(lost, 0.0).nan_to_num(0.0)
         return found.clamp(-self.max_advantage, self.max_advantage)
 
+    def step_advantages(self, trees: Tensor, plan: Plan, k: int) -> Tensor:
+        """Return the advantages of step k of every chunk, in the shape of the leaves' credit.
+
+        `trees` is (trees, n_1, ..., n_D, S).
+        """
+        steps = len(plan.times) - 1
+        return torch.cat(
+            [
+                self.node_advantages(part, plan.depth(k + j * steps)).expand(part.shape)
+                for j, part in enumerate(columns(trees, plan.chunks))
+            ],
+            -1,
+        )
+
     def node_advantages(self, trees: Tensor, depth: int) -> Tensor:
         """Return the advantages of the nodes of a depth from the credit of the leaves.
 
         `trees` is (trees, n_1, ..., n_D, S), the result (trees, n_1, ..., n_depth, 1, ..., S).
+        At depth 0, before the first fork, a tree is one node, and its advantage is 0.
         """
+        if not depth:
+            return torch.zeros_like(trees)
         deeper, nodes = list(range(depth + 1, trees.dim() - 1)), list(range(1, depth + 1))
         value = trees.nanmean(deeper, keepdim=True) if deeper else trees
         siblings = depth  # the last axis of the nodes
@@ -135,15 +158,29 @@ class Branch(Credited, Trajectory):
     def merge_rows(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Return the sum of advantages of the leaves of each node, and the rows of first leaves.
 
-        The leaves of a node share their steps, so that their rows are equal; one is trained.
+        The leaves of a node share their steps, so that their rows are equal; one is trained,
+        and none before the first fork. With several chunks, `advantage` has the rows of the
+        first chunks, then those of the second ones, and so on.
         """
-        leaves = [prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep]
+        merged = [
+            self.merge_chunk(rows, plan, j)
+            for j, rows in enumerate(advantage.tensor_split(plan.chunks))
+        ]
+        sums, first = zip(*merged, strict=True)
+        return torch.cat(sums), torch.cat(first)
+
+    @staticmethod
+    def merge_chunk(advantage: Tensor, plan: Plan, chunk: int) -> tuple[Tensor, Tensor]:
+        """Return `merge_rows` of the rows (N, K, S) of one chunk of all clips."""
+        steps = len(plan.times) - 1
+        depths = [plan.depth(k + chunk * steps) for k in plan.keep]
+        leaves = [prod(n for _, n in plan.forks[depth:]) for depth in depths]
         sums = [
             advantage[:, i].unflatten(0, (-1, count)).sum(1).repeat_interleave(count, 0)
             for i, count in enumerate(leaves)
         ]
         first = torch.arange(len(advantage))[:, None] % torch.tensor(leaves) == 0
-        return torch.stack(sums, 1), first
+        return torch.stack(sums, 1), first & (torch.tensor(depths) > 0)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step = self.step(policy, batch)

@@ -67,7 +67,7 @@ class SFT(Algorithm):
             sample = row // self.noises
             generators = [torch.Generator().manual_seed(seeds[i]) for i in row.tolist()]
             x0 = experience.rollout.latents[experience.here[sample]]
-            eps = self.backbone.noise(generators)
+            eps = self.backbone.chunk_noise(generators)
             yield experience.batch(sample, share, x0=x0, eps=eps, t=level[row])
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:

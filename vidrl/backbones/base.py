@@ -217,6 +217,10 @@ class Denoiser(Generator):
     # which times, as where one network is for early times and another for late ones). Processes
     # that share the weights cut their micro-batches accordingly (`vidrl.training.lockstep`).
     calls_depend_on: Literal["rows", "times", "time"] = "time"
+    # How many chunks a clip is made of, one after the other; the latents of a clip then have
+    # `chunks` times the latent frames of a chunk. Such a backbone defines `following`,
+    # `chunk_noise` and, for the latents of a chunk, `predict`.
+    chunks: int = 1
     # the kernels of attention, for a family whose options choose them
     attention_switch: AttentionSwitch | None = None
 
@@ -244,6 +248,37 @@ class Denoiser(Generator):
         """The shape (F, 3, H, W) of a clip; the default decodes zeros once to find it."""
         with torch.no_grad():
             return tuple(self.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
+
+    def continuation(self, history: int) -> Continuation:
+        """Return how this family continues a clip after the last `history` latent frames of it.
+
+        Raises ValueError for a family that cannot, which is the default.
+        """
+        raise ValueError(
+            f"expected a backbone that can continue a clip, got {type(self).__name__}, which takes "
+            "no earlier frames: use wan, or pipeline with a pipeline that takes an image"
+        )
+
+    @classmethod
+    def check_continuation(cls, options: Mapping[str, object]) -> None:
+        """Raise ValueError where a model of these options cannot continue a clip.
+
+        Nothing of the model but its index is read.
+        """
+        if cls.continuation is Denoiser.continuation:
+            cls.continuation(cls.__new__(cls), 1)
+
+    def following(self, cond: Cond, before: Tensor | None) -> Cond:
+        """Return the condition of a chunk that follows the latents `before` of a chunk.
+
+        `cond` is the condition of the chunk before. Without `before`, `cond` is what `encode`
+        returned, and the result is the condition of a clip's first chunk.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes a clip in one piece")
+
+    def chunk_noise(self, draws: Sequence[torch.Generator]) -> Tensor:
+        """Return unit noise of one chunk for each random generator; see `noise`."""
+        return self.noise(draws)
 
     @property
     def encodes_video(self) -> bool:
@@ -317,6 +352,42 @@ class Denoiser(Generator):
         return x
 
 
+class Continuation(ABC):
+    """A continuation makes latent frames that follow earlier ones; a backbone may offer one.
+
+    `frame_map` has, for each latent frame of a chunk that follows another one, the pixel frames
+    [start, end) after the end of the chunk before.
+    """
+
+    frame_map: list[Span]
+    encodes_video = False  # whether the family encodes clips of all chunks at once
+
+    @abstractmethod
+    def condition(self, cond: Cond, before: Tensor) -> Cond:
+        """Return what a chunk reads of the latents `before` of the chunk before it, (B, ...).
+
+        `cond` is the condition of the chunk before; the result has the entries to be added.
+        """
+
+    @abstractmethod
+    def absent(self, count: int) -> Cond:
+        """Return the same entries for `count` first chunks, which have no chunk before them."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return `Denoiser.predict` of chunks x_t whose condition has those entries."""
+
+    @abstractmethod
+    def decode(self, chunks: Sequence[Tensor], cond: Cond | None) -> Tensor:
+        """Return the clips of the latents of successive chunks, with gradient.
+
+        `cond` is the condition of the prompts, None where the family's decoder reads none.
+        """
+
+    def check_length(self, latents: int) -> None:  # noqa: B027  most families have no limit
+        """Raise ValueError for chunks that are too long for the network."""
+
+
 def is_hub_id(model: str | Folder) -> bool:
     """Return whether the name of a model can be a hub id, owner/name, and not a mistyped folder.
 
@@ -335,7 +406,8 @@ class SharedCond(Mapping[str, Tensor]):
 
     `table` holds the conditions of the prompts, each (P, ...), and `row` (B,) the place of
     each sample's prompt in the table. Reading a tensor by its name repeats the rows, so read
-    it for a few samples at a time (`rows`, `on`).
+    it for a few samples at a time (`rows`, `on`). `own` has what differs between the samples
+    of a prompt, each (B, ...).
 
     Example:
         >>> shared = SharedCond({"text": torch.tensor([5.0, 7.0])}, torch.tensor([0, 0, 1]))
@@ -343,17 +415,18 @@ class SharedCond(Mapping[str, Tensor]):
         (tensor([5., 5., 7.]), tensor([5., 7.]))
     """
 
-    def __init__(self, table: Cond, row: Tensor):
+    def __init__(self, table: Cond, row: Tensor, own: Cond | None = None):
         self.table, self.row = table, row
+        self.own = own or {}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.table[name][self.row]
+        return self.own[name] if name in self.own else self.table[name][self.row]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.table)
+        return iter({**self.table, **self.own})
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len({**self.table, **self.own})
 
 
 def rows(cond: Cond, index: Tensor | slice) -> Cond:
@@ -364,8 +437,35 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
         {'text': tensor([2, 2])}
     """
     if isinstance(cond, SharedCond):
-        return SharedCond(cond.table, cond.row[index])
+        return SharedCond(cond.table, cond.row[index], rows(cond.own, index))
     return {name: value[index] for name, value in cond.items()}
+
+
+def extended(cond: Cond, added: Cond) -> Cond:
+    """Return a condition with more entries, or with others in place of those of the same name.
+
+    Example:
+        >>> extended({"text": torch.arange(2)}, {"chunk": torch.zeros(2)})
+        {'text': tensor([0, 1]), 'chunk': tensor([0., 0.])}
+    """
+    if isinstance(cond, SharedCond):
+        return SharedCond(cond.table, cond.row, {**cond.own, **added})
+    return {**cond, **added}
+
+
+def stacked(conds: Sequence[Cond]) -> Cond:
+    """Return the rows of several conditions of the same prompts, one after the other.
+
+    Example:
+        >>> stacked([{"chunk": torch.zeros(1)}, {"chunk": torch.ones(1)}])
+        {'chunk': tensor([0., 1.])}
+    """
+    first = conds[0]
+    if isinstance(first, SharedCond):
+        shared = [cond for cond in conds if isinstance(cond, SharedCond)]
+        own = stacked([cond.own for cond in shared])
+        return SharedCond(first.table, torch.cat([cond.row for cond in shared]), own)
+    return {name: torch.cat([cond[name] for cond in conds]) for name in first}
 
 
 def on(cond: Cond, device: torch.device) -> Cond:

@@ -39,6 +39,7 @@ from . import (
     _components,
     _conditioning_frames,
     _options,
+    _picture_continuation,
     _quantization,
     _references,
     _row_independence,
@@ -55,7 +56,7 @@ from ._scheduler_probe import probe
 from ._stand_ins import DecodeHook
 from ._truncation import TokenizerCalls
 from ._video_encoder import VideoEncoder
-from .base import Cond, Denoiser
+from .base import Cond, Continuation, Denoiser
 
 
 class Pipeline(Denoiser):
@@ -441,6 +442,15 @@ class Pipeline(Denoiser):
     def video_encoder(self) -> VideoEncoder:
         """The inverse of what the pipeline does with latents before decoding them."""
         return VideoEncoder(self)
+
+    @classmethod
+    def check_continuation(cls, options: Mapping[str, object]) -> None:
+        """Raise ValueError for a pipeline whose call takes no image."""
+        _picture_continuation.check(options.get("model"))
+
+    def continuation(self, history: int) -> Continuation:
+        """Return how clips are continued: the last frame of a chunk is the next one's image."""
+        return _picture_continuation.PictureContinuation(self, history)
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Return the prompts whose end no text encoder of the pipeline reads.

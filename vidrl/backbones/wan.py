@@ -34,7 +34,8 @@ from . import _options, _quantization
 from ._attention import AttentionSwitch
 from ._encoder_cache import dropped
 from ._memory import Memory
-from .base import Cond, Denoiser, is_hub_id
+from ._wan_continuation import WanContinuation
+from .base import Cond, Continuation, Denoiser, is_hub_id
 
 # what the released checkpoints were trained for
 SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}
@@ -313,6 +314,10 @@ class Wan(Denoiser):
     def ready(self) -> None:
         """Raise `AttentionError` if the attention kernel cannot be used."""
         self.attention_switch.ready(self.device)
+
+    def continuation(self, history: int) -> Continuation:
+        """Return how clips are continued: the last latent frames of a chunk stay, at time 0."""
+        return WanContinuation(self, history)
 
     def _trial(self) -> Trial:
         """Return a small prediction, two latent frames of a few tokens, to prove a kernel by."""

@@ -31,8 +31,9 @@ from vidrl.data import references
 from vidrl.data.prompt import of
 from vidrl.rewards._files import manifests
 from vidrl.training import checkpoint
+from vidrl.training.clips import generate
 from vidrl.training.policy import Policy, load_adapter
-from vidrl.training.rollout import draws, generate
+from vidrl.training.rollout import draws
 
 Row = Mapping[str, Any]
 Encode = Callable[[Sequence[str]], Cond]

@@ -155,8 +155,8 @@ def _maker(
 
     from vidrl import plugin
     from vidrl.backbones.base import PromptCache
+    from vidrl.training.clips import generate
     from vidrl.training.policy import load_adapter
-    from vidrl.training.rollout import generate
 
     backbone = plugin.load("backbones", source.backbone, **source.options)
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

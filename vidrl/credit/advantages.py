@@ -24,6 +24,7 @@ from .parts import (
     scale_steps,
     segment_sums,
 )
+from .returns import returns_to_go
 
 MEASURED = ("influence", "gls", "posterior")  # estimators that need a measured influence
 ESTIMATORS = ("whole", "segment", *MEASURED)
@@ -42,6 +43,7 @@ def advantages(
     ridge: float = 0.1,
     eps: float = 1e-4,
     way: str | None = None,
+    discount: float = 0.0,
 ) -> Tensor:
     """Return (1 − α) A + α a_j, the advantages of clips blended with those of their segments.
 
@@ -57,6 +59,8 @@ def advantages(
     - `per_part` divides each part of a composite by the std of its value before the weighted
       sum, so that each part counts by its weight (GDPO, arXiv 2601.05242). Segments use the
       std of whole clips too: the parts then have the same weights for every S.
+    - `discount` γ > 0 adds to the credit of a segment that of the later ones, each times γ for
+      every segment in between (`vidrl.credit.returns`, which says when this is right).
 
     One segment gives whole-clip advantages for every estimator. A part without a curve credits
     its value to every segment, and a warning names it. Raises ValueError for an unknown
@@ -97,7 +101,8 @@ def advantages(
         * _segment_credit(name, part, group, spans, estimator, moments or {}, ridge)
         for name, part in parts.items()
     ]
-    local = scale_steps(torch.stack(weighted).sum(0), group, estimator, scale)  # a_j
+    returns = returns_to_go(torch.stack(weighted).sum(0), discount)
+    local = scale_steps(returns, group, estimator, scale)  # a_j
     return blend(whole, local, alpha)
 
 

@@ -17,11 +17,12 @@ from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Reward, Samples, Score
 
 from . import evaluate, stills
+from .clips import clips
 from .lockstep import Lockstep
 from .pieces import Pieces, pieces
 from .policy import Policy
 from .processes import Workers
-from .rollout import SCORE_BATCH, clips, draws
+from .rollout import SCORE_BATCH, draws
 from .scored import ChunkWorkers, Scored
 from .weight_drift import weight_drift
 

@@ -17,9 +17,10 @@ from vidrl.backbones.base import Cond, Denoiser, on
 
 from . import checkpoint
 from .broadcast import texts
+from .chunks import sample
 from .policy import Policy
 from .processes import Workers
-from .rollout import Level, Plan, Rollout, density, sample
+from .rollout import Level, Plan, Rollout, density
 
 FILE = "attention.json"
 

@@ -7,8 +7,7 @@ C, L, h, w), float32.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -59,6 +58,9 @@ class Plan:
     means: bool = False
     # Whether the step to 0 may draw noise, as on a path whose scale is learned.
     noisy_end: bool = False
+    # How many chunks take these steps, one after the other (`training.chunks`). Step k of chunk
+    # j has the number j · steps + k in `forks`; `segments` are those of the whole clip.
+    chunks: int = 1
 
     def __post_init__(self) -> None:
         if any(not 0 <= k < len(self.times) - 1 for k in self.keep):
@@ -71,11 +73,9 @@ class Plan:
                 f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is "
                 "deterministic"
             )
-        steps = [step for step, _ in self.forks]
-        if steps != sorted(set(steps)) or any(not 0 <= k < len(self.times) - 1 for k in steps):
-            raise ValueError(
-                f"expected forks at rising steps from 0 to {len(self.times) - 2}, got {steps}"
-            )
+        steps, end = [step for step, _ in self.forks], self.chunks * (len(self.times) - 1)
+        if steps != sorted(set(steps)) or any(not 0 <= k < end for k in steps):
+            raise ValueError(f"expected forks at rising steps from 0 to {end - 1}, got {steps}")
 
     def depth(self, k: int) -> int:
         """Return how many forks lie at or before step k."""
@@ -86,7 +86,7 @@ class Plan:
         t = torch.full((len(x),), self.times[k], device=x.device)
         raw = policy.predict(x, t, cond)
         return self.gaussian(
-            _backbone(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic
+            backbone_of(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic
         )
 
     def gaussian(
@@ -215,7 +215,7 @@ def sample(
     last fork. Latents that several samples share are computed once. What is kept goes to
     `keep_on`, such as the CPU, step by step; None is the backbone's device.
     """
-    backbone, levels = _backbone(policy), [*above, Level(range(len(generators)), generators)]
+    backbone, levels = backbone_of(policy), [*above, Level(range(len(generators)), generators)]
     if len(levels) != len(plan.forks) + 1:
         raise ValueError(
             f"expected one level above the samples for each of {len(plan.forks)} forks, got "
@@ -325,64 +325,6 @@ def decoded_pieces(
     return pieces(size).each(len(prompts), piece)
 
 
-def clips(
-    policy: Policy | Denoiser,
-    prompts: Sequence[str],
-    generators: Sequence[torch.Generator],
-    steps: int = 20,
-    batch: Pieces | int = 32,
-    decode_batch: Pieces | int = SCORE_BATCH,
-    encode: Callable[[Sequence[str]], Cond] | None = None,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> Iterator[Samples]:
-    """Generate clips of prompts by the deterministic sampler, in order, a few at a time.
-
-    The clips are on the latents' device. `batch` clips are sampled and `decode_batch` clips
-    are decoded at once, fewer where memory runs out. `autocast` is the context of the
-    sampling alone.
-    """
-    backbone = _backbone(policy)
-    plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
-
-    def sampled(part: slice) -> tuple[Tensor, Sequence[str], Cond]:
-        cond = encode(prompts[part])
-        with autocast():
-            # copies: where memory runs out, this piece begins again with the same noise
-            noise = copied(generators[part])
-            return sample(policy, cond, noise, plan).latents, prompts[part], cond
-
-    for latents, part_prompts, cond in pieces(batch).each(len(prompts), sampled):
-        yield from decoded_pieces(backbone, latents, part_prompts, cond, decode_batch)
-
-
-def generate(
-    policy: Policy | Denoiser,
-    prompts: Sequence[str],
-    generators: Sequence[torch.Generator],
-    steps: int = 20,
-    batch: Pieces | int = 32,
-    encode: Callable[[Sequence[str]], Cond] | None = None,
-) -> Samples:
-    """Generate clips of prompts by the deterministic sampler, as one batch on the CPU.
-
-    `clips` yields the same clips a few at a time.
-
-    Example:
-        >>> from vidrl.backbones.toy import Toy
-        >>> generate(Toy.tiny(), ["a cat"], draws(0, [("cat",)]), steps=2).video.shape
-        torch.Size([1, 9, 3, 32, 32])
-    """
-    videos = torch.cat(
-        [
-            samples.video.cpu()
-            for samples in clips(policy, prompts, generators, steps, batch, encode=encode)
-        ]
-    )
-    return Samples(
-        videos, list(prompts), _backbone(policy).fps, references.images(prompts, *videos.shape[-2:])
-    )
-
-
-def _backbone(policy: Policy | Denoiser) -> Denoiser:
+def backbone_of(policy: Policy | Denoiser) -> Denoiser:
     """Return the denoiser of a policy; a denoiser is returned as it is."""
     return policy.backbone if isinstance(policy, Policy) else policy

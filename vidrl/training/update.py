@@ -78,6 +78,7 @@ class Updater:
         the algorithm has no minibatch, all steps are of the second loss, and the metrics
         have no `kl`.
         """
+        experience = experience.by_chunk(self.policy.backbone)
         rate = self._set_rate(experience.round)
         metrics_of_steps: list[dict[str, Tensor]] = []
         norms: list[float] = []
@@ -396,10 +397,11 @@ def rehearse(
 
     These are: fewer rows than steps, and a group whose samples are in several processes.
     `shape` is that of a latent. The latents are zeros that take no memory (`expand`), and
-    all advantages differ, so that no sample is left out as a tie.
+    all advantages differ, so that no sample is left out as a tie. A clip of several chunks is
+    cut into its chunks.
     """
     n, kept = len(prompts), len(plan.keep)
-    zero = torch.zeros(())
+    zero = torch.zeros((), device="meta")
     latents, steps = zero.expand(len(index), *shape), zero.expand(len(index), kept, *shape)
     rollout = Rollout(
         {}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps
@@ -408,4 +410,4 @@ def rehearse(
     group_of = torch.arange(n) // group
     rehearsal = _Rehearsal(rollout, credit, group_of, prompts, torch.tensor(index), 0, 0)
     with suppress(_CutSucceeded):
-        next(iter(algorithm.minibatches(rehearsal)), None)
+        next(iter(algorithm.minibatches(rehearsal.by_chunk(algorithm.backbone))), None)

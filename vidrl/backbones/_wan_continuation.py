@@ -1,0 +1,82 @@
+"""Continue a clip of Wan: the last latent frames of a chunk come before the next one, at time 0.
+
+The transformer reads one time for each token, as Wan 2.2's image-to-video models do
+(`expand_timesteps` of diffusers), and diffusion forcing (arXiv 2407.01392) trains a model for.
+The given frames are clean: with the prediction (x − c)/t for them, the steps end at the given c
+exactly and their log-ratio is 0, so that they are left out of the latents of the chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Cond, Continuation
+
+HISTORY = "history"
+
+
+class WanContinuation(Continuation):
+    """A continuation of a `Wan`: it sees the last `history` latent frames of the chunk before."""
+
+    encodes_video = True
+
+    def __init__(self, wan: Any, history: int):
+        if not 1 <= history <= wan.shape[1]:
+            raise ValueError(
+                f"expected a history of 1 to {wan.shape[1]} latent frames, as a chunk has, got "
+                f"{history}"
+            )
+        self.wan, self.history = wan, history
+        # after the first one, each latent frame is decoded to as many pixel frames
+        time = wan.pipe.vae_scale_factor_temporal
+        self.frame_map = [(time * k, time * (k + 1)) for k in range(wan.shape[1])]
+
+    def check_length(self, latents: int) -> None:
+        """Raise ValueError where a chunk and its history are longer than the model's own clips."""
+        own = self._own_length()
+        if own and latents + self.history > own:
+            time = self.wan.pipe.vae_scale_factor_temporal
+            fits = max(0, time * (own - self.history - 1)) + 1
+            raise ValueError(
+                f"expected chunks of at most {own - self.history} latent frames, because the model "
+                f"makes clips of {own} and a chunk is seen with {self.history} of the chunk "
+                f"before, got {latents}: set options.frames = {fits}, or a shorter history"
+            )
+
+    def _own_length(self) -> int:
+        """Return the latent frames of the clips that the model's folder names; 0 if it does not."""
+        file = self.wan.folder / "vidrl.json" if self.wan.folder else None
+        found = json.loads(file.read_text()) if file is not None and file.exists() else {}
+        frames = int(found.get("frames", 0))
+        return (frames - 1) // self.wan.pipe.vae_scale_factor_temporal + 1 if frames else 0
+
+    def condition(self, cond: Cond, before: Tensor) -> Cond:
+        """Return the last latent frames of the chunk before."""
+        return {HISTORY: before[:, :, -self.history :]}
+
+    def absent(self, count: int) -> Cond:
+        """Return zeros, which `predict` is not given."""
+        channels, _, *size = self.wan.shape
+        zeros = torch.zeros(count, channels, self.history, *size, device=self.wan.device)
+        return {HISTORY: zeros}
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the prediction of the chunk's latent frames, those before it at time 0."""
+        before = cond[HISTORY].to(x)
+        seen, given = torch.cat([before, x], 2), before.shape[2]
+        rows, columns = self.wan.pipe.transformer.config.patch_size[1:]
+        tokens = (x.shape[3] // rows) * (x.shape[4] // columns)
+        times = t[:, None].repeat(1, seen.shape[2] * tokens)
+        times[:, : given * tokens] = 0
+        raw: Tensor = self.wan.predict(seen, times, cond)
+        return raw[:, :, given:]
+
+    def decode(self, chunks: Sequence[Tensor], cond: Cond | None) -> Tensor:
+        """Return the clips; the causal decoder goes on from chunk to chunk without a border."""
+        clips: Tensor = self.wan.decode(torch.cat(list(chunks), 2))
+        return clips
