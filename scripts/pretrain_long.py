@@ -119,17 +119,13 @@ def batch(latents: Tensor, step: int) -> tuple[list[tuple[Tensor, Tensor | None,
     clip = torch.randint(len(latents), (BATCH,), generator=draw)
     first = BATCH // 4
     number = torch.randint(1, CHUNKS, (BATCH - first,), generator=draw)
-    cut = torch.stack([latents[clip, :, k : k + LATENTS] for k in (0,)])[0][:first]
-    later = torch.stack(
-        [
-            latents[c, :, LATENTS * j - HISTORY : LATENTS * (j + 1)]
-            for c, j in zip(clip[first:], number)
-        ]
-    )
+    pairs = zip(clip[first:].tolist(), (LATENTS * number).tolist(), strict=True)
+    later = torch.stack([latents[i, :, k - HISTORY : k + LATENTS] for i, k in pairs])
     before, x0 = later[:, :, :HISTORY], later[:, :, HISTORY:]
     before = before + GRAIN * torch.randn(before.shape, generator=draw)
     t = torch.sigmoid(torch.randn(BATCH, generator=draw) * 1.2)
-    return [(cut, None, clip[:first]), (x0, before, clip[first:])], t
+    begun = latents[clip[:first], :, :LATENTS]
+    return [(begun, None, clip[:first]), (x0, before, clip[first:])], t
 
 
 def predict(net: nn.Module, x: Tensor, t: Tensor, before: Tensor | None, words: Tensor) -> Tensor:
@@ -165,11 +161,12 @@ def run_of(net: nn.Module) -> tiny.Run:
     """Return the resumable run, which begins with the weights of assets/tiny-wan-32."""
     from diffusers import WanTransformer3DModel
 
-    net.load_state_dict(
-        WanTransformer3DModel.from_pretrained(tiny.MODEL / "transformer").state_dict()
-    )
+    start = WanTransformer3DModel.from_pretrained(tiny.MODEL / "transformer")
+    net.load_state_dict(start.state_dict())
 
     class Continued(tiny.Run):
+        """A run with a fraction of the learning rates, because it begins with trained weights."""
+
         def rate(self) -> float:
             return PEAK * super().rate()
 
@@ -205,12 +202,8 @@ def check(n: int, chunks: int) -> dict[str, list[float]]:
     from vidrl.training.clips import generate
     from vidrl.training.rollout import draws
 
-    long = Long(
-        str(tiny.MODEL),
-        chunks=chunks,
-        weights=str(MODEL),
-        options={"frames": 13, "text_length": 24},
-    )
+    options = {"frames": SEAMS[0], "text_length": 24}
+    long = Long(str(tiny.MODEL), chunks=chunks, weights=str(MODEL), options=options)
     captions = [scene.caption for scene in world.scenes("held_out", n)]
     clips = generate(long, captions, draws(0, [(i,) for i in range(n)]), steps=10)
     return {

@@ -72,9 +72,5 @@ def generate(
             for samples in clips(policy, prompts, generators, steps, batch, encode=encode)
         ]
     )
-    return Samples(
-        videos,
-        list(prompts),
-        backbone_of(policy).fps,
-        references.images(prompts, *videos.shape[-2:]),
-    )
+    images = references.images(prompts, *videos.shape[-2:])
+    return Samples(videos, list(prompts), backbone_of(policy).fps, images)
