@@ -33,6 +33,7 @@ BASES = {
     "backbones": "Generator",
     "algorithms": "Algorithm",
     "steering": "Steering",
+    "feedback.formats": "Format",
 }
 # modules in the folders of plug-ins that hold shared code
 NOT_PLUGINS = frozenset({"base", "compose", "flow", "video", "adapt", "encoders", "vbench"})
@@ -50,7 +51,7 @@ def kinds() -> list[str]:
     """Return the kinds of plug-in, sorted.
 
     >>> kinds()
-    ['algorithms', 'backbones', 'benchmarks', 'rewards', 'steering']
+    ['algorithms', 'backbones', 'benchmarks', 'feedback.formats', 'rewards', 'steering']
     """
     return sorted(BASES)
 

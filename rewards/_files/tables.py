@@ -41,13 +41,15 @@ class BadTable(ValueError):
     """A table that cannot be used; the message names the place in the file and the cure."""
 
 
-def read_table(path: Path, is_header: IsHeader, note: Note) -> list[TableRow]:
+def read_table(
+    path: Path, is_header: IsHeader, note: Note, keep_bytes: bool = False
+) -> list[TableRow]:
     """Return the rows of a table, each with its place and its cells.
 
     `is_header` decides whether a header is that of the wanted table; the separator of a
-    .csv or .tsv file is chosen by it. `note` is called with each remark. Raises BadTable
-    for a file that is not a table of its suffix, and ImportError for .parquet without
-    pyarrow.
+    .csv or .tsv file is chosen by it. `note` is called with each remark. `keep_bytes` returns
+    the bytes in a .parquet file, such as embedded pictures, as they are. Raises BadTable for
+    a file that is not a table of its suffix, and ImportError for .parquet without pyarrow.
     """
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
@@ -55,7 +57,7 @@ def read_table(path: Path, is_header: IsHeader, note: Note) -> list[TableRow]:
     if suffix not in SUFFIXES:
         raise BadTable(f"expected a table ending in {', '.join(SUFFIXES)}, got {path.name!r}")
     if suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, keep_bytes)
     return (
         _json(path, read_text(path), is_header)
         if suffix == ".json"
@@ -253,7 +255,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- Parquet
 
 
-def _parquet(path: Path) -> list[TableRow]:
+def _parquet(path: Path, keep_bytes: bool) -> list[TableRow]:
     """Return the rows of a Parquet file, without the row numbers that pandas stores in it."""
     try:
         import pyarrow.parquet as parquet
@@ -271,10 +273,21 @@ def _parquet(path: Path) -> list[TableRow]:
     return [
         (
             f"row {number}",
-            {name: _plain(value) for name, value in row.items() if not name.startswith("__index")},
+            {
+                name: value if keep_bytes and _embeds(value) else _plain(value)
+                for name, value in row.items()
+                if not name.startswith("__index")
+            },
         )
         for number, row in enumerate(rows, 1)
     ]
+
+
+def _embeds(value: Any) -> bool:
+    """Return whether a value is bytes, or an object {"bytes", "path"} as `datasets` writes them."""
+    return isinstance(value, bytes) or (
+        isinstance(value, dict) and isinstance(value.get("bytes"), bytes)
+    )
 
 
 def _plain(value: Any) -> Any:

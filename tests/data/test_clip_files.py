@@ -179,9 +179,9 @@ def test_pairs_of_a_parquet_file_are_those_of_the_lines(folder):
         ([], "found none: a row is"),
         (
             [{"prompt": "a dog", "chosen": "a.mp4"}],
-            "line 1: expected the columns.*no rejected among prompt, chosen",
+            "(?s)expected one of these.*nearest is trl, with no column rejected among prompt, chosen",
         ),
-        ([{"chosen": "a.mp4", "rejected": "b.mp4"}], "no prompt among"),
+        ([{"chosen": "a.mp4", "rejected": "b.mp4"}], "no column prompt among"),
         ([pair(prompt="")], "expected prompt to be a prompt, got ''"),
         ([pair(chosen=3)], "expected chosen to be the path of a clip, got '3'"),
         ([pair(rejected={"path": "b.mp4"})], "expected rejected to be the path of a clip"),
@@ -203,6 +203,38 @@ def test_pairs_of_a_parquet_file_are_those_of_the_lines(folder):
 def test_a_wrong_table_of_pairs_is_refused(folder, rows, told):
     with pytest.raises(BadTable, match=told):
         read_pairs(jsonl(folder / "pairs.jsonl", *rows))
+
+
+def test_pairs_are_read_in_the_formats_of_others(folder):
+    path = jsonl(
+        folder / "answers.jsonl",
+        {"path_a": "a.mp4", "path_b": "b.mp4", "prompt": "a dog", "choice": "b", "rater": "x"},
+        {"path_a": "b.mp4", "path_b": "a.mp4", "prompt": "a dog", "choice": "a", "rater": "y"},
+        {"path_a": "a.mp4", "path_b": "b.mp4", "prompt": "a dog", "choice": "a", "rater": "z"},
+        {"path_a": "a.mp4", "path_b": "c.mp4", "prompt": "a dog", "choice": "tie"},
+        {"path_a": "c.mp4", "path_b": "b.mp4", "prompt": "", "choice": "a"},
+    )
+    found = read_pairs(path)
+    assert read(found) == [("a dog", "b.mp4", "a.mp4", ())]
+    assert found.left_out == ["line 4: neither clip is preferred", "line 5: there is no prompt"]
+    assert found.notes == ["2 answers are joined with others on a pair"]
+    shares = {"weighted_results1_Preference": 0.4, "weighted_results2_Preference": 0.6}
+    row = {"prompt": "a dog", "video1": "a.mp4", "video2": "https://x.y/videos/c.mp4"} | shares
+    assert read(read_pairs(jsonl(path, row))) == [("a dog", "c.mp4", "a.mp4", ())]
+    scores = [{"path": f"{n}.mp4", "prompt": "a dog", "smooth": i} for i, n in enumerate("abc")]
+    assert [clips for _, *clips, _ in read(read_pairs(jsonl(path, *scores)))] == [
+        ["b.mp4", "a.mp4"],
+        ["c.mp4", "a.mp4"],
+        ["c.mp4", "b.mp4"],
+    ]
+    table = {"path_A": "a.mp4", "path_B": "b.mp4", "prompt": "a dog", "VQ": "A", "MQ": "B"}
+    with pytest.raises(
+        BadTable, match="one called overall.*got VQ, MQ: choose one, as `vidrl pairs"
+    ):
+        read_pairs(jsonl(path, table))
+    assert read(read_pairs(jsonl(path, table | {"Overall": "B"}))) == [
+        ("a dog", "b.mp4", "a.mp4", ())
+    ]
 
 
 def test_a_folder_is_no_table_of_pairs_and_parquet_without_pyarrow_says_what_to_install(

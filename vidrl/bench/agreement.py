@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidrl.feedback import answers
+
 Values = np.ndarray
 
 
@@ -124,10 +126,7 @@ def majority(votes: Sequence[int]) -> int:
     >>> majority([1, 1, -1]), majority([1, -1]), majority([1, 0]), majority([0, 0, 1])
     (1, 0, 1, 0)
     """
-    counts = Counter(votes)
-    most = max(counts.values())
-    leading = [vote for vote, count in counts.items() if count == most]
-    return leading[0] if len(leading) == 1 else int(np.sign(sum(votes)))
+    return answers.majority(Counter(votes))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from . import (
     export,
     influence,
     list_and_show,
+    pairs,
     sample,
     schema,
     score,
@@ -39,6 +40,7 @@ vidrl aligns video generators by reinforcement learning with temporal rewards, a
   vidrl export runs/demo --format comfyui   write its LoRA for another program, here ComfyUI
   vidrl score clips --reward flicker        print one JSON line for each clip
   vidrl bench clips                         measure how steady the clips are, and write a report
+  vidrl pairs show choices.jsonl            count what a file of people's judgments holds
   vidrl list rewards                        list the rewards
   vidrl show rewards flicker                describe one reward
 """
@@ -107,6 +109,7 @@ def build() -> argparse.ArgumentParser:
         train.declare_report,
         export.declare,
         influence.declare,
+        pairs.declare,
         list_and_show.declare_list,
         list_and_show.declare_show,
         schema.declare,

@@ -12,8 +12,8 @@ from ._declare import command
 from ._tables import Table, print_tables
 
 LIST = """\
-List the plug-ins of one kind (rewards, backbones, algorithms, benchmarks, steering), or of all
-kinds, each with a sentence about it.
+List the plug-ins of one kind (rewards, backbones, algorithms, benchmarks, steering,
+feedback.formats), or of all kinds, each with a sentence about it.
 
   vidrl list rewards
   vidrl list backbones --diffusers
@@ -23,7 +23,7 @@ Describe one plug-in: its documentation, its options and its properties.
 
   vidrl show rewards flicker
 """
-KINDS = "rewards, backbones, algorithms, benchmarks or steering"
+KINDS = "rewards, backbones, algorithms, benchmarks, steering or feedback.formats"
 PIPELINE_COLUMNS = ("pipeline", "makes", "path", "contract kept with tiny weights")
 
 

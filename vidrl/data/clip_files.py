@@ -13,16 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidrl.feedback import files
+from vidrl.feedback.answers import joined, main_aspect, pairs_of
+from vidrl.feedback.judgments import Choice, Judgments
 from vidrl.rewards._files import manifests
-from vidrl.rewards._files.tables import BadTable, read_table
+from vidrl.rewards._files.tables import BadTable
 
 from . import references
 
 __all__ = ["BadTable", "Entry", "Table", "read_clips", "read_pairs", "shown"]
 # what VideoFolder of Hugging Face's datasets reads
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-PAIR = ("prompt", "chosen", "rejected")  # the columns that a table of pairs must have
-LABELS = ("labels", "segment_labels")
 EXAMPLE = '{"prompt": "a dog runs", "chosen": "a.mp4", "rejected": "b.mp4", "labels": [1, 1, -1]}'
 
 
@@ -100,13 +101,16 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Table:
-    """Read the pairs of a table with the columns prompt, chosen and rejected.
+    """Read pairs of clips of which people preferred one, in any format of judgments.
 
-    A table is a file .jsonl, .parquet, .csv, .tsv or .json. The optional column `labels`
-    (or `segment_labels`) has a list of 1, 0 and −1, one number a segment, equally long in
-    all rows. Paths are as in `read_clips`; pairs with a clip that does not exist are left
-    out. Raises BadTable if a column is missing, a value is of another kind, or no row is
-    left; ImportError for .parquet without pyarrow.
+    The formats are those of `vidrl.feedback.formats`, for example the columns prompt, chosen
+    and rejected; the optional column `labels` (or `segment_labels`) has a list of 1, 0 and
+    −1, one number a segment, equally long in all rows. Several answers on one pair are
+    joined by majority; ties, pairs without a prompt and pairs with a clip that does not exist are
+    left out. Points and rankings give the pairs that they imply. Of several aspects the
+    one called overall or preference counts. Paths are as in `read_clips`. Raises BadTable
+    for a file that is not understood, and if no pair is left; ImportError for .parquet
+    without pyarrow.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -115,18 +119,29 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     >>> read_pairs(folder / "pairs.jsonl").entries[0].labels
     (1, 1, -1)
     """
-    table, notes = Path(path), list[str]()
+    table = Path(path)
     if table.is_dir():
         raise BadTable(
             f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet "
             f"file in it"
         )
-    rows = read_table(table, lambda names: "chosen" in names, notes.append)
-    if not rows:
-        raise BadTable(f"expected rows of pairs in {table}, found none: a row is {EXAMPLE}")
-    created = [_pair(table, *row) for row in rows]
-    _check_label_counts(table, created)
-    return _existing(table, created, [], notes)
+    found = files.read(table)
+    _check_label_counts(table, found)
+    choices = _of_main_aspect(table, found.judgments)
+    places = dict(zip(map(id, found.judgments.choices), found.places, strict=True))
+    answered = [
+        (places.get(id(pair[0]), "a row"), one)
+        for pair, one in zip(pairs_of(choices), joined(choices), strict=True)
+    ]
+    created = [_pair(where, one) for where, one in answered if one.choice and one.prompt.strip()]
+    why = [
+        f"{where}: {'there is no prompt' if one.choice else 'neither clip is preferred'}"
+        for where, one in answered
+        if not (one.choice and one.prompt.strip())
+    ]
+    several = len(choices) - len(answered)
+    notes = [f"{several} answers are joined with others on a pair"] if several else []
+    return _existing(table, created, why, [*found.judgments.notes, *notes])
 
 
 def read(key: str, path: str | os.PathLike[str]) -> Table:
@@ -246,33 +261,24 @@ def shown(reasons: Sequence[str], most: int = 3) -> str:
 # --- pairs
 
 
-def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
-    """Return the entry of a row of a table of pairs."""
-    names = {_small(name): name for name in cells}
-    missing = [name for name in PAIR if name not in names]
-    if missing:
-        raise _bad(
-            table,
-            where,
-            f"expected the columns {', '.join(PAIR)}, found no {' and no '.join(missing)} among "
-            f"{', '.join(cells)}: a row is {EXAMPLE}",
-        )
-    prompt, *clips = (_text(table, where, name, cells[names[name]]) for name in PAIR)
-    if clips[0] == clips[1]:
-        raise _bad(
-            table,
-            where,
-            f"expected two clips, got {clips[0]} as chosen and as rejected: leave the row out",
-        )
-    found = [names[name] for name in LABELS if name in names]
-    if len(found) > 1:
+def _of_main_aspect(table: Path, judgments: Judgments) -> list[Choice]:
+    """Return the choices of the main aspect; raise BadTable if several may be meant."""
+    choices = judgments.all_choices()
+    aspects = list(dict.fromkeys(one.aspect for one in choices))
+    aspect = main_aspect(aspects)
+    if aspect is None and aspects:
         raise BadTable(
-            f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of "
-            f"them out"
+            f"expected one aspect, or one called overall, in {table}, got {', '.join(aspects)}: "
+            f"choose one, as `vidrl pairs convert {table} --to trl --aspect '{aspects[0]}' --out "
+            "pairs.jsonl`"
         )
-    labels = _labels(table, where, cells[found[0]]) if found and cells[found[0]] is not None else ()
-    first, second = (inside(table, where, name) for name in clips)
-    return Entry(where, _prompt(table, where, prompt, cells), (first, second), labels)
+    return [one for one in choices if one.aspect == aspect]
+
+
+def _pair(where: str, one: Choice) -> Entry:
+    """Return the entry of a choice, the preferred clip first."""
+    chosen = one if one.choice == 1 else one.flipped()
+    return Entry(where, chosen.prompt, (Path(chosen.first), Path(chosen.second)), chosen.labels)
 
 
 def _small(name: str) -> str:
@@ -280,42 +286,16 @@ def _small(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
-def _text(table: Path, where: str, name: str, value: Any) -> str:
-    """Return a cell's text; raise BadTable for another value."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        what = "a prompt" if name == "prompt" else "the path of a clip"
-        raise _bad(table, where, f"expected {name} to be {what}, got {str(value)[:60]!r}")
-    return value
-
-
-def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
-    """Return labels as integers; a Parquet file may hold floats."""
-    good = isinstance(value, list) and bool(value) and all(_is_label(row) for row in value)
-    if not good:
-        raise _bad(
-            table,
-            where,
-            "expected labels to be a list of 1 (the chosen clip is better in this segment), -1 (it"
-            f" is worse) and 0 (neither), got {str(value)[:60]!r}: a row is {EXAMPLE}",
-        )
-    return tuple(int(row) for row in value)
-
-
-def _is_label(value: Any) -> bool:
-    """Return whether a value is 1, 0 or −1."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value in (-1, 0, 1)
-
-
-def _check_label_counts(table: Path, created: Sequence[Entry]) -> None:
+def _check_label_counts(table: Path, found: files.Read) -> None:
     """Raise BadTable if rows have different numbers of labels; a row without labels is no error."""
-    labelled = [entry for entry in created if entry.labels]
-    other = next(
-        (entry for entry in labelled if len(entry.labels) != len(labelled[0].labels)), None
-    )
-    if other is not None:
-        raise _bad(
-            table,
-            other.where,
-            f"expected {len(labelled[0].labels)} labels as on {labelled[0].where}, got "
-            f"{len(other.labels)}: every row needs one label a segment",
-        )
+    counts = [
+        (where, len(one.labels))
+        for where, one in zip(found.places, found.judgments.choices, strict=True)
+        if one.labels
+    ]
+    for where, count in counts:
+        if count != counts[0][1]:
+            raise BadTable(
+                f"{table}, {where}: expected {counts[0][1]} labels as on {counts[0][0]}, got "
+                f"{count}: every row needs one label a segment"
+            )
