@@ -649,3 +649,35 @@ def test_nothing_that_a_terminal_obeys_is_printed(tmp_path, capsys, command):
     assert "forged" in told and not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", told.replace("\r\n", "\n")
     )
+
+
+def test_pairs_are_shown_and_converted_and_losses_are_counted(tmp_path, capsys):
+    rows = [
+        {"path_a": "a.mp4", "path_b": "b.mp4", "prompt": "a dog", "choice": "a", "rater": "x"},
+        {"path_a": "b.mp4", "path_b": "a.mp4", "prompt": "a dog", "choice": "a", "rater": "x"},
+        {"path_a": "b.mp4", "path_b": "c.mp4", "prompt": "a dog", "choice": "a"},
+        {"path_a": "a.mp4", "path_b": "c.mp4", "prompt": "a dog", "choice": "b"},
+        {"path_a": "a.mp4", "path_b": "d.mp4", "prompt": "a dog", "choice": "tie"},
+    ]
+    source, out = tmp_path / "own.jsonl", tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["pairs", "show", str(source)]) == 0
+    shown = capsys.readouterr().out
+    assert "5 choices; 4 clips (4 not found), 1 prompts" in shown
+    assert "ties: 1 (0 of two bad clips)" in shown
+    assert "contradictions: 1 pairs with answers for both clips (1 of one rater); 0 cycles" in shown
+    convert = ["pairs", "convert", str(source), "--to", "trl", "--out", str(out)]
+    assert cli.main([*convert, "--strict"]) == 1 and not out.exists()
+    assert "cannot hold all of it, so nothing is written" in capsys.readouterr().out
+    assert cli.main(convert) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "not in trl: 1 names of raters are left out",
+        "not in trl: 1 answers are joined with others on a pair",
+        "not in trl: 2 ties are left out",
+        f"2 rows of the format trl in {out}",
+    ]
+    assert json.loads(out.read_text().splitlines()[0])["chosen"] == "b.mp4"
+    assert cli.main([*convert, "--map", "prompt"]) == 2
+    assert "expected --map COLUMN=NAME" in capsys.readouterr().err
+    assert cli.main(["pairs", "show", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "vidrl"

@@ -37,7 +37,8 @@ def reduced(
     aspect, and if the main aspect is not clear.
 
     >>> from vidrl.feedback.formats.trl import Trl
-    >>> kept, lost = reduced(Judgments([Choice("a", "b", 1), Choice("c", "d", 0)]), Trl)
+    >>> given = [Choice("a", "b", 1, prompt="x"), Choice("c", "d", 0, prompt="x")]
+    >>> kept, lost = reduced(Judgments(given), Trl)
     >>> len(kept.choices), lost
     (1, ['1 ties are left out'])
     """

@@ -62,7 +62,7 @@ class Clips:
         `embedded_left_out` if it is not there.
         """
         if self.media is None:
-            path = self.path(name)
+            path = self.path(name, name)
             self.embedded_left_out += not os.path.isfile(path)
             return path
         self.media.mkdir(parents=True, exist_ok=True)
