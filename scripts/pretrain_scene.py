@@ -6,9 +6,11 @@
     python scripts/pretrain_scene.py diversity
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
-of `vidrl.synthetic.scenes.FAULTS`. `check` samples held-out captions and prints what the
-verifier reads. `prompts` writes the captions of both splits to assets/prompts. `diversity`
-prints how far two orbits of one caption are apart, with and without the faults of the corpus.
+of `vidrl.synthetic.scenes.FAULTS`. `--moving` trains and checks a model of scenes in which one
+thing moves, of 8 arcs, in assets/tiny-scene-4d by default. `check` samples held-out captions and
+prints what the verifier reads. `prompts` writes the captions of both splits to assets/prompts.
+`diversity` prints how far two orbits of one caption are apart, with and without the faults of
+the corpus.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ from vidrl.synthetic import scenes, splat
 from vidrl.training import evaluate
 
 CONFIG = {"arcs": 4, "width": 64, "depth": 3, "heads": 4}
+MOVING = CONFIG | {"arcs": 8}  # more arcs, so that a path has smaller steps
 PROMPTS = Path("assets/prompts")
 
 
-def examples(pool: int, seed: int) -> tuple[Tensor, Tensor]:
+def examples(pool: int, seed: int, moving: bool = False) -> tuple[Tensor, Tensor]:
     """Return the latents (n, 8, L, N, 1) and the words (n, 12) of a corpus of n scenes."""
-    reader = backbone.Scene(views=CONFIG["arcs"])
-    made = scenes.corpus(seed, CONFIG["arcs"])
+    arcs = (MOVING if moving else CONFIG)["arcs"]
+    reader = backbone.Scene(views=arcs)
+    made = scenes.corpus(seed, arcs, moving)
     captions, tokens = zip(*(next(made) for _ in range(pool)), strict=True)
     latents = torch.stack(tokens).permute(0, 3, 1, 2)[..., None].contiguous()
     return latents, reader.encode(captions)["words"]
@@ -47,19 +51,20 @@ def loss(network: SceneNet, x0: Tensor, words: Tensor, draw: torch.Generator) ->
     return (network((1 - at) * x0 + at * eps, t, words) - (eps - x0)).square().mean()
 
 
-def train(out: Path, steps: int, batch: int, pool: int) -> None:
+def train(out: Path, steps: int, batch: int, pool: int, moving: bool = False) -> None:
     """Train a network from random weights; keep an average of its weights."""
+    config = MOVING if moving else CONFIG
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(CONFIG) + "\n")
-    latents, words = examples(pool, seed=1)
+    (out / "config.json").write_text(json.dumps(config) + "\n")
+    latents, words = examples(pool, 1, moving)
     torch.manual_seed(0)
     draw = torch.Generator().manual_seed(2)
     vocabulary = len(backbone.KNOWN) + backbone.OTHERS + 1
-    sizes = {key: CONFIG[key] for key in ("width", "depth", "heads")}
+    sizes = {key: config[key] for key in ("width", "depth", "heads")}
     network = SceneNet(
-        splat.CHANNELS, CONFIG["arcs"], scenes.BLOBS, backbone.WORDS, vocabulary, **sizes
+        splat.CHANNELS, config["arcs"], scenes.BLOBS, backbone.WORDS, vocabulary, **sizes
     )
     average = {key: value.clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3, (0.9, 0.98), weight_decay=0.01)
@@ -87,19 +92,20 @@ def train(out: Path, steps: int, batch: int, pool: int) -> None:
 
 
 def write_prompts() -> None:
-    """Write the captions of the two splits, one a line."""
+    """Write the captions of the two splits, one a line; of moving scenes 1500 to train on."""
     for split in ("train", "held_out"):
-        lines = [scene.caption for scene in scenes.scenes(split)]
-        (PROMPTS / f"scenes_{split}.txt").write_text("\n".join(lines) + "\n")
+        for name, moving in (("scenes", False), ("scenes_4d", True)):
+            lines = [scene.caption for scene in scenes.scenes(split, 1500, moving)]
+            (PROMPTS / f"{name}_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
 @torch.no_grad()
-def check(model: Path, n: int, steps: int) -> None:
+def check(model: Path, n: int, steps: int, moving: bool = False) -> None:
     """Print the shares of held-out captions that the verifier reads back."""
     from vidrl.synthetic import scene_verifier
 
     made = backbone.Scene(str(model))
-    prompts = [scene.caption for scene in scenes.scenes("held_out", n)]
+    prompts = [scene.caption for scene in scenes.scenes("held_out", n, moving)]
     noise = made.noise([torch.Generator().manual_seed(i) for i in range(n)])
     views = made.decode(made.generate(noise, made.encode(prompts), steps))
     found = scene_verifier.verify(views, prompts)
@@ -133,16 +139,18 @@ def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("train", "check", "prompts", "diversity"))
-    parser.add_argument("--out", type=Path, default=Path("assets/tiny-scene"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--moving", action="store_true", help="scenes in which one thing moves")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pool", type=int, default=10_000)
     parser.add_argument("--n", type=int, default=128)
     args = parser.parse_args()
+    out = args.out or Path("assets/tiny-scene-4d" if args.moving else "assets/tiny-scene")
     if args.command == "train":
-        train(args.out, args.steps, args.batch, args.pool)
+        train(out, args.steps, args.batch, args.pool, args.moving)
     elif args.command == "check":
-        check(args.out, args.n, 20)
+        check(out, args.n, 20, args.moving)
     elif args.command == "diversity":
         diversity()
     else:

@@ -88,7 +88,7 @@ LAYERS = [
     {"feedback.files", "feedback.summary"},
     {"feedback.held"},
     {"feedback.formats"},
-    {"data.references", "synthetic.splat"},
+    {"data.references", "synthetic.splat", "synthetic.paths"},
     {"data.prompt"},
     {"data.picture"},
     {"rewards"},

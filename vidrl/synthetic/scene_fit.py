@@ -14,13 +14,15 @@ from torch.nn.functional import normalize
 
 from vidrl.rewards import Card, Reward, Samples
 
-from . import scenes, splat
+from . import paths, scenes, splat
 from .world import COLOURS
 
 LEAST_AREA = 0.012  # share of a view that a thing should cover
 TOLERANCE = 0.08  # scene units that a thing may be away from its place in a view
 STEADY = 0.35  # weight of the part `steady`
 WEIGHTS = {"clean": 0.25, "present": 0.1, "relation": 0.3}  # of the other parts
+MOVED = 0.5  # share of the weight of `relation` that `moved` has where a thing should move
+TRAVEL, SOFT = 0.2, 0.08  # scene units of travel at which `moved` is 1/2, and the width of its rise
 
 
 class SceneFit(Reward):
@@ -36,6 +38,13 @@ class SceneFit(Reward):
     - relation: the share of the vector p_1 - p_2 that has the direction of the caption, times
       the length of this vector over 0.6, at most 1.
 
+    Where the caption says that thing k moves, its place at time t is p + h g(t) up, with g the
+    path of the caption (`paths.profile`) and h the height that fits all views best. So motion
+    that the caption asks for is no fault, and any other motion lowers `steady`. Half of the
+    weight of `relation` then belongs to a fifth part:
+
+    - moved: sigmoid((h - 0.2) / 0.08): 0.98 for a travel of 0.5 scene units, 0.08 for rest.
+
     `steady`: another weight of this part, in [0, 1]; the weights of the other parts are scaled to
     a sum of 1 - `steady`. Raises ValueError for a weight outside.
 
@@ -50,6 +59,13 @@ class SceneFit(Reward):
     >>> found = SceneFit()(Samples(views.repeat(2, 1, 1, 1, 1), captions, 8.0)).value
     >>> [round(x, 1) for x in found.tolist()]
     [0.9, 0.6]
+    >>> rising = scenes.parse("a rising red cube left of a blue ball")
+    >>> film = scenes.filmed(rising, torch.Generator().manual_seed(0), paths.times(12))
+    >>> views = splat.render(splat.blobs(film[None]), splat.cameras(12), 48)
+    >>> captions = [rising.caption, scene.caption, "a sinking red cube left of a blue ball"]
+    >>> found = SceneFit()(Samples(views.repeat(3, 1, 1, 1, 1), captions, 8.0)).value
+    >>> [round(x, 1) for x in found.tolist()]
+    [0.9, 0.8, 0.7]
     """
 
     differentiable = True
@@ -93,24 +109,41 @@ class SceneFit(Reward):
         except ValueError:
             return views.new_full(views.shape[:1], torch.nan)
         found = parts(views, scene)
-        return sum((self.weights[name] * x for name, x in found.items()), views.new_zeros(()))
+        weights = weights_of(self.weights, scene)
+        return sum((weights[name] * x for name, x in found.items()), views.new_zeros(()))
+
+
+def weights_of(weights: dict[str, float], scene: scenes.Scene) -> dict[str, float]:
+    """Return the weights of the parts for a scene; `moved` counts where a thing should move."""
+    moved = MOVED * weights["relation"] if any(scene.motions) else 0.0
+    return weights | {"relation": weights["relation"] - moved, "moved": moved}
 
 
 def parts(views: Tensor, scene: scenes.Scene) -> dict[str, Tensor]:
-    """Return the four parts of the score for each view (F, 3, H, W), each (F,)."""
+    """Return the five parts of the score for each view (F, 3, H, W), each (F,)."""
     masks, strength = masks_of(views, (scene.colour, scene.other_colour))
     area = masks.mean((2, 3))  # (2, F)
     at = centres(masks)
     orbit = splat.cameras(len(views)).to(views)[:, :2]
-    place = located(at, area / (area + LEAST_AREA / 4), orbit)
-    away = (at - torch.einsum("fij,kj->kfi", orbit, place)).square().sum(-1)
+    path = paths_of(scene, len(views)).to(views)
+    place, height = located(at, area / (area + LEAST_AREA / 4), orbit, path)
+    away = (at - seen_at(place, height, orbit, path)).square().sum(-1)
     coloured = strength.mean((1, 2))
+    travel = height[[bool(motion) for motion in scene.motions]]
     return {
         "steady": (-away / TOLERANCE**2).exp().mean(0),
         "clean": area.sum(0) / (coloured.maximum(area.sum(0)) + 1e-3),
         "present": (area / LEAST_AREA).clamp(max=1).mean(0),
         "relation": related(place[0] - place[1], scene.relation).expand(len(views)),
+        # a sigmoid and not a ramp, so that a thing at rest feels the gradient
+        "moved": ((travel - TRAVEL) / SOFT).sigmoid().sum().expand(len(views)),
     }
+
+
+def paths_of(scene: scenes.Scene, views: int) -> Tensor:
+    """Return the heights of both things of travel 1 over the views, (2, F); 0 for one at rest."""
+    at = paths.times(views)
+    return torch.stack([paths.profile(motion, at) for motion in scene.motions])
 
 
 def masks_of(views: Tensor, colours: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -136,15 +169,25 @@ def centres(masks: Tensor) -> Tensor:
     return torch.stack([across / total, -down / total], -1)
 
 
-def located(at: Tensor, weight: Tensor, orbit: Tensor) -> Tensor:
-    """Return the points (2, 3) that are nearest to the centres (2, F, 2) in all views.
+def located(at: Tensor, weight: Tensor, orbit: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places (2, 3) and travels (2,) of both things that fit the centres best.
 
-    The least squares of weight |u - R p|²; a weak pull to the middle keeps the system solvable.
+    The least squares of weight |u - R (p + h g up)|² over centres u (2, F, 2), with the paths g
+    (2, F); a weak pull to the middle keeps the system solvable, and makes h 0 where g is 0.
     """
-    square = torch.einsum("kf,fij,fil->kjl", weight, orbit, orbit)
-    side = torch.einsum("kf,fij,kfi->kj", weight, orbit, at)
-    eye = 0.01 * torch.eye(3, device=at.device, dtype=at.dtype)
-    return torch.linalg.solve(square + eye, side)
+    up = orbit[None, :, :, 1] * path[..., None]  # (2, F, 2): how a travel of 1 moves the centre
+    rows = torch.cat([orbit.expand(2, -1, -1, -1), up[..., None]], -1)  # (2, F, 2, 4)
+    square = torch.einsum("kf,kfij,kfil->kjl", weight, rows, rows)
+    side = torch.einsum("kf,kfij,kfi->kj", weight, rows, at)
+    eye = 0.01 * torch.eye(4, device=at.device, dtype=at.dtype)
+    found = torch.linalg.solve(square + eye, side)
+    return found[:, :3], found[:, 3]
+
+
+def seen_at(place: Tensor, height: Tensor, orbit: Tensor, path: Tensor) -> Tensor:
+    """Return where in the picture both things are, (2, F, 2), in their places on their paths."""
+    moved = height[:, None, None] * path[..., None] * orbit[None, :, :, 1]
+    return torch.einsum("fij,kj->kfi", orbit, place) + moved
 
 
 def related(vector: Tensor, relation: str) -> Tensor:

@@ -3,7 +3,8 @@
 The verifier measures whether training has really improved the scenes. Colours are read by the
 nearest hue. A thing's place is that of the middles of its outlines; its shape is the one that,
 drawn again at this place by the known cameras, covers the same pixels best. `rigid` says
-whether the scene that was read, drawn again, agrees with all arcs of the orbit.
+whether the scene that was read, drawn again, agrees with all arcs of the orbit. Where a caption
+says that a thing moves, each thing is drawn again on the path that fits its outlines best.
 
 Legend: B clips, F views, H W pixels.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vidrl.rewards import Card, Reward, Samples
 
-from . import scenes, splat
+from . import paths, scenes, splat
 from .world import COLOURS
 
 _VIEWS = 12  # of an orbit of more views, every second one is read, or every third, ...
@@ -29,33 +30,43 @@ _FAR = 0.15  # scene units: a view that disagrees more with a thing's place is l
 _SHAPE_FIT = 0.4  # least overlap of a thing with its best shape
 _RIGID_FIT = 0.6  # least overlap of the scene drawn again, in the views that fit worst
 _WORST = 0.1  # share of the views that may be worse
+_TRAVEL = 0.2  # scene units: a thing that travels less is at rest
+_GAIN = 0.015  # scene units by which a path must fit better than rest
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the verifier saw: of each thing (colour, shape or None, place (3,)), and the fit.
 
+    `motions` are those of the things, "" for rest; the place of a moving thing is its mean one.
     `fit` is the overlap of the scene drawn again with the views, in [0, 1]: the value that
     90 % of the views reach.
     """
 
     things: tuple[tuple[str, str | None, Tensor], ...]
     fit: float
+    motions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which claims of its caption each orbit fulfils, each bool (B,)."""
+    """Which claims of its caption each orbit fulfils, each bool (B,).
+
+    `rigid`: one scene explains all views; its moving thing is rigid on its path. `motion`: each
+    thing moves or rests as the caption says; always True for a caption without motion, where
+    `rigid` allows no motion.
+    """
 
     colours: Tensor
     shapes: Tensor
     relation: Tensor
     rigid: Tensor
+    motion: Tensor
 
     @property
     def all(self) -> Tensor:
         """Return whether an orbit is rigid and fulfils each word of its caption, bool (B,)."""
-        return self.colours & self.shapes & self.relation & self.rigid
+        return self.colours & self.shapes & self.relation & self.rigid & self.motion
 
 
 class SceneVerifier(Reward):
@@ -104,19 +115,24 @@ def verify(video: Tensor, captions: Sequence[str]) -> Verdict:
             f"{tuple(video.shape)} and {len(captions)} captions"
         )
     wanted = [scenes.parse(caption) for caption in captions]
-    rows = [_compare(read(clip), scene) for clip, scene in zip(video, wanted, strict=True)]
-    return Verdict(*torch.tensor(rows, dtype=torch.bool).reshape(-1, 4).T)
+    rows = [
+        _compare(read(clip, any(scene.motions)), scene)
+        for clip, scene in zip(video, wanted, strict=True)
+    ]
+    return Verdict(*torch.tensor(rows, dtype=torch.bool).reshape(-1, 5).T)
 
 
 def _compare(reading: Reading, scene: scenes.Scene) -> list[bool]:
-    """Return whether colours, shapes and relation are those of the scene, and it is rigid."""
-    by_colour = {colour: (shape, place) for colour, shape, place in reading.things}
+    """Return the five claims of `Verdict` for what was read of one orbit."""
+    read_things = zip(reading.things, reading.motions, strict=True)
+    by_colour = {colour: (shape, place, motion) for (colour, shape, place), motion in read_things}
     first, other = by_colour.get(scene.colour), by_colour.get(scene.other_colour)
     if first is None or other is None:
-        return [False, False, False, False]
+        return [False] * 5
     shapes = first[0] == scene.shape and other[0] == scene.other_shape
     relation = nearest_relation(first[1] - other[1]) == scene.relation
-    return [True, shapes, relation, reading.fit >= _RIGID_FIT]
+    motion = (first[2], other[2]) == scene.motions
+    return [True, shapes, relation, reading.fit >= _RIGID_FIT, motion]
 
 
 def nearest_relation(vector: Tensor) -> str:
@@ -129,26 +145,32 @@ def nearest_relation(vector: Tensor) -> str:
     return list(scenes.RELATIONS)[int((ways @ vector).argmax())]
 
 
-def read(views: Tensor) -> Reading:
-    """Read the two largest things of different colours in one orbit (F, 3, H, W) in [0, 1]."""
-    orbit = splat.cameras(len(views))[:: max(1, len(views) // _VIEWS)]
-    views = views.detach().float().cpu()[:: max(1, len(views) // _VIEWS)]
+def read(views: Tensor, moving: bool = False) -> Reading:
+    """Read the two largest things of different colours in one orbit (F, 3, H, W) in [0, 1].
+
+    `moving`: things may move up and down; else one place of each thing must explain all views.
+    """
+    every = max(1, len(views) // _VIEWS)
+    orbit, at = splat.cameras(len(views))[::every], paths.times(len(views))[::every]
+    views = views.detach().float().cpu()[::every]
     seen = labels(views)
     masks = torch.stack([seen == i for i in range(len(COLOURS))]).float()
     area = masks.mean((2, 3)).median(1).values
     chosen = [int(i) for i in area.argsort(descending=True)[:2] if area[i] > _LEAST]
     if len(chosen) < 2:
         return Reading((), 0.0)
-    places = [_place(masks[i], orbit) for i in chosen]
+    found = [_tracked(masks[i], orbit, at, moving) for i in chosen]
+    places = [path.places(at) for path in found]
     drawn = _drawn(chosen, places, masks, orbit)
     fits = _overlaps(drawn, masks, chosen)
     best = fits.argmax(1)
     shapes = list(scenes.SHAPES)
     things = tuple(
-        (list(COLOURS)[i], shapes[int(b)] if f[b] > _SHAPE_FIT else None, place)
-        for i, b, f, place in zip(chosen, best, fits, places, strict=True)
+        (list(COLOURS)[i], shapes[int(b)] if f[b] > _SHAPE_FIT else None, path.place)
+        for i, b, f, path in zip(chosen, best, fits, found, strict=True)
     )
-    return Reading(things, _agreement(drawn[[0, 1], best], places, seen, chosen, orbit))
+    fit = _agreement(drawn[[0, 1], best], places, seen, chosen, orbit)
+    return Reading(things, fit, tuple(path.motion for path in found))
 
 
 def labels(views: Tensor) -> Tensor:
@@ -160,19 +182,53 @@ def labels(views: Tensor) -> Tensor:
     return nearest.masked_fill(views.amax(1) - views.amin(1) < _CHROMA, -1)
 
 
-def _place(mask: Tensor, orbit: Tensor) -> Tensor:
-    """Return the point (3,) that fits the middles of a thing's outlines (F, H, W) best.
+@dataclass(frozen=True)
+class _Path:
+    """Where a thing is: its mean place (3,), its motion, and how far it travels."""
 
-    Views that disagree are left out, and the point is fitted again.
+    place: Tensor
+    motion: str
+    travel: float
+    error: float
+
+    def places(self, at: Tensor) -> Tensor:
+        """Return the places (F, 3) at times (F,)."""
+        height = self.travel * paths.profile(self.motion, at)
+        return self.place + height[:, None] * torch.tensor([0.0, 1.0, 0.0])
+
+
+def _tracked(mask: Tensor, orbit: Tensor, at: Tensor, moving: bool) -> _Path:
+    """Return the path that fits a thing's outlines (F, H, W) best; rest, if nearly as good."""
+    still = _fitted(mask, orbit, at, "")
+    if not moving:
+        return still
+    found = [_fitted(mask, orbit, at, motion) for motion in paths.MOTIONS]
+    found = [path for path in found if path.travel > _TRAVEL]
+    best = min(found, key=lambda path: path.error, default=still)
+    return best if best.error < still.error - _GAIN else still
+
+
+def _fitted(mask: Tensor, orbit: Tensor, at: Tensor, motion: str) -> _Path:
+    """Return the path of a motion that fits the middles of a thing's outlines (F, H, W) best.
+
+    Views that disagree are left out, and the path is fitted again. `error` is the mean distance
+    in scene units, in which a view counts at most as `_FAR`.
     """
-    at, visible = _middles(mask)
+    middles, visible = _middles(mask)
     weight = visible.float()
+    unknown = orbit[:, :2]
+    if motion:  # the fourth unknown is the travel
+        rise = orbit[:, :2, 1] * paths.profile(motion, at)[:, None]
+        unknown = torch.cat([unknown, rise[..., None]], 2)
     for _ in range(3):
-        rows = (orbit[:, :2] * weight[:, None, None]).reshape(-1, 3)
-        place = torch.linalg.lstsq(rows, (at * weight[:, None]).reshape(-1, 1)).solution[:, 0]
-        near = (at - orbit[:, :2] @ place).norm(dim=1) < _FAR
-        weight = (visible & near).float() if int((visible & near).sum()) >= 3 else weight
-    return place
+        rows = (unknown * weight[:, None, None]).flatten(0, 1)
+        found = torch.linalg.lstsq(rows, (middles * weight[:, None]).reshape(-1, 1)).solution[:, 0]
+        away = (middles - unknown @ found).norm(dim=1)
+        near = visible & (away < _FAR)
+        weight = near.float() if int(near.sum()) >= 3 else weight
+    error = away[visible].clamp(max=_FAR).mean() if bool(visible.any()) else away.new_tensor(_FAR)
+    travel = float(found[3]) if motion else 0.0
+    return _Path(found[:3], motion, travel, float(error))
 
 
 def _middles(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +246,7 @@ def _middles(mask: Tensor) -> tuple[Tensor, Tensor]:
 def _drawn(chosen: Sequence[int], places: Sequence[Tensor], masks: Tensor, orbit: Tensor) -> Tensor:
     """Return the masks (2, shapes, F, H, W) of each thing drawn again with each shape.
 
+    `places` (F, 3) each.
     The size is the one at which the shape covers as much as the thing, in the median view.
     """
     side = masks.shape[-1]
@@ -205,18 +262,18 @@ def _drawn(chosen: Sequence[int], places: Sequence[Tensor], masks: Tensor, orbit
 def _areas(colour: int, views: int, side: int) -> Tensor:
     """Return the share of the view that each shape of usual size covers, (shapes,)."""
     shapes = torch.ones(len(scenes.SHAPES))
-    drawn = _shapes(colour, torch.zeros(3), shapes, splat.cameras(views), side)
+    drawn = _shapes(colour, torch.zeros(1, 3), shapes, splat.cameras(views), side)
     return drawn.mean((2, 3)).median(1).values.clamp(min=1e-4)
 
 
-def _shapes(colour: int, place: Tensor, scale: Tensor, orbit: Tensor, side: int) -> Tensor:
-    """Return the masks (shapes, F, H, W) of all shapes of a colour at a place."""
+def _shapes(colour: int, places: Tensor, scale: Tensor, orbit: Tensor, side: int) -> Tensor:
+    """Return the masks (shapes, F, H, W) of all shapes of a colour at places (F or 1, 3)."""
     rgb = list(COLOURS.values())[colour]
     shade = torch.tensor(scenes.SHADES).repeat(scenes.EACH // 2)[:, None]
     offsets = torch.stack([offset for offset, _ in scenes.SHAPES.values()])
     sizes = torch.tensor([size for _, size in scenes.SHAPES.values()])
     blobs = splat.Blobs(
-        (place + scale[:, None, None] * offsets)[:, None],
+        places[:, None] + (scale[:, None, None] * offsets)[:, None],
         (scale * sizes)[:, None, None].expand(-1, 1, scenes.EACH),
         (shade * torch.tensor(rgb)).expand(len(sizes), 1, -1, -1),
         torch.full((len(sizes), 1, scenes.EACH), 0.98),
@@ -242,7 +299,7 @@ def _agreement(
 
     `drawn` (2, F, H, W) are the masks of the two things, `seen` (F, H, W) the colours' numbers.
     """
-    depth = torch.stack([orbit[:, 2] @ place for place in places])
+    depth = torch.stack([(orbit[:, 2] * place).sum(1) for place in places])
     nearer = (depth[0] > depth[1])[:, None, None]
     first, other = drawn.bool()
     again = torch.full_like(seen, -1)
