@@ -85,6 +85,7 @@ LAYERS = [
         "data.clip_files",
         "data.fitting",
     },
+    {"feedback.raters"},
     {"feedback.files", "feedback.summary"},
     {"feedback.held"},
     {"feedback.formats"},
@@ -111,6 +112,8 @@ LAYERS = [
         "training.standstill",
         "training.progress",
         "feedback.answers",
+        "feedback.reliability",
+        "feedback.raters_page",
     },
     {"lookup", "report.render", "diffusion.precision", "feedback.judgments"},
 ]

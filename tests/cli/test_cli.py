@@ -73,6 +73,7 @@ def test_the_help_shows_examples(capsys):
         "report",
         "export",
         "influence",
+        "pairs",
         "list",
         "show",
         "schema",

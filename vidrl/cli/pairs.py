@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._declare import command, new_file
+from ._declare import command, new_file, new_folder
 
 PAIRS = """\
 Show and convert files of people's judgments of clips: pairs, points, rankings, faults.
 
   vidrl pairs show choices.jsonl
+  vidrl pairs report taste.db --out runs/raters
   vidrl pairs convert data.parquet --to trl --out pairs.jsonl
   vidrl pairs convert export.json --from label_studio --map video1=left --to vidrl --out own.jsonl
 
@@ -20,6 +21,12 @@ SHOW = """\
 Count what a file of judgments holds: kinds, aspects, raters, ties, contradictions.
 
   vidrl pairs show choices.jsonl
+"""
+REPORT = """\
+Report on raters and their answers: agreement beyond chance, sides, consistency, wins of folders,
+how many more prompts would show a difference, pace and drift. Writes raters.md and raters.json.
+
+  vidrl pairs report taste.db --out runs/raters
 """
 CONVERT = """\
 Write judgments in another format.
@@ -40,6 +47,9 @@ def declare(commands: Any) -> None:
     show = command(own, "show", SHOW, "count what a file holds", _show)
     _add_source(show)
     show.add_argument("--json", action="store_true", help="print the counts as JSON")
+    report = command(own, "report", REPORT, "report on raters and their answers", _report)
+    report.add_argument("source", metavar="FILE", help="a store, or a file of judgments")
+    report.add_argument("--out", type=new_folder, metavar="FOLDER", help="write the report here")
     convert = command(own, "convert", CONVERT, "write another format", _convert)
     _add_source(convert)
     convert.add_argument("--to", required=True, metavar="FORMAT", help="the format to write")
@@ -54,7 +64,9 @@ def declare(commands: Any) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     """Add the file that is read, and how it is understood."""
-    parser.add_argument("source", metavar="FILE", help="a .csv, .tsv, .json, .jsonl or .parquet")
+    parser.add_argument(
+        "source", metavar="FILE", help="a .csv, .tsv, .json, .jsonl or .parquet file, or a store"
+    )
     parser.add_argument(
         "--from", dest="form", default="", metavar="FORMAT", help="its format (recognised)"
     )
@@ -103,6 +115,15 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         print(f"{args.source}: {read.title}\n{summary.text(found)}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from vidrl.feedback import raters, raters_page
+
+    print(raters_page.page(raters.run(args.source, args.out)), end="")
+    if args.out:
+        print(f"\nfiles: {args.out}/raters.md, {args.out}/raters.json")
     return 0
 
 
