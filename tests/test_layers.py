@@ -92,8 +92,10 @@ LAYERS = [
     {"data.references", "synthetic.splat", "synthetic.paths"},
     {"data.prompt"},
     {"data.picture"},
+    {"feedback.labelling"},
     {"rewards"},
     {"inference"},
+    {"feedback.selection"},
     {"feedback.store"},
     {"feedback.store_tables", "feedback.questionnaire"},
     {

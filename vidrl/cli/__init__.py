@@ -19,6 +19,7 @@ from . import (
     cost,
     export,
     influence,
+    label,
     list_and_show,
     pairs,
     sample,
@@ -41,6 +42,7 @@ vidrl aligns video generators by reinforcement learning with temporal rewards, a
   vidrl score clips --reward flicker        print one JSON line for each clip
   vidrl bench clips                         measure how steady the clips are, and write a report
   vidrl pairs show choices.jsonl            count what a file of people's judgments holds
+  vidrl label base ours --store taste.db    let people compare clips on a local page
   vidrl list rewards                        list the rewards
   vidrl show rewards flicker                describe one reward
 """
@@ -110,6 +112,7 @@ def build() -> argparse.ArgumentParser:
         export.declare,
         influence.declare,
         pairs.declare,
+        label.declare,
         list_and_show.declare_list,
         list_and_show.declare_show,
         schema.declare,

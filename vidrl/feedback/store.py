@@ -108,7 +108,7 @@ class Store:
         with explained(self.where):
             if questionnaire is not None:
                 self._create(questionnaire)
-            self.questionnaire = self._stored_questionnaire()
+            self.questionnaire, self.made = self._stored_questionnaire()
         if questionnaire is not None and questionnaire.hash != self.questionnaire.hash:
             raise WrongStore(_other_questionnaire(self.where, self.questionnaire, questionnaire))
 
@@ -152,6 +152,33 @@ class Store:
         if newest is not None:
             self.add(Answer(rater, newest.shown, revokes=newest.number, click=click))
         return newest
+
+    def give(self, task: str, rater: str, body: Mapping[str, Any]) -> None:
+        """Note what a rater is asked next, so that a restarted server takes the answer."""
+        table = self.tables.tables["tasks"]
+        row = {"task": task, "rater": rater, "body": json.dumps(body), "at": now()}
+        with self.engine.begin() as connection:
+            connection.execute(table.insert().values(row))
+
+    def waiting(self, rater: str) -> dict[str, dict[str, Any]]:
+        """Return the tasks that a rater was given and has not answered, the oldest first."""
+        import sqlalchemy as sql
+
+        table, records = self.tables.tables["tasks"], self.tables.tables["records"]
+        answered = sql.select(records.c.click).where(records.c.rater == rater)
+        query = sql.select(table.c.task, table.c.body).where(table.c.rater == rater)
+        query = query.where(table.c.task.not_in(answered)).order_by(table.c.at)
+        with self.engine.connect() as connection:
+            return {task: json.loads(body) for task, body in connection.execute(query)}
+
+    def has(self, click: str, rater: str) -> bool:
+        """Return whether a click of a rater is written already."""
+        import sqlalchemy as sql
+
+        table = self.tables.tables["records"]
+        query = sql.select(table.c.number).where(table.c.click == click, table.c.rater == rater)
+        with self.engine.connect() as connection:
+            return connection.execute(query).first() is not None
 
     def claim(self, name: str, secret: str) -> None:
         """Give a rater's name to the browser that knows the secret; raise NameTaken if it may not.
@@ -230,7 +257,8 @@ class Store:
         except sql.exc.IntegrityError:
             pass  # another process was first; its questionnaire is compared
 
-    def _stored_questionnaire(self) -> Questionnaire:
+    def _stored_questionnaire(self) -> tuple[Questionnaire, str]:
+        """Return the questionnaire of the store, and when the store was made."""
         import sqlalchemy as sql
 
         table = self.tables.tables["questionnaire"]
@@ -239,7 +267,7 @@ class Store:
         if row is None or row["version"] != VERSION:
             found = "none" if row is None else f"version {row['version']}"
             raise WrongStore(f"expected a store of version {VERSION} at {self.where}, got {found}")
-        return from_text(row["text"])
+        return from_text(row["text"]), row["at"]
 
     def _number_of(self, click: str) -> int | None:
         """Return the number of the row of a click, or None."""

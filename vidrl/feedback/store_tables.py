@@ -40,8 +40,14 @@ def tables() -> MetaData:
         sql.Column("name", text, primary_key=True),
         *(sql.Column(name, text, nullable=False) for name in ("shown_as", "secret", "at")),
     )
+    sql.Table(
+        "tasks",
+        made,
+        sql.Column("task", text, primary_key=True),
+        *(sql.Column(name, text, nullable=False) for name in ("rater", "body", "at")),
+    )
     needed = ("at", "rater", "prompt", "reason", "expected", "shown", "given", "faults", "protocol")
-    records = sql.Table(
+    sql.Table(
         "records",
         made,
         sql.Column("number", number, primary_key=True),
@@ -51,7 +57,7 @@ def tables() -> MetaData:
         sql.Column("revokes", number, sql.ForeignKey("records.number"), unique=True),
         sqlite_autoincrement=True,  # a number is never given twice
     )
-    for table in (made.tables["questionnaire"], made.tables["raters"], records):
+    for table in list(made.tables.values()):
         _refuse_changes(table)
     return made
 

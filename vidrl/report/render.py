@@ -21,6 +21,7 @@ FOLDERS = {
     "report": "report/templates",
     "audit": "audit/templates",
     "bench": "bench/page/templates",
+    "label": "feedback/labelling/templates",
 }
 
 # A line break between two tags, of HTML or of jinja2, is layout of the template alone. On

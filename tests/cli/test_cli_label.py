@@ -1,0 +1,101 @@
+"""The command `vidrl label`: what it refuses before any work, and that it serves and ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+for package in ("starlette", "sqlalchemy", "uvicorn"):
+    pytest.importorskip(package)
+
+from tests.feedback.clips_of_colour import two_folders
+from vidrl import cli
+
+
+def refused(capsys, *words):
+    assert cli.main(["label", *map(str, words)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_port_in_use_is_refused_with_the_cure(tmp_path, capsys):
+    folders = two_folders(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = refused(capsys, *folders, "--store", tmp_path / "t.db", "--port", port)
+    assert f"got {port}" in told and "--port, or 0" in told
+    assert not (tmp_path / "t.db").exists()
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("vidrl.cli.label.PACKAGES", ("starlette", "not_installed_here"))
+    told = refused(capsys, tmp_path)
+    assert "found no not_installed_here" in told and "pip install" in told and "label" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "expected folders of clips, or a model"),
+        (["--model", "m"], "a model and its prompts"),
+        (["base", "--model", "m"], "got both"),
+        (["base", "ours", "--scale", "videoscore2"], "--mode points"),
+        (["base", "ours", "--mode", "points", "--gold", "g.csv"], "--mode pairs with --gold"),
+        (["base", "ours", "--gold", "none.csv"], "file of gold pairs"),
+        (["base", "ours", "--random", "1.5"], "share of 0 to 1"),
+        (["base", "nowhere"], "expected a folder of clips, found nothing"),
+        (["base", "ours", "--axes", "none.toml"], "none.toml"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_page(tmp_path, capsys, monkeypatch, words, expected):
+    two_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused(capsys, *words, "--port", 0)
+
+
+def test_a_store_of_other_questions_is_refused(tmp_path, capsys, monkeypatch):
+    from vidrl.feedback.questionnaire import Questionnaire
+    from vidrl.feedback.store import Store
+
+    two_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Store(tmp_path / "taste.db", Questionnaire("ranking")).close()
+    told = refused(capsys, "base", "ours", "--port", 0)
+    assert Questionnaire("ranking").hash in told and "differs in mode" in told
+
+
+def test_a_short_token_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VIDRL_TOKEN", "short")
+    assert "at least 16" in refused(capsys, tmp_path)
+
+
+def test_the_page_is_served_until_ctrl_c(tmp_path):
+    folders = two_folders(tmp_path)
+    words = ["label", *map(str, folders), "--store", str(tmp_path / "taste.db"), "--port", "0"]
+    environment = {key: value for key, value in os.environ.items() if key != "VIDRL_TOKEN"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "vidrl", *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        lines = [server.stdout.readline() for _ in range(2)]
+        link = re.fullmatch(r"open (http://127\.0\.0\.1:\d+)/\?token=([\w-]{32})\n", lines[1])
+        assert lines[0] == f"3 pairs of 6 clips, answers in {tmp_path}/taste.db\n"
+        assert "Your name" in urlopen(link[0].removeprefix("open ").strip()).read().decode()
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(link[1])
+        time.sleep(0.1)
+        server.send_signal(signal.SIGINT)
+        assert server.stdout.read() == f"0 answers of 0 raters in {tmp_path}/taste.db\n"
+        assert server.wait(30) in (0, 130)
+    finally:
+        server.kill()
