@@ -287,8 +287,8 @@ def zero_where_still(
     that of the warped difference. The reason: estimators extend the motion of things over
     neighbouring ground without edges, where no motion is the better guess.
     """
-    if planes.fits(flow, first, second) and planes.remaps(second):
-        return kernels.rest(flow, first, second, *squares(second, window), favour)
+    if planes.fits(flow, first, second) and planes.interleaves(second):
+        return kernels.rest(flow, first, second, squares(second, window)[0], favour)
     plain = (second - first).square().mean(2, keepdim=True)
     warped = warp(second, flow)
     moved = (warped - first).square().mean(2, keepdim=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from ._flow.in_cache import in_cache
 from .base import Card, Reward, Samples, Score, score_of_curves
@@ -229,7 +228,10 @@ def variance(video: Tensor) -> Tensor:
 
 def halved(video: Tensor) -> Tensor:
     """Return the means of two by two pixels, (B, F, C, H / 2, W / 2)."""
-    return avg_pool2d(video.flatten(0, 1), 2).unflatten(0, video.shape[:2])
+    # slices take a third of the time of torch's pooling
+    height, width = (side // 2 * 2 for side in video.shape[-2:])
+    rows = video[..., 0:height:2, :width] + video[..., 1:height:2, :width]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 def noise_level(video: Tensor) -> Tensor:

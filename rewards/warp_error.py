@@ -167,7 +167,7 @@ def changes(motion: Motion) -> Tensor:
     frames, seen = motion.frames, (motion.seen_later, motion.seen_earlier)
     cameras = (motion.camera_forward, motion.camera_backward)
     warped = (motion.later, motion.earlier)
-    if planes.fits(frames, *warped, *cameras) and planes.remaps(frames):
+    if planes.fits(frames, *warped, *cameras) and planes.interleaves(frames):
         return residuals.changes(frames, warped, seen, cameras)
     return in_cache(_changes, frames[:, :-1], frames[:, 1:], *warped, *seen, *cameras)
 

@@ -215,7 +215,7 @@ def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tenso
     dimmed picture has the contrast of the bright one.
     """
     still = frames.detach()
-    if planes.fits(still):
+    if planes.fits(still) and planes.interleaves(still):
         return kernels.contrast(still, *squares(still, 1 / 8), floor, least)
     variance = (around(still**2, 1 / 8) - around(still, 1 / 8) ** 2).clamp(min=0).amax(2)
     centred = still - still.mean((3, 4), keepdim=True)

@@ -58,8 +58,11 @@ def clip_flow(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]
     # DIS divides the picture among threads, and its result depends on the division.
     cv2.setNumThreads(1)
     try:
-        for t, planes in enumerate(_views(frames)):
-            for way, flow in zip(flows[:, t], _pair(planes[0], planes[1], goal, calc)):
+        # All planes are made before the first flow: taking turns with DIS, which evicts data and
+        # code from the cache, made the planes several times slower.
+        pairs = [[_in_bytes(plane, goal) for plane in planes] for planes in _views(frames)]
+        for t, (first, second) in enumerate(pairs):
+            for way, flow in zip(flows[:, t], _pair(first, second, calc)):
                 way[:] = flow.transpose(2, 0, 1)
     finally:
         cv2.setNumThreads(threads)
@@ -85,21 +88,20 @@ def _reduced(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _pair(
-    first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]
+    first: np.ndarray, second: np.ndarray, calc: Callable[..., Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flow of two planes both ways, at the size `goal`, (H, W, 2) each."""
-    if first.shape[::-1] != goal:
-        first, second = (_enlarged(plane, goal) for plane in (first, second))
-    first, second = first.astype(np.uint8), second.astype(np.uint8)
+    """Return the flow of two planes of bytes both ways, (H, W, 2) each."""
     return calc(first, second, None), calc(second, first, None)
 
 
-def _enlarged(plane: np.ndarray, goal: tuple[int, ...]) -> np.ndarray:
-    """Return a plane of 0..255 at the size `goal`, (width, height)."""
-    cv2 = _cv2()
-    large = cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC)
-    # cubic interpolation overshoots at edges
-    return np.minimum(np.maximum(large, 0, out=large), 255, out=large)
+def _in_bytes(plane: np.ndarray, goal: tuple[int, ...]) -> np.ndarray:
+    """Return a plane of 0..255 as bytes, at the size `goal`, (width, height)."""
+    if plane.shape[::-1] != goal:
+        cv2 = _cv2()
+        plane = cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC)
+        # cubic interpolation overshoots at edges
+        plane = np.minimum(np.maximum(plane, 0, out=plane), 255, out=plane)
+    return plane.astype(np.uint8)
 
 
 def _views(frames: Tensor) -> Iterator[np.ndarray]:

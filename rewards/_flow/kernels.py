@@ -28,22 +28,27 @@ FEW = 8
 
 
 def rest(
-    flow: Tensor, first: Tensor, second: Tensor, radius: int, counts: Tensor, favour: float
+    flow: Tensor, first: Tensor, second: Tensor, radius: int, favour: float
 ) -> tuple[Tensor, Tensor]:
     """Return the flow, 0 where no motion is the better guess, and `second` warped by it.
 
     See `flow.zero_where_still`.
     """
     kept, warped = torch.empty(flow.shape), torch.empty(second.shape)
-    per_pixel = (1 / counts).numpy()
-    for f, a, b, zeroed, onto in _some(flow, first, second, kept, warped):
-        planes.remaps_of(b, f, "bicubic", onto)
-        plain, moved = (_mean_of_squares(picture - a) for picture in (b, onto))
-        for change in (*plain, *moved):
-            planes.box(change, radius, per_pixel, change)
-        moved *= favour
-        moves = (plain >= moved)[:, None]
+    channels, height, width = second.shape[-3:]
+    warper = planes.Warper("bicubic", channels, height, width)
+    interleaved = [planes.empty(channels, height, width) for _ in range(3)]
+    sums = [np.empty((height, width), np.float32) for _ in range(2)]
+    for f, a, b, zeroed, onto in _each(flow, first, second, kept, warped):
+        here, there = planes.interleave(a, interleaved[0]), planes.interleave(b, interleaved[1])
+        moved = warper.interleaved(there, f)
+        for picture, change in zip((there, moved), sums, strict=True):
+            planes.squares(picture, here, interleaved[2], change)
+            planes.box_sums(change, radius, change)
+        sums[1] *= favour
+        moves = sums[0] >= sums[1]
         np.multiply(f, moves, out=zeroed)
+        planes.separate(moved, onto)
         np.copyto(onto, b, where=~moves)
     return kept, warped
 
@@ -89,20 +94,20 @@ def outside(flow: np.ndarray, places: np.ndarray) -> np.ndarray:
 def contrast(frames: Tensor, radius: int, counts: Tensor, floor: float, least: float) -> Tensor:
     """Return local contrast from 0 to 1, (..., H, W); see `camera.contrast`."""
     out = torch.empty(frames.shape[:-3] + frames.shape[-2:])
-    per_pixel = (1 / counts).numpy()
-    for pictures, target in _some(frames, out[..., None, :, :]):
-        squares, means = pictures * pictures, np.empty(pictures.shape, np.float32)
-        for at in np.ndindex(*pictures.shape[:2]):
-            planes.box(squares[at], radius, per_pixel, squares[at])
-            planes.box(pictures[at], radius, per_pixel, means[at])
+    arrays = [planes.empty(*frames.shape[-3:]) for _ in range(4)]
+    interleaved, squares, means, per_pixel = arrays
+    per_pixel.T[...] = (1 / counts).T.numpy()
+    for picture, target in _each(frames, out[..., None, :, :]):
+        one = planes.interleave(picture, interleaved)
+        np.multiply(one, one, out=squares)
+        planes.box(squares, radius, per_pixel, squares)
+        planes.box(one, radius, per_pixel, means)
         means *= means
         squares -= means
-        variance = np.maximum(squares.max(1, out=target[:, 0]), 0, out=target[:, 0])
-        spread = [max(_variance(plane) for plane in picture) for picture in pictures]
-        bound = np.maximum(
-            np.float32(floor**2) * np.array(spread, np.float32), np.float32(least**2)
-        )
-        np.divide(variance, variance + bound[:, None, None], out=variance)
+        variance = planes.largest_channel(squares, target[0])
+        np.maximum(variance, 0, out=variance)
+        spread = planes.deviation(one) ** 2 * counts.numel() / (counts.numel() - 1)
+        variance /= variance + np.float32(max(floor**2 * spread, least**2))
     return out
 
 
@@ -180,8 +185,9 @@ def lasting_means(onward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         if f.any() or b.any():
             for one, two, both in zip(f, b, means[:, 0, 0], strict=True):
                 change, turn = planes.length(*(one + two)), planes.length(*(one - two))
-                both[0] = change.mean()
-                both[1] = np.maximum(np.subtract(turn, change, out=turn), 0, out=turn).mean() / 2
+                both[0] = planes.mean(change)
+                np.maximum(np.subtract(turn, change, out=turn), 0, out=turn)
+                both[1] = planes.mean(turn) / 2
     return out[..., 0], out[..., 1]
 
 
@@ -293,12 +299,6 @@ def _norm2(flow: np.ndarray) -> np.ndarray:
     total = x * x
     total += y * y
     return total
-
-
-def _variance(plane: np.ndarray) -> float:
-    """Return the variance of a plane, with one less than the number of pixels."""
-    deviation = planes.deviation(plane)
-    return deviation**2 * plane.size / (plane.size - 1)
 
 
 @lru_cache(maxsize=32)

@@ -37,31 +37,29 @@ def changes(
 
 
 class Residual:
-    """Computes the squares of `warp_error.squared` in arrays for pictures of one shape."""
+    """Computes the squares of `warp_error.squared` in arrays for pictures of one shape.
+
+    Inside, pictures are interleaved, (H, W, C), or (H, W) for one channel; see
+    `planes.interleave`.
+    """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
-        self.cv2 = importlib.import_module("cv2")
-        # an empty row below each plane: the filter reads 0 beyond the border of a plane
-        self.step = np.zeros((channels, height + 1, width), np.float32)
-        self.sums = np.empty_like(self.step)
-        self.warped = np.empty((channels, height, width), np.float32)
-        self.places = np.empty((2, height, width), np.float32)
+        self.cv2, shape = importlib.import_module("cv2"), (channels, height, width)
+        self.pictures = [planes.empty(*shape) for _ in range(3)]
+        self.step, self.sums = (planes.empty(*shape) for _ in range(2))
         self.squares = [np.empty((height, width), np.float32) for _ in range(2)]
+        self.warper = planes.Warper("bicubic", *shape)
         rows, columns = (_within_one(side) for side in (height, width))
         # the square of the number of pixels in each square of 3 by 3, and the number of channels
         self.share = 1 / ((rows[:, None] * columns) ** 2 * channels)
 
     def of(self, one: np.ndarray, other: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Write the squares of two pictures (C, H, W) to `out`, (H, W)."""
-        three, width = np.ones(3, np.float32), self.step.shape[-1]
-        np.subtract(one, other, out=self.step[:, :-1])
-        lines, sums = (array.reshape(-1, width) for array in (self.step, self.sums))
-        border = self.cv2.BORDER_CONSTANT
-        self.cv2.sepFilter2D(lines, -1, three, three, dst=sums, borderType=border)
+        """Write the squares of two pictures (H, W, C) to `out`, (H, W)."""
+        three, border = np.ones(3, np.float32), self.cv2.BORDER_CONSTANT
+        np.subtract(one, other, out=self.step)
+        self.cv2.sepFilter2D(self.step, -1, three, three, dst=self.sums, borderType=border)
         np.multiply(self.sums, self.sums, out=self.sums)
-        np.multiply(self.sums[0, :-1], 1, out=out)
-        for plane in self.sums[1:, :-1]:
-            out += plane
+        planes.sum_of_channels(self.sums, out)
         out *= self.share
         return out
 
@@ -72,28 +70,36 @@ class Residual:
         seen: list[np.ndarray],
         cameras: list[np.ndarray],
     ) -> tuple[float, float, float]:
-        """Return the plain residual, that of the camera's motion and that after warping."""
+        """Return the plain residual, that of the camera's motion and that after warping.
+
+        Pictures are (C, H, W).
+        """
+        first, second, third = self.pictures
+        both = planes.interleave(pair[0], first), planes.interleave(pair[1], second)
         plain, square = self.squares
-        identity, error = self.cv2.mean(self.of(pair[1], pair[0], plain))[0], 0.0
-        for onto, picture, visible in zip(pair, warped, seen, strict=True):
-            self.of(picture, onto, square)
+        identity, error = self.cv2.mean(self.of(both[1], both[0], plain))[0], 0.0
+        for onto, picture, visible in zip(both, warped, seen, strict=True):
+            self.of(planes.interleave(picture, third), onto, square)
             # pixels out of sight count with the plain difference
             np.copyto(square, plain, where=~visible)
             error += self.cv2.mean(square)[0] / 2
-        return identity, min(identity, self._moved(pair, cameras, identity)), error
+        return identity, min(identity, self._moved(both, cameras, identity)), error
 
     def _moved(
         self, pair: tuple[np.ndarray, np.ndarray], cameras: list[np.ndarray], still: float
     ) -> float:
-        """Return the residual after moving the picture as the camera moves, both ways."""
+        """Return the residual after moving the picture as the camera moves, both ways.
+
+        Pictures are (H, W, C).
+        """
         # the camera's flow is affine: it is 0 everywhere if it is 0 in three corners
         corners = [flow[:, y, x].any() for flow in cameras for y, x in ((0, 0), (0, -1), (-1, 0))]
         if not any(corners):
             return still
         total = 0.0
         for (onto, picture), flow in zip((pair, pair[::-1]), cameras, strict=True):
-            planes.remap(picture, flow, "bicubic", self.warped, self.places)
-            total += self.cv2.mean(self.of(self.warped, onto, self.squares[1]))[0] / 2
+            moved = self.of(self.warper.interleaved(picture, flow), onto, self.squares[1])
+            total += self.cv2.mean(moved)[0] / 2
         return total
 
 

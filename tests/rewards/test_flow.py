@@ -324,12 +324,13 @@ def test_raft_says_what_it_lacks(raft_file, monkeypatch):
         flow.estimate(video, f"raft:{raft_file}")
 
 
-def test_opencv_on_the_cpu_says_the_same_as_torch():
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_opencv_on_the_cpu_says_the_same_as_torch(channels):
     """Warps far beyond the border, means and quantiles, in float64 by torch against float32
     by OpenCV and numpy."""
     draw = torch.Generator().manual_seed(5)
     image, shift = (
-        torch.rand(2, 3, 3, 20, 31, generator=draw),
+        torch.rand(2, 3, channels, 20, 31, generator=draw),
         6 * torch.randn(2, 3, 2, 20, 31, generator=draw),
     )
     jobs = [
@@ -346,7 +347,7 @@ def test_opencv_on_the_cpu_says_the_same_as_torch():
         )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_kernels_of_one_picture_say_the_same_as_tensors_of_the_batch(channels, monkeypatch):
     """Rest, occlusion, contrast, residuals, speeds and the camera's fit, with and without."""
     draw = torch.Generator().manual_seed(6)
