@@ -43,7 +43,7 @@ def rest(
         here, there = planes.interleave(a, interleaved[0]), planes.interleave(b, interleaved[1])
         moved = warper.interleaved(there, f)
         for picture, change in zip((there, moved), sums, strict=True):
-            planes.squares(picture, here, interleaved[2], change)
+            planes.squared_difference(picture, here, interleaved[2], change)
             planes.box_sums(change, radius, change)
         sums[1] *= favour
         moves = sums[0] >= sums[1]

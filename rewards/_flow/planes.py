@@ -126,8 +126,10 @@ def separate(picture: np.ndarray, out: np.ndarray) -> None:
     _cv2().split(picture, list(out))
 
 
-def squares(one: np.ndarray, other: np.ndarray, step: np.ndarray, out: np.ndarray) -> None:
-    """Write sums over channels of the squared differences of two interleaved pictures to `out`.
+def squared_difference(
+    one: np.ndarray, other: np.ndarray, step: np.ndarray, out: np.ndarray
+) -> None:
+    """Write the squared difference of two interleaved pictures, summed over channels, to `out`.
 
     `step`, of the shape of the pictures, is overwritten with the squares.
     """
