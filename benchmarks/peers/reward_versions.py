@@ -125,13 +125,19 @@ def measure(checkouts: Sequence[Path], rounds: int) -> dict[str, list[tuple[floa
     workers = [Worker(path) for path in checkouts]
     try:
         turns = [
-            {job: tuple(worker.seconds(job) for worker in workers) for job in LABELS}
-            for _ in range(rounds + 1)
+            {job: _turn(workers, job, round_) for job in LABELS} for round_ in range(rounds + 1)
         ]
     finally:
         for worker in workers:
             worker.close()
     return {job: [(turn[job][0], turn[job][1]) for turn in turns[1:]] for job in LABELS}
+
+
+def _turn(workers: Sequence[Worker], job: str, round_: int) -> tuple[float, ...]:
+    """Return the seconds of a job in each worker; the last worker begins in every other round."""
+    order = range(len(workers))[:: -1 if round_ % 2 else 1]
+    seconds = {i: workers[i].seconds(job) for i in order}
+    return tuple(seconds[i] for i in range(len(workers)))
 
 
 def shares() -> dict[str, float]:
@@ -177,8 +183,9 @@ def page(
         f"the rounds. A clip of the demo has {FRAMES} frames of {SIDE} x {SIDE}; a frame of the "
         f"film has {FILM[1] * 16 // 9} x {FILM[1]}.",
         "",
-        f"Device: {platform.machine()} CPU, one thread, other work on the machine. torch "
-        f"{torch.__version__}, OpenCV {cv2.__version__}.",
+        f"Device: {platform.machine()} CPU, one thread. torch {torch.__version__}, OpenCV "
+        f"{cv2.__version__}. In the last 15 minutes, {os.getloadavg()[2]:.0f} processes on average "
+        f"shared the {os.cpu_count()} cores.",
         "",
         "| what | before, s | now, s | now / before |",
         "|---|---|---|---|",
