@@ -178,3 +178,26 @@ def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, says: 
 def test_prompts_of_choices_keep_their_line_breaks(tmp_path: Path, name: str, text: str) -> None:
     (choice,) = read(write(tmp_path, name, text)).choices
     assert choice.prompt == "a\ndog, b\u2028c" and choice.choice == 1
+
+
+def test_shares_of_answers_count_once_as_the_majority(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "a cat",
+            "video1": f"{i}.mp4",
+            "video2": "b.mp4",
+            "weighted_results1_Preference": share,
+            "weighted_results2_Preference": 1 - share,
+        }
+        for i, share in enumerate((0.75, 0.25, 0.5))
+    ]
+    found = read(write(tmp_path, "data.jsonl", rows))
+    assert short(found.choices) == [
+        ("0.mp4", "b.mp4", 1, "Preference"),
+        ("1.mp4", "b.mp4", -1, "Preference"),
+        ("2.mp4", "b.mp4", 0, "Preference"),
+    ]
+    assert found.notes == [
+        "6 answers with weights, or shares of answers, are joined: each of the 3 pairs of a rater "
+        "has the answer of the majority"
+    ]

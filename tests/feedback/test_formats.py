@@ -8,6 +8,7 @@ import pytest
 from vidrl import plugin
 from vidrl.data.prompt import Prompt
 from vidrl.feedback import files
+from vidrl.feedback.formats._clips import Clips
 from vidrl.feedback.formats.base import HOLDABLE
 from vidrl.feedback.held import reduced
 from vidrl.feedback.judgments import Choice, Fault, Judgments, Points, Ranking
@@ -446,3 +447,14 @@ def test_a_store_is_read_as_a_file_is(tmp_path):
     (choice,) = files.read(tmp_path / "pairs.jsonl").judgments.choices
     assert (choice.first, choice.second) == (str(tmp_path / "b.mp4"), str(tmp_path / "a.mp4"))
     assert found.judgments.notes == ["1 answers of reason repeat are left out"]
+
+
+@pytest.mark.parametrize("name", ["..", "x/..", "../../evil.jpg"])
+def test_an_embedded_picture_stays_in_the_folder_for_media(name, tmp_path):
+    clips = Clips(tmp_path, tmp_path / "media")
+    if name.endswith(".."):
+        with pytest.raises(ValueError, match="expected the name of an embedded clip"):
+            clips.embedded(b"one", name)
+    else:
+        assert clips.embedded(b"one", name) == str(tmp_path / "media/evil.jpg")
+    assert not list(tmp_path.parent.glob("*.jpg"))

@@ -73,12 +73,16 @@ def _of_aspect(
     others = sum(len(getattr(judgments, kind)) - len(some) for kind, some in kept.items())
     _count(lost, others, f"judgments of other aspects than {aspect} are left out")
     if single:
-        kept = {k: [replace(one, aspect=OVERALL) for one in some] for k, some in kept.items()}
+        kept = {k: [_overall(one) for one in some] for k, some in kept.items()}
     if form.scales:  # its rankings have no aspect
         whole = _only(kept["rankings"], OVERALL)
         _count(lost, len(kept["rankings"]) - len(whole), "rankings of an aspect are left out")
         kept["rankings"] = whole
     return replace(judgments, **kept)
+
+
+def _overall(one: Any) -> Any:
+    return one if one.aspect == OVERALL else replace(one, aspect=OVERALL)
 
 
 def _only(some: Sequence[Any], aspect: str) -> list[Any]:
@@ -180,12 +184,14 @@ def _choices(choices: Sequence[Choice], holds: Collection[str], lost: list[str])
         kept = [one.flipped() if one.choice == -1 else one for one in kept]
     if "both_bad" not in holds:
         _count(lost, sum(one.both_bad for one in kept), "ties of two bad clips are written as ties")
-        kept = [replace(one, both_bad=False) for one in kept]
+        kept = [replace(one, both_bad=False) if one.both_bad else one for one in kept]
     if "labels" not in holds:
         labelled = sum(bool(one.labels) for one in kept)
         _count(lost, labelled, "choices lose the labels of their segments")
-        kept = [replace(one, labels=()) for one in kept]
-    return kept if "weights" in holds else [replace(one, weight=1.0) for one in kept]
+        kept = [replace(one, labels=()) if one.labels else one for one in kept]
+    if "weights" in holds:
+        return kept
+    return [one if one.weight == 1 else replace(one, weight=1.0) for one in kept]
 
 
 def _references(found: Judgments, held: frozenset[str] | None, lost: list[str]) -> Judgments:
@@ -202,6 +208,8 @@ def _references(found: Judgments, held: frozenset[str] | None, lost: list[str]) 
     _count(lost, len(names), f"references are left out ({', '.join(sorted(names))})")
 
     def plain(one: One) -> One:
+        if not of(one.prompt):
+            return one
         kept = {name: value for name, value in of(one.prompt).items() if name in held}
         return replace(one, prompt=Prompt(str(one.prompt), kept) if kept else str(one.prompt))
 

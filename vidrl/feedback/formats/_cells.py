@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from vidrl.data import references
-from vidrl.data.prompt import is_file, of
+from vidrl.data.prompt import is_file, is_text, of
 from vidrl.feedback.judgments import Choice
 
 from .base import Relative, Row, Table
@@ -78,8 +80,19 @@ def _is_label(value: Any) -> bool:
 def prompt(row: Row, table: Table) -> str:
     """Return the prompt of a row with the references that its columns name, such as `image`."""
     text = row.text(*PROMPTS)
-    found = references.named({key: row.cells[key] for key in row.cells if key not in PROMPTS})
-    return references.prompt(text, found, table.clips.inside) if found else text
+    named = _references(tuple(row.cells))
+    found = references.named({key: row.cells[key] for key in named}) if named else {}
+    return (
+        references.prompt(text, found, lambda name: Path(table.clips.inside(name)))
+        if found
+        else text
+    )
+
+
+@cache
+def _references(columns: tuple[str, ...]) -> list[str]:
+    """Return the columns that may be references of a prompt; a file's rows ask the same again."""
+    return [name for name in columns if name not in PROMPTS and (is_file(name) or is_text(name))]
 
 
 def prompt_cells(asked: str, path: Relative) -> dict[str, str]:

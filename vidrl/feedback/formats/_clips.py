@@ -25,6 +25,7 @@ class Clips:
         self.media = media
         self._suffixes = frozenset(IMAGES) if pictures else frozenset(SUFFIXES)
         self._names: dict[str, list[Path]] | None = None
+        self._known: dict[tuple[str, str], str] = {}  # the paths that were found before
         self.embedded_left_out = 0
         self.ambiguous: set[str] = set()  # names that several files below the folder have
 
@@ -37,23 +38,30 @@ class Clips:
         """
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise ValueError(f"expected the path of a clip, got {_shown(name)}")
-        address, name = "://" in name, name.strip()
+        key = (name, other)
+        if key not in self._known:
+            self._known[key] = self._find(name.strip(), other)
+        return self._known[key]
+
+    def _find(self, name: str, other: str) -> str:
+        """Return the path of a clip that was not searched before."""
+        address = "://" in name
         name = file_name(name) if address else name
         direct = self.inside(name)
-        if direct.exists():
-            return str(direct)
+        if os.path.exists(direct):
+            return direct
         searched = bool(address or other or not Path(name).suffix)
         found = (self._by_name(word) for word in (name, other) if word and searched)
         return os.path.normpath(next((path for path in found if path), direct))
 
-    def inside(self, name: str) -> Path:
+    def inside(self, name: str) -> str:
         """Return the path of a file: absolute, or inside the folder; raise ValueError outside."""
         if not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] == os.pardir:
             raise ValueError(
                 f"expected a path inside the folder of the table, got {name}: move the file there, "
                 "or write its absolute path"
             )
-        return Path(os.path.normpath(self.folder / name))
+        return os.path.normpath(os.path.join(self.folder, name))
 
     def embedded(self, content: bytes, name: str) -> str:
         """Return the path of a clip that the file embeds, written to `media` if there is one.
@@ -65,8 +73,11 @@ class Clips:
             path = self.path(name, name)
             self.embedded_left_out += not os.path.isfile(path)
             return path
+        plain = os.path.basename(name)
+        if plain in ("", os.curdir, os.pardir):
+            raise ValueError(f"expected the name of an embedded clip, got {name!r}")
         self.media.mkdir(parents=True, exist_ok=True)
-        path = os.path.normpath(self.media / Path(name).name)
+        path = os.path.normpath(self.media / plain)
         if not os.path.isfile(path) or Path(path).read_bytes() != content:
             write_bytes(Path(path), content)
         return path

@@ -7,9 +7,11 @@ a file and calls it.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,7 +105,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     renamed: Mapping[str, str] = field(default_factory=dict)  # see `Row.of`
 
-    @property
+    @cached_property
     def columns(self) -> Mapping[str, str]:
         """The columns of all rows: small name to the name in the file."""
         return {small: name for row in self.rows for small, name in row.names.items()}
@@ -168,13 +170,14 @@ class Format:
         return row.cell(name, *self.columns.get(name, ()))
 
 
-def small(name: object) -> str:
+@lru_cache(4096)
+def small(name: str) -> str:
     """Return a column's name in small letters, with _ for blanks.
 
     >>> small(" Video Link")
     'video_link'
     """
-    return str(name).strip().lower().replace(" ", "_")
+    return name.strip().lower().replace(" ", "_")
 
 
 def is_number(value: Any) -> bool:
@@ -211,10 +214,11 @@ def relative_to(folder: Path) -> Relative:
     >>> name("/data/clips/a.mp4"), name("/other/a.mp4")
     ('clips/a.mp4', '/other/a.mp4')
     """
-    root = folder.absolute()
+    root = os.path.join(os.path.abspath(folder), "")
 
+    @cache
     def path(clip: str) -> str:
-        found = Path(clip).absolute()
-        return found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
+        found = os.path.abspath(clip)
+        return found.removeprefix(root).replace(os.sep, "/") if found.startswith(root) else found
 
     return path

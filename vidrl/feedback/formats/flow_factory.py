@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vidrl.data import references
@@ -99,7 +100,11 @@ def _prompt(given: Mapping[str, Any], table: Table) -> str:
             continue
         found[name] = one.get("path", "")
     text = str(given.get("prompt") or "")
-    return references.prompt(text, found, table.clips.inside) if found else text
+    return (
+        references.prompt(text, found, lambda name: Path(table.clips.inside(name)))
+        if found
+        else text
+    )
 
 
 def _input(prompt: str, path: Relative) -> dict[str, Any]:

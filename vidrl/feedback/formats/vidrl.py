@@ -13,6 +13,15 @@ from .base import HOLDABLE, Format, Judgment, Relative, Row, Table
 NOTE = "note"
 
 
+SIGNS = {  # the columns that say what a row holds
+    "choice": ("path_a", "path_b", "choice"),
+    "points": ("clip", "points", "low", "high"),
+    "ranking": ("clips", "places"),
+    "fault": ("clip", "begin", "end"),
+    NOTE: (NOTE,),
+}
+
+
 class About(NamedTuple):
     """The columns that choices, points and rankings have in common."""
 
@@ -74,15 +83,8 @@ class Vidrl(Format):
 
 def _kind(row: Row) -> str:
     """Return what a row holds, "" if it is none of this format's rows."""
-    signs = {
-        "choice": ("path_a", "path_b", "choice"),
-        "points": ("clip", "points", "low", "high"),
-        "ranking": ("clips", "places"),
-        "fault": ("clip", "begin", "end"),
-        NOTE: (NOTE,),
-    }
     # A table of choices may have an empty cell, which is an error of the row.
-    named = next((kind for kind, columns in signs.items() if all(map(row.has, columns))), "")
+    named = next((kind for kind, columns in SIGNS.items() if all(map(row.has, columns))), "")
     return named or ("choice" if {"path_a", "path_b", "choice"} <= {*row.cells} else "")
 
 
