@@ -196,7 +196,7 @@ def test_a_set_of_which_nothing_is_left_is_refused(tmp_path):
         ),
         (
             lambda m: m["data"].update(pairs=m["data"]["clips"]),
-            "data.pairs: .*expected the columns prompt, chosen",
+            "(?s)data.pairs: .*nearest is trl, with no column chosen",
         ),
         (
             lambda m: m.update(algorithm={"name": "grpo"}),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vidrl import plugin
@@ -174,7 +175,7 @@ def _recognised(path: Path, table: Table, known: Mapping[str, Format]) -> str:
     found = next((name for name, form in known.items() if form.knows(table)), None)
     if found is not None:
         return found
-    near = min(known, key=lambda name: len(known[name].missing(table.columns)))
+    near = max(known, key=lambda name: _fit(known[name], table))
     lacks = _lacks(known[near].missing(table.columns), table, known[near])
     tried = "\n".join(f"  {name}: {form.title}" for name, form in known.items())
     raise BadTable(
@@ -183,17 +184,27 @@ def _recognised(path: Path, table: Table, known: Mapping[str, Format]) -> str:
     )
 
 
+def _fit(form: Format, table: Table) -> float:
+    """Return the share of a format's columns that a table has."""
+    missing = form.missing(table.columns)
+    return 1 - len(missing) / max(len(form.columns), len(missing))
+
+
 def _lacks(missing: Sequence[str], table: Table, form: Format) -> str:
     """Return which columns a table lacks, with the nearest name that it has."""
     spelled = {small(name): name for name in form.example}
     wanted = [spelled.get(name, name) for name in missing]
     columns = list(table.columns.values())
     near = [
-        f"--map {name}={close[0]}"
+        "--map " + quote(f"{name}={close[0]}")
         for name in wanted
         if (close := get_close_matches(name, columns, 1))
     ]
-    hint = " ".join(near) or f"--map {wanted[0]}=COLUMN" if wanted else "a cell is not understood"
+    hint = (
+        " ".join(near) or "--map " + quote(f"{wanted[0]}=COLUMN")
+        if wanted
+        else "a cell is not understood"
+    )
     return (
         f"with {' and '.join(f'no column {name}' for name in wanted) or 'other cells'} among "
         f"{', '.join(columns)}: {hint}"
