@@ -18,7 +18,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"bench"},
-    {"benchmarks", "train", "steering", "cost", "schema"},
+    {"benchmarks", "train", "steering", "cost", "schema", "worlds"},
     {"training.loop"},
     {"training.restart"},
     {"training.between_rounds", "training.preflight"},
@@ -54,6 +54,7 @@ LAYERS = [
         "report.run_folder",
         "lora",
         "synthetic.motion_fit",
+        "synthetic.action_fit",
     },
     {
         "credit",
@@ -61,6 +62,7 @@ LAYERS = [
         "synthetic.caption_fit",
         "synthetic.scene_fit",
         "synthetic.scene_verifier",
+        "synthetic.agent_verifier",
         "diffusion.schedule",
         "training.changes",
         "training.inputs",
@@ -75,7 +77,7 @@ LAYERS = [
         "segments",
         "estimators",
     },
-    {"credit.estimators", "data.prompt_tables", "synthetic.scenes"},
+    {"credit.estimators", "data.prompt_tables", "synthetic.scenes", "synthetic.agents"},
     {
         "diffusion.transition",
         "diffusion.learned_gaussian",

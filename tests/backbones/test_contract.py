@@ -6,13 +6,25 @@ from torch import Tensor
 
 from vidrl import plugin
 from vidrl.backbones.base import Denoiser, Generator, rows
-
-PROMPTS = ["a red circle moves left", "a blue cross", "still"]
+from vidrl.data import picture
+from vidrl.data.prompt import Prompt
 
 
 @pytest.fixture(scope="module", params=plugin.names("backbones"))
 def backbone(request: pytest.FixtureRequest) -> Generator:
     return plugin.find("backbones", request.param).tiny()
+
+
+@pytest.fixture(scope="module")
+def prompts(backbone: Generator, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three prompts of the family's grammar, with different images where it needs images."""
+    if "image" not in backbone.needs:
+        return list(backbone.examples)
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(3):
+        draw = torch.Generator().manual_seed(i)
+        picture.write(folder / f"{i}.png", torch.rand(backbone.clip_shape[1:], generator=draw))
+    return [Prompt(x, {"image": folder / f"{i}.png"}) for i, x in enumerate(backbone.examples)]
 
 
 @pytest.fixture
@@ -22,7 +34,7 @@ def denoiser(backbone: Generator) -> Denoiser:
     return backbone
 
 
-def noise(backbone: Generator, n: int = len(PROMPTS)) -> Tensor:
+def noise(backbone: Generator, n: int = 3) -> Tensor:
     return backbone.noise([torch.Generator().manual_seed(i) for i in range(n)])
 
 
@@ -33,9 +45,9 @@ def test_noise_is_of_the_latents_shape_and_its_own_seed_alone(backbone: Generato
     assert torch.equal(several[2:], alone) and not torch.equal(several[0], several[1])
 
 
-def test_encode_of_a_batch_is_that_of_each(backbone: Generator) -> None:
-    batch = backbone.encode(PROMPTS)
-    for i, prompt in enumerate(PROMPTS):
+def test_encode_of_a_batch_is_that_of_each(backbone: Generator, prompts: list[str]) -> None:
+    batch = backbone.encode(prompts)
+    for i, prompt in enumerate(prompts):
         alone = backbone.encode([prompt])
         assert alone.keys() == batch.keys()
         assert all(torch.allclose(alone[k], batch[k][i : i + 1], atol=1e-5) for k in batch)
@@ -43,8 +55,8 @@ def test_encode_of_a_batch_is_that_of_each(backbone: Generator) -> None:
     assert any(not torch.allclose(value[0], value[1]) for value in batch.values())
 
 
-def test_generate_is_deterministic(backbone: Generator) -> None:
-    cond = backbone.encode(PROMPTS)
+def test_generate_is_deterministic(backbone: Generator, prompts: list[str]) -> None:
+    cond = backbone.encode(prompts)
     with torch.no_grad():
         first, second = (backbone.generate(noise(backbone), cond) for _ in range(2))
     assert torch.equal(first, second)
@@ -133,8 +145,10 @@ def test_times_fall_from_at_most_one_to_zero(denoiser: Denoiser, n: int) -> None
     assert all(t > s for t, s in zip(times[:-1], times[1:], strict=True))
 
 
-def test_prediction_of_a_sample_ignores_its_neighbours(denoiser: Denoiser) -> None:
-    x, cond, t = noise(denoiser), denoiser.encode(PROMPTS), torch.tensor([0.9, 0.5, 0.1])
+def test_prediction_of_a_sample_ignores_its_neighbours(
+    denoiser: Denoiser, prompts: list[str]
+) -> None:
+    x, cond, t = noise(denoiser), denoiser.encode(prompts), torch.tensor([0.9, 0.5, 0.1])
     order = torch.tensor([2, 0, 1])
     with torch.no_grad():
         raw = denoiser.predict(x, t, cond)
@@ -147,14 +161,14 @@ def test_prediction_of_a_sample_ignores_its_neighbours(denoiser: Denoiser) -> No
         alone, raw[1:2], atol=1e-5
     )
     assert not torch.allclose(
-        raw, denoiser.predict(x, t, denoiser.encode(PROMPTS[::-1])), atol=1e-5
+        raw, denoiser.predict(x, t, denoiser.encode(prompts[::-1])), atol=1e-5
     )  # it reads the text
     if not denoiser.path.learned:  # and the time
         assert not torch.allclose(raw, denoiser.predict(x, t.flip(0), cond), atol=1e-5)
 
 
-def test_network_is_what_computes(denoiser: Denoiser) -> None:
-    x, t, cond = noise(denoiser), torch.full((3,), 0.5), denoiser.encode(PROMPTS)
+def test_network_is_what_computes(denoiser: Denoiser, prompts: list[str]) -> None:
+    x, t, cond = noise(denoiser), torch.full((3,), 0.5), denoiser.encode(prompts)
     parameters = list(denoiser.network.parameters())
     frozen = [p.requires_grad for p in parameters]
     try:

@@ -56,6 +56,9 @@ class Generator(ABC):
     # the references of a prompt that `encode` reads, for example ("image", "negative_prompt")
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()  # the references in `reads` that every prompt must have
+    # three texts that `tiny()` can encode, for the tests of all backbones: a family whose prompts
+    # have a grammar, such as actions, names others
+    examples: tuple[str, ...] = ("a red circle moves left", "a blue cross", "still")
     # shown before training: which programs cannot read the LoRA that will be written
     adapter_notes: tuple[str, ...] = ()
     # the option that lets a LoRA alone be trained, as quantised weights; "" where there is none

@@ -1,0 +1,80 @@
+"""Measure how well a learned world agrees with the true one, before and after training.
+
+    python benchmarks/studies/world_agreement.py RUN [RUN ...]
+
+The same policies play the same held-out starts in three worlds: the true one, that of the base
+model, and that of the trained weights. Printed are, for each task and policy, the share of
+episodes with the same reward as in the true world, and the success in each world; and how far
+the agent is from its true place under the same actions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+
+from vidrl.synthetic import agents
+from vidrl.training import evaluate
+from vidrl.worlds import agreement, policies, simulator, tasks
+
+SLIPS = (0.0, 0.3, 1.0)  # shares of random actions: a planner, one that errs, and a random policy
+STEPS = (1, 4, 8, 16)  # actions after which distances are printed
+
+
+def measures(world: simulator.Simulator, episodes: int, limit: int) -> evaluate.Measures:
+    """Return the numbers of each episode in a world."""
+    found: dict[str, torch.Tensor] = {}
+    for task in tasks.TASKS:
+        starts = [policies.start(task, random.Random(f"{task} {i}")) for i in range(episodes)]
+        for slips in SLIPS:
+            act, name = policies.Planner(task, slips), f"{task}, slips {slips}"
+            played, truth = (
+                agreement.play(w, act, task, starts, limit) for w in (world, simulator.TrueWorld())
+            )
+            found[f"{name}: same reward"] = agreement.agreement(played, truth)
+            found[f"{name}: success"] = (played.reward == 1).float()
+            found[f"{name}: true success"] = (truth.reward == 1).float()
+    return {name: value.double().numpy() for name, value in (found | far(world, episodes)).items()}
+
+
+def far(world: simulator.Simulator, episodes: int) -> dict[str, torch.Tensor]:
+    """Return the distance of the agent from its true place after some of 16 actions."""
+    draws = [random.Random(i) for i in range(episodes)]
+    starts = [agents.start(i, held_out=True) for i in range(episodes)]
+    actions = [agents.random_actions(max(STEPS), draw) for draw in draws]
+    away = agreement.distances(world, starts, actions)
+    return {f"cells away after {n} actions": away[:, n - 1] for n in STEPS}
+
+
+def table(name: str, before: evaluate.Measures, after: evaluate.Measures) -> str:
+    """Return the lines of a run."""
+    lines = []
+    for measure, row in evaluate.compare(before, after).items():
+        ends = "none" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        cells = (name, measure, f"{row['before']:.3f}", f"{row['after']:.3f}")
+        lines.append(f"| {' | '.join(cells)} | {row['difference']:+.3f} {ends} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a table of all runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--model", default="assets/tiny-world")
+    parser.add_argument("-n", type=int, default=64, help="episodes of each task and policy")
+    parser.add_argument("--limit", type=int, default=16, help="actions of an episode")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    before = measures(simulator.load(args.model), args.n, args.limit)
+    print("| run | measure | before | after | paired difference, 95 % interval |")
+    print("|---|---|---|---|---|")
+    for run in args.runs:
+        after = measures(simulator.load(run=run), args.n, args.limit)
+        print(table(Path(run).name, before, after), flush=True)
+
+
+if __name__ == "__main__":
+    main()

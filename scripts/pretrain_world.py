@@ -1,0 +1,167 @@
+"""Train assets/tiny-world, a flow model of a world that follows actions, in minutes on one core.
+
+    python scripts/pretrain_world.py train --out assets/tiny-world
+    python scripts/pretrain_world.py check
+    python scripts/pretrain_world.py prompts
+
+`train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
+of `vidrl.synthetic.agents.FAULTS`. `check`
+samples held-out prompts and prints what the verifier reads. `prompts` writes the first frames and
+the actions of both splits to assets/prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidrl.backbones import world as backbone
+from vidrl.backbones._world_net import WorldNet
+from vidrl.data import picture, prompts
+from vidrl.synthetic import agents
+
+ACTIONS = 4  # in a clip
+CONFIG = {
+    "side": agents.SIDE,
+    "patch": agents.CELL,
+    "frames": agents.FRAMES,
+    "length": ACTIONS,
+    "width": 48,
+    "depth": 5,
+    "actions": list(agents.ACTIONS),
+}
+RATE = 3e-3
+PROMPTS = Path("assets/prompts")
+SPLITS = {"train": (128, 4), "held_out": (128, 1)}  # first frames, and prompts of each
+
+
+def examples(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return n clips (n, 9, 3, 36, 36) of the corpus and their actions (n, 4)."""
+    words, found = zip(*islice(agents.corpus(seed, ACTIONS), n), strict=True)
+    grounds = torch.stack([agents.ground(states[0]) for states in found])
+    agent, box = (torch.stack(side) for side in zip(*map(agents.paths, found), strict=True))
+    frames = agent.shape[1]
+    clips = agents.draw(
+        grounds.repeat_interleave(frames, 0), agent.flatten(0, 1), box.flatten(0, 1)
+    )
+    numbers = [[CONFIG["actions"].index(word) for word in row] for row in words]
+    return clips.unflatten(0, (n, frames)), torch.tensor(numbers)
+
+
+def loss(network: WorldNet, clips: Tensor, actions: Tensor, draw: torch.Generator) -> Tensor:
+    """Return the flow-matching loss, mean (v − (ε − x0))², with v = (x − x̂0)/t.
+
+    Times are a shifted logistic normal. The given frame has a little noise, because the model
+    will have to go on from frames of its own.
+    """
+    reader = backbone.World.latents_of
+    x0 = reader(Sizes, clips)
+    frame = 2 * clips[:, 0] - 1
+    little = 0.06 * torch.rand(len(clips), 1, 1, 1, generator=draw)
+    frame = frame + little * torch.randn(frame.shape, generator=draw)
+    u = torch.randn(len(x0), generator=draw).sigmoid()
+    t = (backbone.SHIFT * u / (1 + (backbone.SHIFT - 1) * u)).clamp(min=backbone.EARLIEST)
+    eps = torch.randn(x0.shape, generator=draw)
+    at = t.view(-1, 1, 1, 1, 1)
+    clean = network((1 - at) * x0 + at * eps, t, frame, actions)
+    return ((clean - x0) / at).square().mean()
+
+
+class Sizes:
+    shape = (3 * agents.FRAMES, ACTIONS, agents.SIDE, agents.SIDE)
+
+
+def train(out: Path, steps: int, batch: int) -> None:
+    """Train a network from random weights; keep an average of its weights."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(CONFIG) + "\n")
+    torch.manual_seed(0)
+    sizes = {key: CONFIG[key] for key in backbone.SIZES}
+    network = WorldNet(words=len(CONFIG["actions"]), **sizes)
+    average = {key: value.clone() for key, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(network.parameters(), RATE, (0.9, 0.98), weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.05)
+    rows, start = [], time.process_time()
+    for step in range(1, steps + 1):
+        clips, actions = examples(batch, seed=step)
+        draw = torch.Generator().manual_seed(step)
+        value = loss(network, clips, actions, draw)
+        optimiser.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        rate.step()
+        keep = min(0.995, step / (step + 10))
+        for key, now in network.state_dict().items():
+            average[key].lerp_(now, 1 - keep)
+        rows.append(value.item())
+        if step % 50 == 0 or step == steps:
+            mean, seconds = sum(rows[-50:]) / len(rows[-50:]), time.process_time() - start
+            row = {"step": step, "loss": round(mean, 5), "cpu_seconds": round(seconds, 1)}
+            print(row, flush=True)
+            with (out / "pretraining.jsonl").open("w" if step <= 50 else "a") as file:
+                file.write(json.dumps(row) + "\n")
+            save_file(average, out / "network.safetensors")
+
+
+def write_prompts() -> None:
+    """Write the first frames, and tables of prompts that name them."""
+    for split, (starts, each) in SPLITS.items():
+        folder = PROMPTS / f"agents_{split}"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw, rows = random.Random(split), []
+        for number in range(starts):
+            state = agents.start(number, held_out=split == "held_out")
+            file = folder / f"{number:03d}.png"
+            picture.write(file, agents.render([state])[0])
+            for _ in range(each):
+                words = " ".join(agents.random_actions(ACTIONS, draw))
+                rows.append({"prompt": words, "image": f"{folder.name}/{file.name}"})
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (PROMPTS / f"agents_{split}.jsonl").write_text(text)
+
+
+@torch.no_grad()
+def check(model: Path, n: int, steps: int) -> None:
+    """Print the share of held-out actions that the verifier reads as followed."""
+    from vidrl.rewards import Samples
+    from vidrl.synthetic.agent_verifier import ActionVerifier
+
+    made = backbone.World(str(model))
+    asked = prompts.read(PROMPTS / "agents_held_out.jsonl")[:n]
+    noise = made.noise([torch.Generator().manual_seed(i) for i in range(len(asked))])
+    cond = made.encode(asked)
+    clips = made.decode_with(made.generate(noise, cond, steps), cond)
+    found = ActionVerifier()(Samples(clips, asked, made.fps)).frames[:, 1 :: agents.FRAMES]
+    by_action = [round(x, 3) for x in found.mean(0).tolist()]
+    print({"right": round(float(found.mean()), 3), "by_action": by_action})
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("train", "check", "prompts"))
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny-world"))
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--n", type=int, default=128)
+    args = parser.parse_args()
+    if args.command == "train":
+        train(args.out, args.steps, args.batch)
+    elif args.command == "check":
+        check(args.out, args.n, 10)
+    else:
+        write_prompts()
+
+
+if __name__ == "__main__":
+    main()
