@@ -56,10 +56,11 @@ def examples(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def loss(network: WorldNet, clips: Tensor, actions: Tensor, draw: torch.Generator) -> Tensor:
-    """Return the flow-matching loss, mean (v − (ε − x0))², with v = (x − x̂0)/t.
+    """Return the flow-matching loss of x̂0, mean (x̂0 − x0)²/(t² + 0.1).
 
-    Times are a shifted logistic normal. The given frame has a little noise, because the model
-    will have to go on from frames of its own.
+    With (x̂0 − x0)²/t² the loss would be that of the velocity; but late times would then outweigh
+    the early ones, where it is decided what happens. Times are a shifted logistic normal. The
+    given frame has a little noise, because the model will have to go on from frames of its own.
     """
     reader = backbone.World.latents_of
     x0 = reader(Sizes, clips)
@@ -67,11 +68,11 @@ def loss(network: WorldNet, clips: Tensor, actions: Tensor, draw: torch.Generato
     little = 0.06 * torch.rand(len(clips), 1, 1, 1, generator=draw)
     frame = frame + little * torch.randn(frame.shape, generator=draw)
     u = torch.randn(len(x0), generator=draw).sigmoid()
-    t = (backbone.SHIFT * u / (1 + (backbone.SHIFT - 1) * u)).clamp(min=backbone.EARLIEST)
+    t = backbone.SHIFT * u / (1 + (backbone.SHIFT - 1) * u)
     eps = torch.randn(x0.shape, generator=draw)
     at = t.view(-1, 1, 1, 1, 1)
     clean = network((1 - at) * x0 + at * eps, t, frame, actions)
-    return ((clean - x0) / at).square().mean()
+    return ((clean - x0).square() / (at**2 + 0.1)).mean()
 
 
 class Sizes:
@@ -87,6 +88,8 @@ def train(out: Path, steps: int, batch: int) -> None:
     torch.manual_seed(0)
     sizes = {key: CONFIG[key] for key in backbone.SIZES}
     network = WorldNet(words=len(CONFIG["actions"]), **sizes)
+    torch.nn.init.zeros_(network.out.weight)  # at first nothing moves
+    torch.nn.init.zeros_(network.out.bias)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), RATE, (0.9, 0.98), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.05)
@@ -123,9 +126,11 @@ def write_prompts() -> None:
             state = agents.start(number, held_out=split == "held_out")
             file = folder / f"{number:03d}.png"
             picture.write(file, agents.render([state])[0])
-            for _ in range(each):
-                words = " ".join(agents.random_actions(ACTIONS, draw))
-                rows.append({"prompt": words, "image": f"{folder.name}/{file.name}"})
+            texts: set[str] = set()
+            while len(texts) < each:
+                texts.add(" ".join(agents.random_actions(ACTIONS, draw)))
+            image = f"{folder.name}/{file.name}"
+            rows += [{"prompt": words, "image": image} for words in sorted(texts)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (PROMPTS / f"agents_{split}.jsonl").write_text(text)
 
@@ -152,7 +157,7 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "check", "prompts"))
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-world"))
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--n", type=int, default=128)
     args = parser.parse_args()
     if args.command == "train":

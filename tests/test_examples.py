@@ -105,3 +105,12 @@ def test_the_notebook_runs_and_the_reward_rises() -> None:
     said = "".join(output["text"] for output in book.cells[-1].outputs)
     first, last = (float(word) for word in said.split("rose from ")[1].split(" to "))
     assert last - first > 0.15
+
+
+def test_the_example_of_worlds_plays_and_writes_its_frames(tmp_path, capsys) -> None:
+    example = script("examples/world_env")
+    example.TASK = "reach"
+    example.main("", str(tmp_path / "a.mp4"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and all("+1 after" in line.split(",")[1] for line in lines)
+    assert (tmp_path / "a.mp4").is_file()

@@ -59,6 +59,19 @@ def test_a_round_shows_orbits_and_a_scene_is_exported(run, tmp_path, capsys) -> 
 
 
 @pytest.mark.slow
+def test_a_world_learns_to_follow_its_actions(tmp_path) -> None:
+    """The recipe, shortened: the reward rises beyond doubt on held-out prompts, and the judge,
+    whom no reward sees, does not fall."""
+    from vidrl.training import loop
+
+    changes = [f"run={tmp_path / 'run'}", "train.rounds=4", "train.show=2", "train.eval_every=100"]
+    found = read(loop.run(config.load("scripts/recipes/tiny_world.toml", changes)))
+    assert found.held_out["composite"]["low"] > 0
+    judge = found.held_out["vidrl.synthetic.agent_verifier:ActionVerifier"]
+    assert judge["after"] >= 0.965 * judge["before"]
+
+
+@pytest.mark.slow
 def test_gradients_through_the_renderer_mend_scenes(tmp_path) -> None:
     """The recipe, shortened: the reward rises beyond doubt on held-out captions, and the
     judge, whom no reward sees, does not fall."""

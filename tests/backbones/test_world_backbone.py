@@ -100,7 +100,12 @@ def test_the_embedded_model_is_small_and_complete() -> None:
     assert sum(p.numel() for p in model.network.parameters()) * 4 < 4e6
 
 
-def test_a_recipe_with_an_unknown_option_is_refused() -> None:
+def test_the_recipe_is_right_and_its_unknown_options_are_refused() -> None:
+    recipe = config.load("scripts/recipes/tiny_world.toml")
+    evaluate.check_recipe(recipe)
+    reward = evaluate.build_reward(recipe.reward)
+    judge = "vidrl.synthetic.agent_verifier:ActionVerifier"
+    assert reward.weights[judge] == 0 and judge in recipe.guard.bands
     recipe = config.load("scripts/recipes/tiny_world.toml", ["backbone.options.action=1"])
-    with pytest.raises(ValueError, match="actions"):
+    with pytest.raises(plugin.BadOption, match="did you mean 'actions'"):
         evaluate.check_recipe(recipe)

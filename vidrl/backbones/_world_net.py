@@ -12,6 +12,10 @@ from torch.nn.functional import gelu, pad, pixel_shuffle, pixel_unshuffle
 
 from ._scene_net import waves
 
+# The noise has many times the power of the few pixels of the given frame that matter. So the frame
+# is enlarged and the noise reduced: without these factors, 200 steps of training learned nothing.
+CONTRAST, NOISE = 3.0, 0.3
+
 
 class Block(nn.Module):
     """Reads the patches around each patch, during its own action and the one before.
@@ -69,12 +73,13 @@ class WorldNet(nn.Module):
         """
         length = x.shape[2]
         noisy = self.patches(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, length))
-        seen = self.patches(frame)[:, None]
+        background = frame.flatten(2).median(2).values[:, :, None, None]
+        seen = CONTRAST * self.patches(frame - background)[:, None]
         # marks the first action: before it there is the given frame and no noisy one
         first = torch.zeros_like(noisy[..., :1])
         first[:, 0] = 1
         seen = torch.cat([seen.expand(-1, length, -1, -1, -1), first], -1)
-        features = self.into(noisy) + self.see(seen)
+        features = self.into(NOISE * noisy) + self.see(seen)
         time = self.time(waves(t, self.action.embedding_dim).to(x.dtype))
         asked = (self.action(actions) + time[:, None])[:, :, None, None]
         for block in self.blocks:

@@ -1,0 +1,54 @@
+"""Play a policy in the learned world and in the true one, as Gymnasium environments.
+
+    python scripts/examples/world_env.py [RUN] [OUT.mp4]
+
+With RUN, the folder of a run of scripts/recipes/tiny_world.toml, the learned world has the trained
+weights. The same planner, which reads the state from the pixels, plays five episodes of the task
+"push" in both worlds. OUT.mp4 gets the learned world's frames. Needs the extra `world`.
+"""
+
+import random
+import sys
+
+import torch
+
+from vidrl.rewards import video
+from vidrl.worlds import policies, simulator
+from vidrl.worlds.environment import WorldEnv
+
+TASK = "push"  # or "reach", "avoid": vidrl.worlds.tasks
+
+
+def play(env: WorldEnv, seed: int) -> tuple[float, list]:
+    """Return the reward of one episode, and all its frames."""
+    act, draw = policies.Planner(TASK), random.Random(seed)
+    frames, _ = env.reset(seed=seed)
+    seen, reward, ended = list(frames[-1:]), 0.0, False
+    while not ended:
+        # an observation has the frames of one action, uint8 (F, H, W, 3); the last one is read
+        picture = torch.from_numpy(frames[-1]).permute(2, 0, 1).float() / 255
+        action = env.world.actions.index(act(picture, draw))
+        frames, reward, terminated, truncated, _ = env.step(env.action_space.dtype.type(action))
+        seen, ended = seen + list(frames), terminated or truncated
+    return reward, seen
+
+
+def main(run: str = "", out: str = "") -> None:
+    """Play both worlds, and print the rewards."""
+    learned = WorldEnv(simulator.load(run=run), TASK)
+    truth = WorldEnv(simulator.TrueWorld(), TASK)
+    frames = []
+    for seed in range(5):
+        (reward, seen), (true, steps) = play(learned, seed), play(truth, seed)
+        print(
+            f"episode {seed}: reward {reward:+.0f} after {len(seen) // 2} actions in the learned "
+            f"world, {true:+.0f} after {len(steps) // 2} in the true one"
+        )
+        frames += seen
+    if out:
+        clip = torch.stack([torch.from_numpy(frame) for frame in frames]).permute(0, 3, 1, 2)
+        video.write(out, clip, learned.world.fps)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
