@@ -70,7 +70,8 @@ class World(Denoiser):
         """Make the network with random weights, and the frame map."""
         check(actions)
         self.words = list(config["actions"])
-        length, frames, side = actions or config["length"], config["frames"], config["side"]
+        frames, side = config["frames"], config["side"]
+        length = actions or config["length"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = WorldNet(words=len(self.words), **{key: config[key] for key in SIZES})

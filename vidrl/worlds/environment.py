@@ -65,7 +65,8 @@ class WorldEnv(gymnasium.Env[Frames, np.int64]):
             raise ValueError(f'expected render_mode None or "rgb_array", got {render_mode!r}')
         if start is None and not isinstance(task, str):
             raise ValueError("expected start, which draws a first picture, for a task of your own")
-        self.world, self.limit, self.render_mode = world, limit, render_mode
+        self.world, self.limit = world, limit
+        self.render_mode = render_mode
         self.judge = tasks.task(task) if isinstance(task, str) else task
         self.start = start or _starts(str(task))
         frames, colours, height, width = world.shape

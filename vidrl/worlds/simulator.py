@@ -104,7 +104,8 @@ class LearnedWorld:
     """
 
     def __init__(self, policy: Denoiser | Policy, actions: Sequence[str], steps: int = STEPS):
-        self.policy, self.actions, self.steps = policy, tuple(actions), steps
+        self.policy, self.steps = policy, steps
+        self.actions = tuple(actions)
         backbone = policy.backbone if isinstance(policy, Policy) else policy
         if "image" not in backbone.reads:
             raise ValueError(
