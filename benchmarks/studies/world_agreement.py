@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from vidrl.inference import means
 from vidrl.synthetic import agents
 from vidrl.training import evaluate
 from vidrl.worlds import agreement, policies, simulator, tasks
@@ -52,10 +53,14 @@ def far(world: simulator.Simulator, episodes: int) -> dict[str, torch.Tensor]:
 def table(name: str, before: evaluate.Measures, after: evaluate.Measures) -> str:
     """Return the lines of a run."""
     lines = []
-    for measure, row in evaluate.compare(before, after).items():
-        ends = "none" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-        cells = (name, measure, f"{row['before']:.3f}", f"{row['after']:.3f}")
-        lines.append(f"| {' | '.join(cells)} | {row['difference']:+.3f} {ends} |")
+    for measure, first in before.items():
+        # distances are at most the grid's width, all else are shares
+        limits = (0.0, float(agents.GRID) if "cells" in measure else 1.0)
+        last = after[measure]
+        over = means.interval(last - first, limits=means.limits_of_difference(limits))
+        cells = (name, measure, f"{first.mean():.3f}", f"{last.mean():.3f}")
+        ends = f"{over.mean:+.3f} [{over.low:+.3f}, {over.high:+.3f}]"
+        lines.append(f"| {' | '.join(cells)} | {ends} |")
     return "\n".join(lines)
 
 

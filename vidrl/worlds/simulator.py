@@ -19,7 +19,7 @@ from vidrl.backbones.world import World
 from vidrl.data import picture
 from vidrl.data.prompt import Prompt
 from vidrl.synthetic import agent_verifier, agents
-from vidrl.training import rollout
+from vidrl.training import clips
 from vidrl.training.model_source import resolve
 from vidrl.training.policy import Policy, load_adapter
 
@@ -127,7 +127,7 @@ class LearnedWorld:
                 file = Path(folder) / f"{number}.png"
                 picture.write(file, frame)
                 prompts.append(Prompt(action, {"image": file}))
-            made = rollout.clips(self.policy, prompts, draws, self.steps, 64, 64)
+            made = clips.clips(self.policy, prompts, draws, self.steps, 64, 64)
             return torch.cat([torch.empty(0, *self.shape), *(c.video[:, 1:].cpu() for c in made)])
 
 
