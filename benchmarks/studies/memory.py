@@ -129,8 +129,8 @@ def page(models: Sequence[str], found: dict[tuple[str, str], Cell], command: str
         "Traced on shapes, not run on a GPU. GB of the largest stage, with weights, a LoRA, its "
         "optimiser and one row or clip at a time, at the size of the recipe. In brackets the "
         f"smallest of the cards ({cards}) of which the peak fills at most {HEADROOM:.0%}. "
-        "Text encoders that are dropped were once on the card, beside the network, to encode the "
-        "prompts: this visit may be the largest stage.",
+        "Text encoders that are dropped were on the card alone, before the network, to encode the "
+        "prompts; where they are the largest stage, the number is theirs.",
         f"torch {torch.__version__}.",
         "\n".join(lines),
         "\n".join(reasons),

@@ -165,8 +165,20 @@ def test_a_text_encoder_is_on_the_device_on_the_host_or_gone(monkeypatch):
     assert keep["text encoder"] == 1100 and keep["host: text encoder"] == 0
     assert offload["text encoder"] == 0 and offload["host: text encoder"] == 1100
     assert drop["text encoder"] == drop["host: text encoder"] == 0
-    # the encoder visits the device in both ways
-    assert offload["stage: encoding"] == drop["stage: encoding"] == 1100
+    # an offloaded encoder visits the network; one that is dropped has left before the network comes
+    assert offload["stage: encoding"] == 1100 and drop["stage: encoding"] == 0
+    assert drop["first: text encoder and decoder"] == 1100 + 500
+    assert drop["peak"] == offload["peak"], "another stage is larger than the encoders"
+
+
+def test_dropped_text_encoders_are_the_peak_where_they_are_larger_than_the_rest(monkeypatch):
+    made = plan()
+    weights = {**made.work.weights, "text encoder": 1e12}
+    made = replace(made, work=replace(made.work, weights=weights))
+    assert with_choices(monkeypatch, made, text_encoder="drop")["peak"] == 1e12 + 500
+    # what group offloading leaves on the device is there from the start
+    found = with_choices(monkeypatch, made, text_encoder="drop", group_offload=True)
+    assert found["peak"] == 1e12 + 500 + 2800 - 2400 + 30
 
 
 def test_group_offloading_holds_one_layer_of_the_blocks(monkeypatch):

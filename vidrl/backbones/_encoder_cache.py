@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ class EncoderCache:
     """A cache, on the CPU, of what the watched modules compute of each row.
 
     A row is the number of a prompt. `device()` is where outputs are wanted. An offloaded
-    module is on that device while it works, and else on the CPU. At most `limit` bytes are
+    module is on that device while it works, or to the end of a `visit`, and else on the
+    CPU. At most `limit` bytes are
     kept: the output that was used longest ago is dropped first, and computed again when it
     is needed.
     """
@@ -57,6 +59,21 @@ class EncoderCache:
         self.call_changes: tuple[Any, ...] = ()
         self.calls, self.caching = 0, False
         self.dropped = False
+        # the offloaded modules that stay on the device until the present `visit` ends
+        self.visitors: list[nn.Module] | None = None
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Let offloaded modules stay on the device, each from its first use to the end."""
+        if self.visitors is not None:  # visits may nest
+            yield
+            return
+        self.visitors = []
+        try:
+            yield
+        finally:
+            _to_host(self.visitors)
+            self.visitors = None
 
     def begin(self, rows: Sequence[int], call_changes: tuple[Any, ...] = ()) -> None:
         """Begin a run of these rows; call this before each run of the pipeline.
@@ -141,7 +158,7 @@ class EncoderCache:
                     raise dropped([])
                 args, kwargs = pytree.tree_unflatten(leaves, spec)
                 self.module_of[digest] = part.module
-                self._store(digest, part.compute(self.device(), args, kwargs))
+                self._store(digest, part.compute(self.device(), args, kwargs, self.visitors))
                 self.new_hashes.append(digest)
         self.kept.move_to_end(digest)
         device = self.device()
@@ -177,15 +194,31 @@ class _FrozenMethod:
         """Whether the module's weights were freed."""
         return any(weight.is_meta for weight in self.module.parameters())
 
-    def compute(self, device: torch.device, args: Any, kwargs: Any) -> Any:
-        """Return the method's output on the CPU, computed in the module's own precision."""
+    def compute(
+        self, device: torch.device, args: Any, kwargs: Any, visitors: list[nn.Module] | None
+    ) -> Any:
+        """Return the method's output on the CPU, computed in the module's own precision.
+
+        An offloaded module joins the `visitors`, and without them returns to the CPU at once.
+        """
+        here = visitors if visitors is not None else []
         if self.offloaded:
             self.module.to(device)
+            here.append(self.module)
+            # a pipeline may have put the tokens on the CPU, where its encoder was
+            args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to(device), (args, kwargs))
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             created = self.inner(*args, **kwargs)
-        if self.offloaded:
-            self.module.to("cpu")
+        if visitors is None:
+            _to_host(here)
         return _tracked(_mapped(lambda x: x.cpu(), created), self.read)
+
+
+def _to_host(modules: Sequence[nn.Module]) -> None:
+    """Move modules to the CPU, except those whose weights were freed."""
+    for module in {id(module): module for module in modules}.values():
+        if not any(weight.is_meta for weight in module.parameters()):
+            module.to("cpu")
 
 
 class _TrackedLayers(tuple):

@@ -80,6 +80,9 @@ class SwitchableNetwork:
         try:
             return self._run_on_meta(args, kwargs)
         except Exception:  # noqa: BLE001  any error of code that reads missing numbers
+            # prompts may be encoded on the device while the network still waits in host memory
+            here = next(self.network.parameters()).device
+            args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to(here), (args, kwargs))
             created = self.network(*args, **kwargs)
             return pytree.tree_map_only(Tensor, lambda y: y.to("meta"), created)
 

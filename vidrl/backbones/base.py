@@ -123,11 +123,12 @@ class Generator(ABC):
         """
         return []
 
-    def encoding(self) -> AbstractContextManager[None]:
+    def encoding(self, device: torch.device | None = None) -> AbstractContextManager[None]:
         """Return a context around several calls of `encode`.
 
         Within the context an offloaded text encoder stays on the device, so that the
-        encoder is moved once and not once for each prompt.
+        encoder is moved once and not once for each prompt. `device` None is the network's.
+        With another device the encoders compute there while the network stays where it is.
         """
         return nullcontext()
 

@@ -22,7 +22,8 @@ C, L, h, w).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -211,7 +212,9 @@ class Pipeline(Denoiser):
         name = type(pipe).__name__
         _components.check_call(call, _components.arguments(pipe), name)
         self.probe, self.path = probe(pipe.scheduler, name)
-        self.encoder_cache = EncoderCache(lambda: self.device)
+        # where frozen parts encode within `encoding`; None: where the networks are
+        self.encodes_on: torch.device | None = None
+        self.encoder_cache = EncoderCache(lambda: self.encodes_on or self.device)
         for part in self.frozen.values():
             decodes = part is self.autoencoder
             self.encoder_cache.watch(
@@ -276,8 +279,26 @@ class Pipeline(Denoiser):
             self.runner.initial_latents(row)  # fills the encoder cache, or raises
         return {"row": torch.tensor(numbers, device=self.device)}
 
+    @contextmanager
+    def encoding(self, device: torch.device | None = None) -> Iterator[None]:
+        """Keep offloaded encoders on a device within this context; contexts may nest.
+
+        `device` None is that of the networks. On another device the autoencoder, which encodes
+        the pictures of prompts, comes there too, and stays.
+        """
+        before = self.encodes_on
+        self.encodes_on = device or before
+        if device is not None and self.autoencoder is not None:
+            self.autoencoder.to(device)
+        try:
+            with self.encoder_cache.visit():
+                yield
+        finally:
+            self.encodes_on = before
+
     def drop_encoders(self) -> None:
         """Free the text encoders; afterwards a prompt that was not encoded is an error."""
+        _ = self.tokenizer_calls  # runs the encoders once, and `truncated` needs the calls later
         # the check whether rows are independent runs these texts later, beside the first batch
         for neighbour in _row_independence.neighbours(self.runner.table[self.dry_row]):
             self.runner.table.append(neighbour)

@@ -142,7 +142,8 @@ class Wan(Denoiser):
         self.drops_encoders = text_encoder == "drop"
         self._dropped = False
         self._warned_truncated = False
-        self._encoder_on_device = False
+        # where the text encoder is while `encoding` keeps it there; None outside of it
+        self._encodes_on: torch.device | None = None
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
@@ -240,18 +241,22 @@ class Wan(Denoiser):
             )
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Keep an offloaded text encoder on the device within this context; contexts may nest."""
-        if not self.offload_text or self._encoder_on_device or self._dropped:
+    def encoding(self, device: torch.device | None = None) -> Iterator[None]:
+        """Keep an offloaded text encoder on a device within this context; contexts may nest.
+
+        `device` None is the network's.
+        """
+        if not self.offload_text or self._encodes_on is not None or self._dropped:
             yield
             return
-        self._encoder_on_device = True
+        self._encodes_on = device or self.device
         try:
-            self.pipe.text_encoder.to(self.device)
+            self.pipe.text_encoder.to(self._encodes_on)
             yield
         finally:
-            self._encoder_on_device = False
-            self.pipe.text_encoder.to("cpu")
+            self._encodes_on = None
+            if not self._dropped:
+                self.pipe.text_encoder.to("cpu")
 
     def drop_encoders(self) -> None:
         """Free the text encoder; afterwards a prompt that was not encoded is an error."""
@@ -263,14 +268,14 @@ class Wan(Denoiser):
         key = self.negative_prompt, self.text_length
         if key not in self._negatives:
             self._negatives = {key: self._embed([self.negative_prompt]).cpu()}
-        return self._negatives[key].to(self.device)
+        return self._negatives[key].to(self._encodes_on or self.device)
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
         """Return the embeddings of texts, as WanPipeline computes them."""
         if self._dropped:
             raise dropped(texts)
-        length, device = self.text_length, self.device
+        length, device = self.text_length, self._encodes_on or self.device
         return self.pipe.encode_prompt(
             texts, None, False, max_sequence_length=length, device=device
         )[0]

@@ -46,7 +46,11 @@ class Plan:
 
 
 def device(plan: Plan) -> dict[str, float]:
-    """Return bytes on the device by part, and the peak: all parts and the largest stage."""
+    """Return bytes on the device by part, and the peak: all parts and the largest stage.
+
+    Text encoders that are dropped are on the device before the network comes. The peak is
+    theirs where they are larger than all that follows.
+    """
     done, chosen = plan.work, plan.chosen
     sets = 2 if plan.recipe.train.ema else 1
     parts = {
@@ -62,8 +66,20 @@ def device(plan: Plan) -> dict[str, float]:
     other = {
         "update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other
     }
-    peak = sum(parts.values()) + max(stages.values())
-    return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "peak": peak}
+    first = _before_the_network(plan)
+    peak = max(sum(parts.values()) + max(stages.values()), *first.values(), 0.0)
+    named = {f"stage: {k}": v for k, v in (stages | other).items()}
+    return {**parts, **named, **{f"first: {k}": v for k, v in first.items()}, "peak": peak}
+
+
+def _before_the_network(plan: Plan) -> dict[str, float]:
+    """Return the bytes of the parts that encode all prompts and are then dropped."""
+    if plan.chosen.text_encoder != "drop":
+        return {}
+    # the layers that group offloading keeps on the device are there from the start
+    network = _network(plan) if plan.chosen.group_offload else 0.0
+    weights = plan.work.weights
+    return {"text encoder and decoder": weights["text encoder"] + weights["decoder"] + network}
 
 
 def _stages(plan: Plan) -> dict[str, float]:
@@ -74,7 +90,7 @@ def _stages(plan: Plan) -> dict[str, float]:
     rows = min(plan.micro, plan.calls.first.largest)
     held = rows if chosen.rollouts_on_cpu else plan.calls.first.largest // plan.processes
     return {
-        "encoding": 0.0 if chosen.text_encoder == "keep" else done.weights["text encoder"],
+        "encoding": done.weights["text encoder"] if chosen.text_encoder == "offload" else 0.0,
         # The trajectories are counted a second time: while the pieces are concatenated, the
         # pieces and the result exist together.
         "sampling": done.forward_peak + trajectories(plan, plan.micro),

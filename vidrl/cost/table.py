@@ -117,11 +117,17 @@ def _flops(cost: Cost) -> Block:
 
 
 def _memory(cost: Cost) -> Block:
-    excluded = ("peak", "stage", "resident", "host")
+    excluded = ("peak", "stage", "first", "resident", "host")
     names = [name for name in cost.memory if not name.startswith(excluded)]
     stages = [name for name in cost.memory if name.startswith("stage")]
     rows = [(name, scaled(cost.memory[name], "B")) for name in [*names, *stages]]
-    rows.append((f"peak ({ESTIMATE}): all + largest stage", scaled(cost.memory["peak"], "B")))
+    first = [name for name in cost.memory if name.startswith("first: ")]
+    rows += [
+        (f"{name.removeprefix('first: ')}, before the network", scaled(cost.memory[name], "B"))
+        for name in first
+    ]
+    whole = "all + largest stage" + (", or what comes before" if first else "")
+    rows.append((f"peak ({ESTIMATE}): {whole}", scaled(cost.memory["peak"], "B")))
     if "peak resident" in cost.memory:
         rows.append(("peak resident on this machine", scaled(cost.memory["peak resident"], "B")))
     return Block(f"Memory, micro-batch {cost.calls['micro_batch']}", rows, _verdict(cost))

@@ -47,8 +47,7 @@ class Files:
         self.encode = encode
         self.n = recipe.train.prompts_per_round * recipe.train.group
         self.source, self.weight = config.offline(recipe, algorithm.data), recipe.train.data_weight
-        keys = [key for key in (self.source, "clips" if self.weight else "") if key]
-        self.tables = {key: config.read_table(recipe.data, key) for key in keys}
+        self.tables = tables(recipe, algorithm)
         self.clips: dict[str, Clips] = {}  # the encoded clips of each table, once `read` was called
         updates = getattr(algorithm, "updates", 1)
         # Each optimiser step needs a row, and a row is a (clip, noise) pair: a round with fewer
@@ -165,6 +164,13 @@ class Files:
     def _data_loss_plan(self, round: int) -> Plan:
         """Return the data loss's plan of a round."""
         return self.data_loss.plan(self.policy.backbone, round, torch.Generator())
+
+
+def tables(recipe: config.Recipe, algorithm: Algorithm) -> dict[str, Table]:
+    """Return the tables of clips or pairs that a run learns from, by their keys of [data]."""
+    source = config.offline(recipe, algorithm.data)
+    keys = [key for key in (source, "clips" if recipe.train.data_weight else "") if key]
+    return {key: config.read_table(recipe.data, key) for key in keys}
 
 
 def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:

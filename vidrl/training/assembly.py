@@ -18,6 +18,7 @@ import torch
 from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Denoiser, PromptCache
+from vidrl.data import file_rounds
 from vidrl.data.file_rounds import Files
 from vidrl.rewards import Reward
 from vidrl.rewards._scoring.plain import Plain, as_reward
@@ -136,11 +137,15 @@ def from_recipe(recipe: config.Recipe, callback: Callback = no_callback) -> Part
     # before the model is loaded, so that the workers start meanwhile
     scorers = open_workers(algorithm, reward, recipe.reward, workers.device)
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+    held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
+    encode = PromptCache(backbone)
+    encode_first(encode, [*_trained_on(recipe, algorithm), *held_out], workers.device, callback)
     policy = _placed(
         backbone, workers, lambda on: _policy(backbone.to(on), recipe.policy, recipe.seed)
     )
-    held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
-    return _assemble(recipe, workers, policy, algorithm, reward, scorers, None, held_out, callback)
+    return _assemble(
+        recipe, workers, policy, algorithm, reward, scorers, None, held_out, callback, encode
+    )
 
 
 def from_objects(
@@ -174,9 +179,11 @@ def from_objects(
     algorithm.check(reward, options.group)
     workers = Workers(options.mixed_precision, options.trackers, recipe.run, options.parallel)
     scorers = open_workers(algorithm, reward, recipe.reward, workers.device, by_name=False)
+    encode = PromptCache(policy.backbone)
+    encode_first(encode, [*prompts, *held_out], workers.device, callback)
     policy = _placed(policy.backbone, workers, policy.to)
     return _assemble(
-        recipe, workers, policy, algorithm, reward, scorers, prompts, held_out, callback
+        recipe, workers, policy, algorithm, reward, scorers, prompts, held_out, callback, encode
     )
 
 
@@ -190,9 +197,10 @@ def _assemble(
     prompts: Sequence[str] | None,
     held_out: Sequence[str],
     callback: Callback,
+    encode: PromptCache,
 ) -> Parts:
     """Return the parts of a run; `prompts` None are those of the recipe's files."""
-    options, encode = recipe.train, PromptCache(policy.backbone)
+    options = recipe.train
     files = Files(recipe, algorithm, policy, workers, encode)
     updater = Updater(policy, algorithm, workers, options, recipe.seed)
     reward = reward.to(workers.device)
@@ -227,6 +235,33 @@ def _assemble(
         callback=callback,
         reward_workers=scorers,
     )
+
+
+def encode_first(
+    encode: PromptCache, prompts: Sequence[str], device: torch.device, callback: Callback
+) -> None:
+    """Encode all prompts of a run and free the text encoders, if the backbone asks for it.
+
+    The encoders are on the device meanwhile, and the network is not: the network comes when
+    they are gone. A callback that makes clips of further prompts has a method
+    `encode_with(cache)`, which encodes them too. Raises the errors of `PromptCache.complete`.
+    """
+    if not encode.backbone.drops_encoders:
+        return
+    with encode.backbone.encoding(device):
+        if hasattr(callback, "encode_with"):
+            callback.encode_with(encode)
+        encode.complete(prompts)
+        encode.backbone.drop_encoders()
+    torch.cuda.empty_cache()  # else the encoders' memory would lie in pieces around the network
+
+
+def _trained_on(recipe: config.Recipe, algorithm: Algorithm) -> list[str]:
+    """Return the prompts of a recipe's rounds, and of the clips that its loss reads."""
+    tables = file_rounds.tables(recipe, algorithm)
+    of_files = [prompt for table in tables.values() for prompt in table.prompts]
+    sampled = not config.offline(recipe, algorithm.data)
+    return [*(config.read_prompts(recipe.data.prompts) if sampled else ()), *of_files]
 
 
 def _placed(backbone: Denoiser, workers: Workers, make: Callable[[torch.device], Policy]) -> Policy:

@@ -137,7 +137,6 @@ class Trainer:
             self.files.read()
             self.restart.restore(resume)
             preflight.note(self.parts)
-            preflight.encode_all(self.parts)
             self.workers.assert_alike(self.policy.checksum())
             self._loop()
             if self.state.stop != "interrupted":

@@ -138,18 +138,3 @@ def _truncation_notes(parts: Parts) -> Iterator[str]:
                 f"reads, and it does not see their ends; the first: {cut[0][:60]!r}. "
                 f"{parts.backbone.longer}"
             )
-
-
-def encode_all(parts: Parts) -> None:
-    """Encode all prompts of the run once and free the text encoders, if the recipe asks for it.
-
-    A callback that makes clips of further prompts has a method `encode_with(cache)`, which
-    encodes them too. Raises the errors of `PromptCache.complete`.
-    """
-    if not parts.backbone.drops_encoders:
-        return
-    if hasattr(parts.callback, "encode_with"):
-        parts.callback.encode_with(parts.encode)
-    of_files = [prompt for table in parts.files.tables.values() for prompt in table.prompts]
-    parts.encode.complete([*parts.prompts, *parts.held_out.prompts, *of_files])
-    parts.backbone.drop_encoders()
