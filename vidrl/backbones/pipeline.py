@@ -275,8 +275,9 @@ class Pipeline(Denoiser):
         """
         self.check_prompts(prompts)
         numbers = [self._row(prompt) for prompt in prompts]
-        for row in numbers if self.drops_encoders or self.encoder_cache.dropped else ():
-            self.runner.initial_latents(row)  # fills the encoder cache, or raises
+        for row in numbers if self.offload or self.encoder_cache.dropped else ():
+            # fills the encoder cache in this visit of the encoders, or raises
+            self.runner.initial_latents(row)
         return {"row": torch.tensor(numbers, device=self.device)}
 
     @contextmanager
