@@ -252,6 +252,37 @@ def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
     assert asked["words"] == (command.Path("o"), "clips")
 
 
+@pytest.mark.parametrize(
+    ("words", "file", "base"),
+    [
+        (("--meta",), "bench_meta.json", "bench-meta"),
+        (("--preferences", "choices.csv"), "preferences.json", "bench-choices"),
+    ],
+)
+def test_without_out_the_results_of_another_command_stay(
+    capsys, tmp_path, monkeypatch, words, file, base
+):
+    """The second command gets a folder of its own, a repeated one that of its first call."""
+    from vidrl.bench import meta, meta_page, preference_page, preferences
+
+    used = []
+
+    def run(*given, command, **more):
+        out = next(path for path in given if str(path).startswith("runs"))
+        used.append(out.name)
+        (tmp_path / out).mkdir(parents=True, exist_ok=True)
+        (tmp_path / out / file).write_text(json.dumps({"command": command}))
+
+    monkeypatch.setattr(meta, "run", run)
+    monkeypatch.setattr(preferences, "run", run)
+    monkeypatch.setattr(meta_page, "summary", lambda found: "")
+    monkeypatch.setattr(preference_page, "text", lambda found: "")
+    errors = [bench(capsys, *words, "--dims", dim)[2] for dim in ("flicker", "cut", "flicker")]
+    assert used == [base, f"{base}-2", base]
+    assert not errors[0] and not errors[2]
+    assert f"runs/{base} holds the results of other commands" in errors[1]
+
+
 def test_a_primary_dim_and_margins_are_said_before_and_stand_in_the_results(capsys, tmp_path):
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 3, noise=noise)

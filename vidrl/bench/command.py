@@ -340,7 +340,8 @@ def _run_preferences(args: argparse.Namespace, command: str) -> int:
     """Compute the agreement of dims with people; the path may be the folder of the videos."""
     from vidrl.bench import preference_page, preferences
 
-    out = Path(args.out or folders.usual([Path(args.preferences).stem]))
+    base = folders.usual([Path(args.preferences).stem])
+    out = Path(args.out or folders.of_command(base, "preferences.json", command))
     chosen = suite_from(args) if args.suite or args.dims or args.profile else None
     found = preferences.run(
         args.preferences,
@@ -365,7 +366,8 @@ def _run_meta(args: argparse.Namespace, command: str) -> int:
     """Find which corruptions lower a dim and which raise it; the path may be a video folder."""
     from vidrl.bench import meta, meta_page
 
-    out = Path(args.out or "runs/bench-meta")
+    base = folders.usual(["meta"])
+    out = Path(args.out or folders.of_command(base, "bench_meta.json", command))
     progress = (
         (lambda n, total, what: print(f"\r{n}/{total} {what:40.40}", end="", file=sys.stderr))
         if sys.stderr.isatty()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,23 +58,40 @@ def choose(base: Path, wanted: About) -> Path:
         >>> choose(Path("no/folder"), {"sets": [], "suite": "temporal", "dims": []}).name
         'folder'
     """
+    return _first_free(base, FILE, lambda found: about(found) == wanted, "clips or other dims")
+
+
+def of_command(base: Path, file: str, command: str) -> Path:
+    """Return a folder beside `base`, or `base` itself, whose `file` no other command wrote.
+
+    `file` is the name of a JSON file that holds its command. A repeated command gets the folder
+    of the earlier one.
+
+    Example:
+        >>> of_command(Path("no/folder"), "bench_meta.json", "vidrl bench --meta").name
+        'folder'
+    """
+    return _first_free(base, file, lambda found: found["command"] == command, "commands")
+
+
+def _first_free(base: Path, file: str, same: Callable[[Any], bool], others: str) -> Path:
+    """Return the first folder, `base` or `base` with a number, without other results."""
     named = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in count(1))
-    found = next(folder for folder in named if _free(folder, wanted))
+    found = next(folder for folder in named if _free(folder / file, same))
     if found != base:
         print(
-            f"vidrl: {base} holds the results of other clips or other dims, so that these are "
+            f"vidrl: {base} holds the results of other {others}, so that these are "
             f"written into {found}; --out names a folder of your own",
             file=sys.stderr,
         )
     return found
 
 
-def _free(folder: Path, wanted: About) -> bool:
-    """Return whether a folder has no results, or results of the same sets on the same dims."""
-    file = folder / FILE
+def _free(file: Path, same: Callable[[Any], bool]) -> bool:
+    """Return whether there is no such file of results, or one of the same work."""
     if not file.exists():
         return True
     try:
-        return about(json.loads(file.read_bytes())) == wanted
+        return same(json.loads(file.read_bytes()))
     except (OSError, ValueError, LookupError, TypeError):
         return False  # damaged, or of another version: it stays as it is
