@@ -218,3 +218,26 @@ def test_versions_want_a_checkout(tmp_path, capsys):
     with pytest.raises(SystemExit):
         script("peers/reward_versions.py").main(["--against", str(tmp_path)])
     assert "expected --against a checkout with a folder vidrl" in capsys.readouterr().err
+
+
+def test_the_peak_of_scoring_counts_what_lives_beside_the_clip(monkeypatch):
+    """A reward that holds 64 MB for a moment raises the peak by that, and the clip does not count."""
+    memory = script("peers/rewards_memory.py")
+    held = 64 << 20
+
+    def reward(samples):
+        if samples.video.shape[1] > 9:  # not the small clip that is scored before
+            torch.ones(held // 4).sum()
+
+    monkeypatch.setattr(memory, "default", lambda: reward)
+    clip = memory.texture(20, 36, 64, "uint8")
+    assert torch.equal(clip[1, :, :, :-3], clip[0, :, :, 3:]) and clip.is_contiguous()
+    assert memory.peak_beside(clip) == pytest.approx(held, rel=0.1)
+
+
+def test_the_page_of_peaks_has_a_line_for_each_clip(monkeypatch):
+    memory = script("peers/rewards_memory.py")
+    monkeypatch.setattr(memory, "measure", lambda case: 2 * 4 * 3 * case[0] * case[1] * case[2])
+    text = memory.page(memory.CASES)
+    assert "| 33 x 480 x 832 | uint8 | 158.147 | 316.293 | 2.00 |" in text
+    assert text.count("| 2.00 |") == 3
