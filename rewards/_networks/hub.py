@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from vidrl.lookup.extras import install
+
+from .._files.memory import is_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CURE = (
@@ -229,16 +231,49 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
     """Return `run` of the batches, computed for `chunk` rows at a time.
 
     The memory of a forward pass is that of one chunk. All batches have the same number of
-    rows.
+    rows. Where memory runs out, the rest of the rows is computed for half as many at a time.
+    Raises torch.OutOfMemoryError where a single row does not fit.
 
     >>> chunked(lambda x: 2 * x, 2, torch.arange(5))
     tensor([0, 2, 4, 6, 8])
     """
+    total = len(batches[0])
     if chunk < 1:
         raise ValueError(f"expected chunk, frames a forward pass, to be at least 1, got {chunk}")
-    return torch.cat(
-        [run(*rows) for rows in zip(*(batch.split(chunk) for batch in batches), strict=True)]
-    )
+    if any(len(batch) != total for batch in batches):
+        raise ValueError(f"expected {total} rows in each batch, got {[len(b) for b in batches]}")
+    done, parts = 0, list[Tensor]()
+    while done < total or not parts:  # an empty batch runs once, for the shape of the result
+        size = min(chunk, total - done)
+        part = _unless_memory_runs_out(run, [batch[done : done + size] for batch in batches])
+        if part is None:
+            chunk = size // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        parts.append(part)
+        done += size
+    return torch.cat(parts)
+
+
+def _unless_memory_runs_out(run: Callable[..., Tensor], rows: Sequence[Tensor]) -> Tensor | None:
+    """Return `run` of the rows, or None where memory runs out for more than one row.
+
+    The caller tries again when this function has returned: the error, while it is handled,
+    keeps the tensors of the failed computation.
+    """
+    try:
+        return run(*rows)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows[0]) < 2:
+            raise torch.OutOfMemoryError(
+                "a reward's network does not fit into memory with one frame or clip at a time: "
+                'take dtype = "bfloat16", offload = true or a smaller network, or another device '
+                f"({str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"
+            ) from error
+    return None
 
 
 @contextmanager

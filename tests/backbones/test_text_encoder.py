@@ -176,7 +176,9 @@ def test_a_run_frees_the_encoders_before_the_network_moves(tmp_path, monkeypatch
     seen = list[set[str]]()
     move = Wan.to
     monkeypatch.setattr(
-        Wan, "to", lambda made, device: seen.append(places(text_encoders(made))) or move(made, device)
+        Wan,
+        "to",
+        lambda made, device: seen.append(places(text_encoders(made))) or move(made, device),
     )
     _tiny.pipeline().save_pretrained(tmp_path / "model")
     made = recipe(tmp_path, train_prompts_per_round=1, train_group=2)

@@ -1024,3 +1024,37 @@ def test_hps_v3_from_its_published_layout(tmp_path):
     torch.testing.assert_close(half(samples(video)).frames[0], found, atol=0.03, rtol=0)
     body, head = half.network.module.body, half.network.module.head
     assert body.dtype == torch.bfloat16 and head[0].weight.dtype == torch.float32
+
+
+# --- memory ---------------------------------------------------------------------------
+
+
+def test_where_memory_runs_out_the_rest_is_computed_for_half_as_many_rows():
+    """A network that takes two rows: of chunks of 8, tries of 8, 4 and 2 rows, and then of 2."""
+    tried = []
+
+    def run(x, y):
+        tried.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x + y
+
+    x = torch.arange(11.0)
+    assert torch.equal(hub.chunked(run, 8, x, 2 * x), 3 * x)
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert hub.chunked(run, 8, x[:0], x[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"11 rows in each batch, got \[11, 3\]"):
+        hub.chunked(run, 8, x, x[:3])
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_with_its_cure():
+    def full(x):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def wrong(x):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(torch.OutOfMemoryError, match="one frame or clip at a time: take dtype"):
+        hub.chunked(full, 4, torch.zeros(4))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        hub.chunked(wrong, 4, torch.zeros(4))

@@ -45,7 +45,8 @@ class EncoderCache:
     """
 
     def __init__(self, device: Callable[[], torch.device], limit: int = LIMIT):
-        self.device = device
+        self.usual_device = device
+        self.device_of_visit: torch.device | None = None
         self.limit = limit
         self.bytes = 0
         self.hash_of_call = dict[
@@ -62,18 +63,27 @@ class EncoderCache:
         # the offloaded modules that stay on the device until the present `visit` ends
         self.visitors: list[nn.Module] | None = None
 
+    def device(self) -> torch.device:
+        """Return the device on which outputs are wanted: that of a visit, or else the usual one."""
+        return self.device_of_visit or self.usual_device()
+
     @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Let offloaded modules stay on the device, each from its first use to the end."""
-        if self.visitors is not None:  # visits may nest
+    def visit(self, device: torch.device | None = None) -> Iterator[None]:
+        """Let offloaded modules stay on the device, each from its first use to the end.
+
+        `device` None is the usual one. Visits may nest; the outermost has the device.
+        """
+        if self.visitors is not None:
             yield
             return
         self.visitors = []
+        self.device_of_visit = device
         try:
             yield
         finally:
             _to_host(self.visitors)
             self.visitors = None
+            self.device_of_visit = None
 
     def begin(self, rows: Sequence[int], call_changes: tuple[Any, ...] = ()) -> None:
         """Begin a run of these rows; call this before each run of the pipeline.

@@ -22,8 +22,8 @@ C, L, h, w).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -212,9 +212,7 @@ class Pipeline(Denoiser):
         name = type(pipe).__name__
         _components.check_call(call, _components.arguments(pipe), name)
         self.probe, self.path = probe(pipe.scheduler, name)
-        # where frozen parts encode within `encoding`; None: where the networks are
-        self.encodes_on: torch.device | None = None
-        self.encoder_cache = EncoderCache(lambda: self.encodes_on or self.device)
+        self.encoder_cache = EncoderCache(lambda: self.device)
         for part in self.frozen.values():
             decodes = part is self.autoencoder
             self.encoder_cache.watch(
@@ -280,22 +278,15 @@ class Pipeline(Denoiser):
             self.runner.initial_latents(row)
         return {"row": torch.tensor(numbers, device=self.device)}
 
-    @contextmanager
-    def encoding(self, device: torch.device | None = None) -> Iterator[None]:
-        """Keep offloaded encoders on a device within this context; contexts may nest.
+    def encoding(self, device: torch.device | None = None) -> AbstractContextManager[None]:
+        """Return a context in which offloaded encoders stay on a device; contexts may nest.
 
         `device` None is that of the networks. On another device the autoencoder, which encodes
         the pictures of prompts, comes there too, and stays.
         """
-        before = self.encodes_on
-        self.encodes_on = device or before
         if device is not None and self.autoencoder is not None:
             self.autoencoder.to(device)
-        try:
-            with self.encoder_cache.visit():
-                yield
-        finally:
-            self.encodes_on = before
+        return self.encoder_cache.visit(device)
 
     def drop_encoders(self) -> None:
         """Free the text encoders; afterwards a prompt that was not encoded is an error."""
@@ -305,10 +296,8 @@ class Pipeline(Denoiser):
             self.runner.table.append(neighbour)
             self.runner.initial_latents(len(self.runner.table) - 1)
         self.drops_encoders = False
-        text_encoders = [
-            part for name, part in self.frozen.items() if name.startswith("text_encoder")
-        ]
-        self.encoder_cache.drop(text_encoders)
+        names = [name for name in self.frozen if name.startswith("text_encoder")]
+        self.encoder_cache.drop([self.frozen[name] for name in names])
 
     def _row(self, prompt: str) -> int:
         """Return the number of a prompt in the table; a new prompt is added."""
