@@ -68,16 +68,21 @@ class EncoderCache:
         return self.device_of_visit or self.usual_device()
 
     @contextmanager
-    def visit(self, device: torch.device | None = None) -> Iterator[None]:
+    def visit(
+        self, device: torch.device | None = None, also: nn.Module | None = None
+    ) -> Iterator[None]:
         """Let offloaded modules stay on the device, each from its first use to the end.
 
-        `device` None is the usual one. Visits may nest; the outermost has the device.
+        `device` None is the usual one. On another device the module `also`, which is not
+        offloaded, comes there too, and stays. Visits may nest; the outermost has the device.
         """
         if self.visitors is not None:
             yield
             return
         self.visitors = []
         self.device_of_visit = device
+        if device is not None and also is not None:
+            also.to(device)
         try:
             yield
         finally:

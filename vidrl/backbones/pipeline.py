@@ -284,9 +284,7 @@ class Pipeline(Denoiser):
         `device` None is that of the networks. On another device the autoencoder, which encodes
         the pictures of prompts, comes there too, and stays.
         """
-        if device is not None and self.autoencoder is not None:
-            self.autoencoder.to(device)
-        return self.encoder_cache.visit(device)
+        return self.encoder_cache.visit(device, self.autoencoder)
 
     def drop_encoders(self) -> None:
         """Free the text encoders; afterwards a prompt that was not encoded is an error."""
