@@ -70,7 +70,8 @@ class Tab:
         from websockets.sync.client import connect
 
         made = urlopen(Request(f"{browser}/json/new?about:blank", method="PUT"))
-        self.socket = connect(json.load(made)["webSocketDebuggerUrl"], max_size=None)
+        address = json.load(made)["webSocketDebuggerUrl"]
+        self.socket = connect(address, max_size=None).__enter__()  # closed with the browser
         self.numbers = itertools.count(1)
         self.events = []
         self.call("Page.enable")
@@ -99,12 +100,12 @@ class Tab:
         return found["result"].get("value")
 
     def until(self, text, seconds=WAIT):
-        """Wait until an expression is true, and return its value."""
+        """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(AssertionError):  # the page is just being replaced
-                if value := self.js(text):
-                    return value
+                if self.js(f"Boolean({text})"):
+                    return
             time.sleep(0.05)
         raise AssertionError(
             f"{text} did not become true; the page: {self.js('document.body.innerText')}"
@@ -126,18 +127,29 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
     def box(self, selector):
-        """The middle, width and height of an element, scrolled into view."""
-        self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
-        x, y, width, height = self.js(
-            f"(b => [b.x, b.y, b.width, b.height])(document.querySelector({selector!r}).getBoundingClientRect())"
-        )
-        return x, y, width, height
+        """The place and the size of an element, scrolled into view.
+
+        Touches go to what was painted last, so two frames are painted before.
+        """
+        element = f"document.querySelector({selector!r})"
+        self.js(f"{element}.scrollIntoView({{block: 'center'}})")
+        self.js("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(1))))")
+        return self.js(f"(b => [b.x, b.y, b.width, b.height])({element}.getBoundingClientRect())")
 
     def tap(self, selector):
         x, y, width, height = self.box(selector)
         point = [{"x": x + width / 2, "y": y + height / 2}]
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=point)
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def tap_until(self, selector, condition):
+        """Tap an element until a condition is true: on a busy machine Chromium takes a slow tap
+        for a long press, which presses no button."""
+        for _ in range(10):
+            self.tap(selector)
+            with contextlib.suppress(AssertionError):
+                return self.until(condition, 3.0)
+        raise AssertionError(f"taps on {selector} do not make {condition} true")
 
     def drag(self, selector, begin, end, touch=False):
         """Drag over an element, from one fraction of its width to another."""

@@ -92,6 +92,8 @@ class Desk:
         self._turns: dict[str, threading.RLock] = {}
         self._open: dict[str, list[Task]] = {}  # by rater
         self._rows: list[Answer] = []
+        self._live: list[Answer] = []
+        self._pasts: dict[int, Past] = {}  # by the number of the row
         self._last = 0  # number of the newest row that was read
         named = [*self.clips.clips, *(clip for gold in self.gold for clip in gold.clips)]
         self._by_path = {str(clip.path): clip for clip in named}
@@ -162,7 +164,7 @@ class Desk:
 
     def progress(self, rater: str) -> Progress:
         """Return how far a rater is, and at what pace."""
-        mine = [row for row in live(self._read()) if row.rater == rater]
+        mine = [row for row in self._answers() if row.rater == rater]
         answered = [row for row in mine if not row.skipped]
         recent = [row.seconds for row in answered[-20:] if row.seconds > 0]
         items = sum(map(len, self.selection.groups))
@@ -217,7 +219,7 @@ class Desk:
     def _pick(self, rater: str) -> Pick | None:
         """Choose the next clips among those that are still there."""
         with self._lock:
-            past = [self._past(row) for row in live(self._read())]
+            past = [self._past(row) for row in self._answers()]
             tasks = [task for tasks in self._open.values() for task in tasks]
             past += [self._past_of(task) for task in tasks if task.rater == rater]
             others = {self._past_of(task).item for task in tasks}
@@ -272,18 +274,25 @@ class Desk:
 
     # --- the answers so far
 
-    def _read(self) -> list[Answer]:
-        """Return all rows of the store; rows of other servers on the same store too."""
+    def _answers(self) -> list[Answer]:
+        """Return the answers that hold, those of other servers on the same store too.
+
+        Only new rows are read; the answers are sorted out anew where there are new rows.
+        """
         with self._lock:
-            new = self.store.records(after=self._last)
-            self._rows += new
-            self._last = new[-1].number if new else self._last
-            return list(self._rows)
+            if new := self.store.records(after=self._last):
+                self._rows += new
+                self._last = new[-1].number
+                self._live = live(self._rows)
+            return self._live
 
     def _past(self, row: Answer) -> Past:
-        """Return what the selection needs to know of an answer."""
-        places = self._shown_places(row.shown, row.reason)
-        return Past(row.rater, places, row.reason, _choice(row, self.questionnaire, places))
+        """Return what the selection needs to know of an answer; each row is looked at once."""
+        if row.number not in self._pasts:
+            places = self._shown_places(row.shown, row.reason)
+            choice = _choice(row, self.questionnaire, places)
+            self._pasts[row.number] = Past(row.rater, places, row.reason, choice)
+        return self._pasts[row.number]
 
     def _past_of(self, task: Task) -> Past:
         """Return what the selection needs to know of a task without an answer."""
@@ -319,7 +328,7 @@ def _faults(
     marked: Sequence[Mapping[str, Any]], task: Task, questionnaire: Questionnaire
 ) -> tuple[Fault, ...]:
     """Return the spans that a rater marked; raise Refused for a span of another kind."""
-    if not isinstance(marked, list) or len(marked) > MOST_FAULTS:
+    if not isinstance(marked, (list, tuple)) or len(marked) > MOST_FAULTS:
         raise Refused(f"expected a list of at most {MOST_FAULTS} marked spans")
     return tuple(_fault(one, task, questionnaire) for one in marked)
 
