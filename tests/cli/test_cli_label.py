@@ -53,6 +53,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         (["base", "ours", "--mode", "points", "--gold", "g.csv"], "--mode pairs with --gold"),
         (["base", "ours", "--gold", "none.csv"], "file of gold pairs"),
         (["base", "ours", "--random", "1.5"], "share of 0 to 1"),
+        (["base", "ours", "--mode", "points", "--reward", "r"], "--mode pairs with --reward"),
         (["base", "nowhere"], "expected a folder of clips, found nothing"),
         (["base", "ours", "--axes", "none.toml"], "none.toml"),
     ],

@@ -4,10 +4,16 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 
+from tests.feedback.clips_of_colour import write_clip
 from vidrl.feedback.bradley_terry import TIE_STD
+from vidrl.feedback.labelling import taste
+from vidrl.feedback.labelling.clip_sets import Clip
 from vidrl.feedback.selection import Past, Selection, Shares, gains, mutual_information, reserved
+from vidrl.rewards.base import Score
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
@@ -138,3 +144,28 @@ def test_points_go_to_the_clip_with_the_fewest_answers():
 def test_impossible_shares_are_refused(shares):
     with pytest.raises(ValueError, match="expected"):
         Shares(*shares)
+
+
+def test_a_fitted_reward_makes_the_pair_of_which_it_is_unsure_informative(tmp_path):
+    """The information is an integral over the gap, here by a fine sum in place of quadrature."""
+    for i in range(3):
+        write_clip(tmp_path / f"{i}.mp4", i)
+    clips = [Clip(tmp_path / f"{i}.mp4", "a dog", tmp_path) for i in range(3)]
+    clips.append(Clip(tmp_path / "gone.mp4", "a dog", tmp_path))
+    values, stds = iter([0.2, 0.2, 1.0]), iter([0.3, 0.4, 0.0])
+
+    def reward(samples):
+        std = Score(torch.tensor([next(stds)]))
+        return Score(torch.tensor([next(values)]), parts={"uncertainty": std})
+
+    unsure = taste.of_reward(reward, clips)
+    gap = np.linspace(-5, 5, 20001) * 0.5  # hypot(0.3, 0.4) = 0.5; the gap of clips 0 and 1 is 0
+    density = np.exp(-((gap / 0.5) ** 2) / 2)
+    p = 1 / (1 + np.exp(-gap))
+    entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    by_hand = math.log(2) - (density * entropy).sum() / density.sum()
+    assert unsure((0, 1)) == pytest.approx(by_hand, rel=1e-4)
+    assert unsure((0, 1)) > unsure((0, 2)) > 0
+    assert unsure((0, 3)) == 0.0
+    with pytest.raises(ValueError, match="vidrl fit"):
+        taste.of_reward(lambda samples: Score(torch.tensor([0.0])), clips[:1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,11 @@ def _declare_order(group: Any) -> None:
     )
     group.add_argument(
         "--gold-share", type=number(0), default=0.05, metavar="P", help="share of gold pairs (0.05)"
+    )
+    group.add_argument(
+        "--reward",
+        metavar="DIR",
+        help="a reward that `vidrl fit` wrote: pairs that it is unsure about are shown more often",
     )
 
 
@@ -239,7 +245,21 @@ def _selection(
 
     shares = Shares(args.random, args.repeats, args.gold_share if gold else 0.0)
     groups = clip_sets.items(clips, args.mode, args.rank)
-    return Selection(groups, shares, gold, seed, args.mode == "pairs")
+    unsure = _disagreement(args, clips)
+    return Selection(groups, shares, gold, seed, args.mode == "pairs", unsure)
+
+
+def _disagreement(args: argparse.Namespace, clips: ClipSet) -> Callable[[tuple[int, ...]], float]:
+    """Return how unsure the reward of --reward is about a pair; 0 without a reward."""
+    if not args.reward:
+        return lambda item: 0.0
+    if args.mode != "pairs":
+        raise ValueError(f"expected --mode pairs with --reward, got --mode {args.mode}")
+    from vidrl import plugin
+    from vidrl.feedback.labelling import taste
+
+    print(f"vidrl: scoring {len(clips.clips)} clips by {args.reward}", flush=True)
+    return taste.of_reward(plugin.load("rewards", "fitted", model=args.reward), clips.clips)
 
 
 def _print_note(text: str) -> None:

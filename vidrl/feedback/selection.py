@@ -65,11 +65,12 @@ class Pick:
     reason: str
 
 
-def mutual_information(first_wins: ArrayLike) -> float:
+def mutual_information(first_wins: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return how much an answer says about which member of an ensemble is right, in nats.
 
-    `first_wins` (E,) holds each member's probability that the first clip wins. The information
-    is H(mean p) − mean H(p) (arXiv 1112.5745): 0 where all members agree.
+    `first_wins` (E,) holds each member's probability that the first clip wins, `weights` (E,) how
+    much each member counts, by default equally. The information is H(mean p) − mean H(p)
+    (arXiv 1112.5745): 0 where all members agree.
 
     >>> mutual_information([0.7, 0.7])
     0.0
@@ -77,7 +78,9 @@ def mutual_information(first_wins: ArrayLike) -> float:
     0.693
     """
     p = np.asarray(first_wins, float)
-    return max(0.0, float(_entropy(p.mean()) - _entropy(p).mean()))
+    counts = np.ones_like(p) if weights is None else np.asarray(weights, float)
+    share = counts / counts.sum()
+    return max(0.0, float(_entropy(p @ share) - _entropy(p) @ share))
 
 
 def _entropy(p: ArrayLike) -> Array:
