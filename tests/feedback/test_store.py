@@ -160,6 +160,8 @@ def test_files_that_are_no_stores_are_refused(tmp_path):
     other.close()
     with pytest.raises(WrongStore, match="could not use it"):
         Store(tmp_path / "other.db")
+    with pytest.raises(WrongStore, match="other tables, such as t:"):
+        Store(tmp_path / "other.db", Questionnaire())
 
 
 WRITER = """

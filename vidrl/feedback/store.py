@@ -246,6 +246,12 @@ class Store:
         """Create the tables that are missing, and write the questionnaire of a new store."""
         import sqlalchemy as sql
 
+        names = sql.inspect(self.engine).get_table_names()
+        if names and "questionnaire" not in names:
+            raise WrongStore(
+                f"expected a store of vidrl at {self.where}, got a database with other tables, "
+                f"such as {names[0]}: name another file"
+            )
         create_tables(self.tables, self.engine)
         table = self.tables.tables["questionnaire"]
         row = {"number": 1, "version": VERSION, "hash": questionnaire.hash}
