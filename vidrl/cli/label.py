@@ -98,6 +98,7 @@ def _declare_order(group: Any) -> None:
     group.add_argument(
         "--reward",
         metavar="DIR",
+        dest="fitted",
         help="a reward that `vidrl fit` wrote: pairs that it is unsure about are shown more often",
     )
 
@@ -251,15 +252,15 @@ def _selection(
 
 def _disagreement(args: argparse.Namespace, clips: ClipSet) -> Callable[[tuple[int, ...]], float]:
     """Return how unsure the reward of --reward is about a pair; 0 without a reward."""
-    if not args.reward:
+    if not args.fitted:
         return lambda item: 0.0
     if args.mode != "pairs":
         raise ValueError(f"expected --mode pairs with --reward, got --mode {args.mode}")
     from vidrl import plugin
     from vidrl.feedback.labelling import taste
 
-    print(f"vidrl: scoring {len(clips.clips)} clips by {args.reward}", flush=True)
-    return taste.of_reward(plugin.load("rewards", "fitted", model=args.reward), clips.clips)
+    print(f"vidrl: scoring {len(clips.clips)} clips by {args.fitted}", flush=True)
+    return taste.of_reward(plugin.load("rewards", "fitted", model=args.fitted), clips.clips)
 
 
 def _print_note(text: str) -> None:
