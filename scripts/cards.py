@@ -102,7 +102,7 @@ KINDS = {
     "Answered by a server": "The weights are on a server, whose address is an option.",
 }
 # packages that come without weights
-LIBRARIES = {"cv2", "ftfy", "transformers", "scipy", "PIL", "yaml"}
+LIBRARIES = {"cv2", "ftfy", "transformers", "scipy", "PIL", "yaml", "safetensors"}
 
 
 def page() -> str:

@@ -17,6 +17,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"feedback.fit"},
+    {"feedback.fit_validation"},
+    {"feedback.fit_heads", "feedback.fit_card"},
+    {"feedback.fit_data", "feedback.fit_features", "feedback.fit_loss"},
     {"bench"},
     {"benchmarks", "train", "steering", "cost", "schema", "worlds"},
     {"training.loop"},
@@ -48,6 +52,7 @@ LAYERS = [
     },
     {"report.page", "training.evaluate", "training.model_source", "training.resume"},
     {
+        "feedback.simulated_raters",
         "training.checkpoint",
         "config",
         "attention",

@@ -18,6 +18,7 @@ from . import (
     completion,
     cost,
     export,
+    fit,
     influence,
     label,
     list_and_show,
@@ -43,6 +44,7 @@ vidrl aligns video generators by reinforcement learning with temporal rewards, a
   vidrl bench clips                         measure how steady the clips are, and write a report
   vidrl pairs show choices.jsonl            count what a file of people's judgments holds
   vidrl label base ours --store taste.db    let people compare clips on a local page
+  vidrl fit choices.csv --out taste         fit a reward to people's choices
   vidrl list rewards                        list the rewards
   vidrl show rewards flicker                describe one reward
 """
@@ -107,6 +109,7 @@ def build() -> argparse.ArgumentParser:
         audit.declare_audit,
         audit.declare_serve,
         bench.declare,
+        fit.declare,
         cost.declare,
         train.declare_report,
         export.declare,

@@ -22,6 +22,7 @@ FOLDERS = {
     "audit": "audit/templates",
     "bench": "bench/page/templates",
     "label": "feedback/labelling/templates",
+    "feedback": "feedback/templates",
 }
 
 # A line break between two tags, of HTML or of jinja2, is layout of the template alone. On

@@ -1,0 +1,304 @@
+"""Turn judgments into arrays for a fit, and refuse what nothing can be learned from.
+
+Legend: C clips, N choices, L local comparisons, P points, F frames, K features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vidrl.feedback.judgments import OVERALL, Choice, Fault, Judgments, Points
+from vidrl.lookup.advice import nearest
+
+LEAST = 20  # decided choices, or points: fewer cannot rank even a few features
+LEVELS = 10  # at most, into which points of a fine scale are sorted
+
+
+class TooLittle(ValueError):
+    """Labels from which nothing can be learned."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labels of one aspect as arrays; clips are numbers.
+
+    - `clips`: C names; `prompts`: C texts.
+    - `first`, `second`, `choice`, `weight`, `rater` (N,): the choices.
+    - `local_first`, `local_second` (L, F): weights of the frames of the two sides, which sum to 1
+      in each row; `local_clips` (L, 2); `local_choice`, `local_weight` (L,); `local_row` (L,), the
+      choice that a local comparison belongs to, −1 for one of a marked fault.
+    - `scored`, `level`, `point_rater` (P,): points, sorted into levels from 0; `levels`: how many.
+    - `notes`: sentences for the card.
+    """
+
+    clips: list[str]
+    prompts: list[str]
+    first: np.ndarray
+    second: np.ndarray
+    choice: np.ndarray
+    weight: np.ndarray
+    rater: np.ndarray
+    local_clips: np.ndarray
+    local_first: np.ndarray
+    local_second: np.ndarray
+    local_choice: np.ndarray
+    local_weight: np.ndarray
+    local_row: np.ndarray
+    scored: np.ndarray
+    level: np.ndarray
+    point_rater: np.ndarray
+    levels: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def decided(self) -> np.ndarray:
+        """Return which choices are no ties, bool (N,)."""
+        return self.choice != 0
+
+    @property
+    def raters(self) -> list[str]:
+        """Return the names of the raters."""
+        return sorted({*self.rater.tolist(), *self.point_rater.tolist()} - {""})
+
+    def subset(self, rows: np.ndarray, points: np.ndarray | None = None) -> Data:
+        """Return the choices `rows`, bool (N,), with their local comparisons, and the points.
+
+        Marked faults stay with the clips that the remaining choices or points name.
+        """
+        points = np.ones(len(self.scored), bool) if points is None else points
+        kept = np.zeros(len(self.clips), bool)
+        kept[np.concatenate([self.first[rows], self.second[rows], self.scored[points]])] = True
+        # one more entry, so that the row −1 of a fault has an index too
+        asked, number = np.append(rows, False), np.append(np.cumsum(rows) - 1, -1)
+        of_fault = self.local_row < 0
+        local = np.where(of_fault, kept[self.local_clips].all(1), asked[self.local_row])
+        row = number[self.local_row]
+        of_choices = ("first", "second", "choice", "weight", "rater")
+        of_local = ("local_clips", "local_first", "local_second", "local_choice", "local_weight")
+        of_points = ("scored", "level", "point_rater")
+        changed = {name: getattr(self, name)[rows] for name in of_choices}
+        changed |= {name: getattr(self, name)[local] for name in of_local}
+        changed |= {name: getattr(self, name)[points] for name in of_points}
+        return replace(self, local_row=row[local], **changed)
+
+
+def aspect_of(judgments: Judgments, aspect: str = "") -> str:
+    """Return the aspect to fit: the named one, else "overall", else the most frequent one.
+
+    Raises ValueError with the nearest name for an aspect that no label has.
+    """
+    known = judgments.aspects
+    if aspect:
+        if aspect not in known:
+            raise ValueError(
+                f"no label of the aspect {aspect!r}: {nearest(aspect, known)}"
+                if known
+                else "expected labels, got none"
+            )
+        return aspect
+    counts = Counter(one.aspect for one in judgments.all_choices())
+    counts.update(one.aspect for one in judgments.points)
+    if not counts:
+        raise TooLittle(f"expected at least {LEAST} labels, got none")
+    return OVERALL if OVERALL in counts else counts.most_common(1)[0][0]
+
+
+def collect(
+    judgments: Judgments,
+    aspect: str,
+    frames: Mapping[str, int],
+    seconds: Mapping[str, float],
+) -> Data:
+    """Return the labels of an aspect on the clips that have features.
+
+    `frames` and `seconds` hold the length of each such clip; labels of other clips are left
+    out. Raises TooLittle where nothing can be learned, with the number that is needed.
+    """
+    known = list(frames)
+    at = {clip: i for i, clip in enumerate(known)}
+    named = [one for one in _choices(judgments, aspect) if {one.first, one.second} <= at.keys()]
+    points = [one for one in _lone_points(judgments, aspect) if one.clip in at]
+    check(named, points)
+    prompts = {one.clip: one.prompt for one in judgments.points}
+    prompts |= {clip: one.prompt for one in named for clip in (one.first, one.second)}
+    faults = [one for one in judgments.faults if one.clip in at]
+    local = _Local(at, frames, seconds)
+    for row, one in enumerate(named):
+        local.add_labels(row, one)
+    for fault in faults:
+        local.add_fault(fault)
+    levels = _levels(points)
+    return Data(
+        clips=known,
+        prompts=[prompts.get(clip, "") for clip in known],
+        first=np.array([at[one.first] for one in named], int),
+        second=np.array([at[one.second] for one in named], int),
+        choice=np.array([one.choice for one in named], int),
+        weight=np.array([one.weight for one in named], float),
+        rater=np.array([one.rater for one in named], object),
+        scored=np.array([at[one.clip] for one in points], int),
+        level=levels,
+        point_rater=np.array([one.rater for one in points], object),
+        levels=int(levels.max()) + 1 if len(levels) else 0,
+        notes=_notes(named, faults, points),
+        **local.arrays(),
+    )
+
+
+def check_labels(judgments: Judgments, aspect: str) -> None:
+    """Raise TooLittle for an aspect of which nothing can be learned, before any clip is read."""
+    check(_choices(judgments, aspect), _lone_points(judgments, aspect))
+
+
+def _choices(judgments: Judgments, aspect: str) -> list[Choice]:
+    return [one for one in judgments.all_choices() if one.aspect == aspect]
+
+
+def _lone_points(judgments: Judgments, aspect: str) -> list[Points]:
+    """Return the points for the ordinal regression.
+
+    Points of several clips of one prompt by one rater are choices already, free of the rater's
+    own scale; counted a second time they would weigh twice.
+    """
+    of_aspect = [one for one in judgments.points if one.aspect == aspect]
+    groups = Counter((one.prompt, one.rater) for one in of_aspect if one.prompt)
+    return [one for one in of_aspect if not one.prompt or groups[(one.prompt, one.rater)] == 1]
+
+
+def _levels(points: Sequence[Points]) -> np.ndarray:
+    """Return points as levels from 0, (P,); points of a fine scale are sorted by quantiles."""
+    shares = np.array([(one.points - one.low) / (one.high - one.low) for one in points])
+    distinct = np.unique(shares)
+    if len(distinct) > LEVELS:
+        edges = np.unique(np.quantile(shares, np.linspace(0, 1, LEVELS + 1)[1:-1]))
+        return np.unique(np.searchsorted(edges, shares), return_inverse=True)[1]
+    return np.searchsorted(distinct, shares)
+
+
+def check(choices: Sequence[Choice], points: Sequence[Points]) -> None:
+    """Raise TooLittle for labels from which nothing can be learned, with the cure."""
+    decided = sum(one.choice != 0 for one in choices)
+    clips = {clip for one in choices for clip in (one.first, one.second)}
+    clips |= {one.clip for one in points}
+    if choices and not decided and not points:
+        raise TooLittle(
+            f"expected choices of one clip over another, got {len(choices)} ties and nothing else: "
+            "ask again with clips that differ more, or by a finer question"
+        )
+    if len(clips) == 1:
+        raise TooLittle(
+            f"expected labels of several clips, got all of one, {next(iter(clips))}: "
+            "nothing can be compared"
+        )
+    if decided < LEAST and len(points) < LEAST:
+        ties = f" and {len(choices) - decided} ties" if decided < len(choices) else ""
+        given = f", {len(points)} points" if points else ""
+        raise TooLittle(
+            f"expected at least {LEAST} choices that are no ties, or {LEAST} points; got {decided} "
+            f"choices{ties}{given}: collect {LEAST - max(decided, len(points))} more "
+            "(a useful fit needs about 200)"
+        )
+    if points and not choices and len({one.points for one in points}) == 1:
+        raise TooLittle(f"expected points that differ, got {points[0].points} for every clip")
+
+
+def contradictions(choices: Iterable[tuple[str, str, int]]) -> tuple[int, int]:
+    """Return how many pairs were decided both ways, and how many were decided more than once.
+
+    A choice is (first, second, choice); ties are left out.
+
+    >>> contradictions([("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("c", "d", 1), ("e", "f", 1)])
+    (1, 2)
+    """
+    sides: dict[tuple[str, str], list[int]] = {}
+    for a, b, choice in choices:
+        if choice:
+            sides.setdefault((min(a, b), max(a, b)), []).append(choice if a < b else -choice)
+    repeated = [found for found in sides.values() if len(found) > 1]
+    return sum(len(set(found)) > 1 for found in repeated), len(repeated)
+
+
+def _notes(
+    choices: Sequence[Choice], faults: Sequence[Fault], points: Sequence[Points]
+) -> list[str]:
+    both, repeated = contradictions([(one.first, one.second, one.choice) for one in choices])
+    found = []
+    if repeated:
+        found.append(
+            f"{both} of {repeated} pairs that were decided more than once were decided both ways "
+            f"({100 * both / repeated:.0f} %): no reward agrees with both answers"
+        )
+    if faults:
+        found.append(f"{len(faults)} marked faults count as comparisons within their clips")
+    if points:
+        found.append(f"{len(points)} points count by ordinal regression")
+    return found
+
+
+class _Local:
+    """Comparisons of parts of clips, from labels of segments and from marked faults."""
+
+    def __init__(
+        self, at: Mapping[str, int], frames: Mapping[str, int], seconds: Mapping[str, float]
+    ) -> None:
+        self.at, self.frames = at, frames
+        self.seconds, self.longest = seconds, max(frames.values(), default=0)
+        self.rows: list[tuple[tuple[int, int], np.ndarray, np.ndarray, int, float, int]] = []
+
+    def add_labels(self, row: int, one: Choice) -> None:
+        """Add a comparison for each label; all labels of a choice together count once."""
+        for n, label in enumerate(one.labels):
+            ends = (n / len(one.labels), (n + 1) / len(one.labels))
+            sides = [self._inside(clip, *ends) for clip in (one.first, one.second)]
+            if all(side.any() for side in sides):
+                pair = (self.at[one.first], self.at[one.second])
+                weight = one.weight / len(one.labels)
+                self._add(pair, sides[0], sides[1], label, weight, row)
+
+    def add_fault(self, fault: Fault) -> None:
+        """Add the comparison of the frames outside a fault with those inside it."""
+        length = self.seconds[fault.clip]
+        # a fault that was marked at one moment covers the frame of that moment
+        end = max(fault.end, fault.begin + length / max(self.frames[fault.clip], 1))
+        inside = self._inside(fault.clip, fault.begin / length, end / length)
+        outside = self._inside(fault.clip, 0, 1) & ~inside
+        if inside.any() and outside.any():
+            clip = self.at[fault.clip]
+            self._add((clip, clip), outside, inside, 1, 1.0, -1)
+
+    def _add(
+        self,
+        pair: tuple[int, int],
+        first: np.ndarray,
+        second: np.ndarray,
+        choice: int,
+        weight: float,
+        row: int,
+    ) -> None:
+        sides = [side / side.sum() for side in (first, second)]
+        self.rows.append((pair, sides[0], sides[1], choice, weight, row))
+
+    def _inside(self, clip: str, begin: float, end: float) -> np.ndarray:
+        """Return the frames whose middle lies in a part of the clip, bool (longest,)."""
+        frames = self.frames[clip]
+        middle = (np.arange(self.longest) + 0.5) / frames
+        return (middle >= begin) & (middle < end) & (np.arange(self.longest) < frames)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the fields of `Data` that hold the local comparisons."""
+        wide = (len(self.rows), self.longest)
+        clips, first, second, choice, weight, row = (
+            zip(*self.rows, strict=True) if self.rows else ([],) * 6
+        )
+        return {
+            "local_clips": np.array(clips, int).reshape(-1, 2),
+            "local_first": np.array(first, float).reshape(wide),
+            "local_second": np.array(second, float).reshape(wide),
+            "local_choice": np.array(choice, int),
+            "local_weight": np.array(weight, float),
+            "local_row": np.array(row, int),
+        }
