@@ -75,6 +75,24 @@ def test_a_store_of_other_questions_is_refused(tmp_path, capsys, monkeypatch):
     assert Questionnaire("ranking").hash in told and "differs in mode" in told
 
 
+def test_the_report_of_a_store_needs_no_clips_and_opens_no_page(tmp_path, capsys):
+    from vidrl.feedback.questionnaire import Questionnaire
+    from vidrl.feedback.store import Answer, Shown, Store
+
+    store = Store(tmp_path / "taste.db", Questionnaire("pairs"))
+    sides = (Shown("base/a.mp4"), Shown("ours/a.mp4"))
+    store.add(Answer("eva", sides, {"overall": "B"}, prompt="a dog", click="1"))
+    store.close()
+    assert cli.main(["label", "--store", str(tmp_path / "taste.db"), "--report"]) == 0
+    told = capsys.readouterr().out
+    assert "eva" in told and "one rater" in told
+
+
+def test_the_report_of_a_store_that_is_not_there_is_refused(tmp_path, capsys):
+    assert "none.db" in refused(capsys, "--store", tmp_path / "none.db", "--report")
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_a_short_token_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("VIDRL_TOKEN", "short")
     assert "at least 16" in refused(capsys, tmp_path)

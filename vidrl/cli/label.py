@@ -27,6 +27,7 @@ Show clips to people on a local page, and keep what people answer in a store.
   vidrl label base/ ours/ --store taste.db
   vidrl label clips/ --mode points --scale videofeedback --store points.db
   vidrl label --model assets/tiny-wan --prompts assets/prompts/world_held_out.txt --store taste.db
+  vidrl label --store taste.db --report
 
 Clips of one prompt are compared: the prompts of prompts.csv in each folder, as `vidrl sample`
 writes it, or files of one name. With several folders a pair has clips of two folders. With a
@@ -51,6 +52,11 @@ def declare(commands: Any) -> None:
         default="taste.db",
         metavar="FILE or URL",
         help="the store of the answers: a SQLite file (taste.db), or postgresql://host/name",
+    )
+    label.add_argument(
+        "--report",
+        action="store_true",
+        help="print the report on the raters of --store (`vidrl pairs report`); open no page",
     )
     _declare_questions(label.add_argument_group("questions"))
     _declare_order(label.add_argument_group("which clips next"))
@@ -139,6 +145,8 @@ def _declare_sampling(group: Any) -> None:
 
 def _label(args: argparse.Namespace) -> int:
     _check_packages()
+    if args.report:
+        return _report(args)
     from vidrl.feedback.labelling import app, serve
 
     token = serve.chosen_token()
@@ -151,6 +159,14 @@ def _label(args: argparse.Namespace) -> int:
         _print_start(args, desk, link)
         serve.run(app.build(desk, token, hosts), listener)
     _print_end(args, desk)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Print the report on the raters of the store."""
+    from vidrl.feedback import raters, raters_page
+
+    print(raters_page.page(raters.run(args.store)), end="")
     return 0
 
 
