@@ -7,7 +7,7 @@
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
 of `vidrl.synthetic.scenes.FAULTS`. `--moving` trains and checks a model of scenes in which one
-thing moves, of 8 arcs, in assets/tiny-scene-4d by default. `check` samples held-out captions and
+thing moves, of 8 arcs, in runs/tiny-scene-4d by default. `check` samples held-out captions and
 prints what the verifier reads. `prompts` writes the captions of both splits to assets/prompts.
 `diversity` prints how far two orbits of one caption are apart, with and without the faults of
 the corpus.
@@ -92,11 +92,10 @@ def train(out: Path, steps: int, batch: int, pool: int, moving: bool = False) ->
 
 
 def write_prompts() -> None:
-    """Write the captions of the two splits, one a line; of moving scenes 1500 to train on."""
+    """Write the captions of the two splits, one a line."""
     for split in ("train", "held_out"):
-        for name, moving in (("scenes", False), ("scenes_4d", True)):
-            lines = [scene.caption for scene in scenes.scenes(split, 1500, moving)]
-            (PROMPTS / f"{name}_{split}.txt").write_text("\n".join(lines) + "\n")
+        lines = [scene.caption for scene in scenes.scenes(split)]
+        (PROMPTS / f"scenes_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
 @torch.no_grad()
@@ -146,7 +145,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=10_000)
     parser.add_argument("--n", type=int, default=128)
     args = parser.parse_args()
-    out = args.out or Path("assets/tiny-scene-4d" if args.moving else "assets/tiny-scene")
+    out = args.out or Path("runs/tiny-scene-4d" if args.moving else "assets/tiny-scene")
     if args.command == "train":
         train(out, args.steps, args.batch, args.pool, args.moving)
     elif args.command == "check":

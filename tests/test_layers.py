@@ -60,6 +60,7 @@ LAYERS = [
         "lora",
         "synthetic.motion_fit",
         "synthetic.action_fit",
+        "synthetic.camera_fit",
     },
     {
         "credit",

@@ -28,6 +28,14 @@ def test_latents_of_the_corpus_are_what_the_backbone_decodes(script) -> None:
     assert torch.equal(words[:1], model.encode([caption])["words"])
 
 
+def test_latents_of_moving_scenes_have_the_place_of_each_arc(script) -> None:
+    latents, words = script.examples(2, 1, moving=True)
+    caption, tokens = next(scenes.corpus(1, 8, moving=True))
+    assert latents.shape == (2, 8, 8, scenes.BLOBS, 1)
+    assert torch.equal(latents[0, ..., 0].permute(1, 2, 0), tokens)
+    assert torch.equal(words[:1], Scene.tiny().encode([caption])["words"])
+
+
 def test_the_loss_of_the_true_velocity_is_zero(script) -> None:
     x0 = script.examples(4, seed=2)[0]
 

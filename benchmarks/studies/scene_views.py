@@ -1,6 +1,7 @@
 """Measure orbits before and after training with measures that no reward of the run has seen.
 
     python benchmarks/studies/scene_views.py RUN [RUN ...]
+    python benchmarks/studies/scene_views.py --moving RUN [RUN ...]
 
 Each held-out caption gives one orbit of the base model and one of the trained weights, of the
 same noise, with the run's own settings. Printed are the words of `scene_verifier`, and the
@@ -43,11 +44,11 @@ def measured(samples: Samples, arcs: int) -> evaluate.Measures:
     return words | {name: np.asarray(value.double()) for name, value in curves.items()}
 
 
-def table(run: str, n: int) -> str:
+def table(run: str, n: int, moving: bool) -> str:
     """Return the lines of a run."""
     source = resolve(run=run)
     model = plugin.load("backbones", source.backbone, **source.options)
-    prompts = [scene.caption for scene in scenes.scenes("held_out", n)]
+    prompts = [scene.caption for scene in scenes.scenes("held_out", n, moving)]
     steps = source.steps or 8
     before = measured(orbits(model, model, prompts, steps), model.shape[1])
     policy = load_adapter(model, str(source.lora), False)
@@ -67,12 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("-n", type=int, default=128)
+    parser.add_argument("--moving", action="store_true", help="captions in which a thing moves")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| run | measure | before | after | paired difference, 95 % interval |")
     print("|---|---|---|---|---|")
     for run in args.runs:
-        print(table(run, args.n), flush=True)
+        print(table(run, args.n, args.moving), flush=True)
 
 
 if __name__ == "__main__":

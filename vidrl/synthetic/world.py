@@ -51,7 +51,7 @@ _HEADING = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down":
 _LINEAR = {"slow": 0.16, "fast": 0.32}  # widths a second
 _PERIOD = {"slow": 2.4, "fast": 1.3}  # seconds a turn or a bounce
 _GROWTH = {"slow": 0.35, "fast": 0.6}  # natural log of the size, a second
-_CAMERA_SPEED = 0.15  # widths a second
+CAMERA_SPEED = 0.15  # widths a second
 _HELD_OUT = 256  # scenes for evaluation that training never shows
 
 
@@ -239,7 +239,7 @@ def background(
 
 def _camera(scene: Scene, frames: int, fps: float) -> Tensor:
     """Return the camera's position in each frame, (F, 2) in widths."""
-    return torch.arange(frames)[:, None] / fps * _CAMERA_SPEED * torch.tensor(CAMERAS[scene.camera])
+    return torch.arange(frames)[:, None] / fps * CAMERA_SPEED * torch.tensor(CAMERAS[scene.camera])
 
 
 def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
