@@ -39,11 +39,13 @@ from vidrl.synthetic import verifier, world
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, WORK = ROOT / "assets" / "tiny-long", ROOT / "runs" / "pretrain-long"
 SIZE, FPS = 32, 8.0
-CHUNKS, LATENTS, HISTORY = 4, 4, 1
+CHUNKS, LATENTS = 4, 4
+HISTORY = 1
 FRAMES = 4 * (CHUNKS * LATENTS - 1) + 1
 # the first pixel frames of the chunks after the first one
 SEAMS = [4 * (LATENTS * j - 1) + 1 for j in range(1, CHUNKS)]
-CORPUS, STEPS, BATCH = 500, 700, 16
+CORPUS = 500
+STEPS, BATCH = 700, 16
 FAULTS = 0.4  # how often something changes at a seam
 GAIN = 0.35  # the largest change of the light, as a natural logarithm
 PEAK = 0.25  # the fraction of the learning rates of scripts/pretrain_tiny.py
@@ -205,7 +207,7 @@ def check(n: int, chunks: int) -> dict[str, list[float]]:
     options = {"frames": SEAMS[0], "text_length": 24}
     long = Long(str(tiny.MODEL), chunks=chunks, weights=str(MODEL), options=options)
     captions = [scene.caption for scene in world.scenes("held_out", n)]
-    clips = generate(long, captions, draws(0, [(i,) for i in range(n)]), steps=10)
+    clips = generate(long, captions, draws(0, [(i,) for i in range(n)]), steps=8)
     return {
         name: [
             float(getattr(verifier.verify(clips.video[:, a:b], captions, FPS), name).float().mean())
@@ -221,7 +223,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=("encode", "flow", "publish", "check"))
-    parser.add_argument("-n", type=int, default=64, help="check: how many held-out captions")
+    parser.add_argument("-n", type=int, default=32, help="check: how many held-out captions")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

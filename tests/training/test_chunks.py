@@ -3,13 +3,18 @@
 import pytest
 import torch
 
+from vidrl import config
 from vidrl.algorithms.base import Experience
 from vidrl.algorithms.branch import Branch
 from vidrl.algorithms.grpo import GRPO
 from vidrl.algorithms.nft import NFT
+from vidrl.algorithms.reward_backprop import RewardBackprop
 from vidrl.backbones.base import SharedCond, rows
 from vidrl.backbones.long import Long
+from vidrl.credit import influence
 from vidrl.diffusion import transition
+from vidrl.rewards import Score, load
+from vidrl.rewards._scoring.plain import as_reward
 from vidrl.training import rollout
 from vidrl.training.assembly import Options
 from vidrl.training.chunks import columns, sample, segments_of_chunk, split
@@ -116,9 +121,8 @@ def test_a_fork_in_a_later_chunk_shares_the_chunks_before(long):
     assert torch.allclose(logs, again.log_density[:, 1, 0], atol=1e-4)
 
 
-def test_a_tree_that_forks_at_a_chunk_credits_no_shared_chunk(long):
-    from vidrl.rewards import Score
-
+def test_a_tree_that_forks_at_a_chunk_credits_no_shared_chunk():
+    long = Long.tiny()
     algorithm = Branch(sampler="cps", steps=3, segments=2, at=[1], factors=[2], scale="none")
     algorithm.setup(Policy(long, rank=2), _light, 2)
     plan = algorithm.plan(long, 0, torch.Generator().manual_seed(0))
@@ -208,3 +212,29 @@ def test_a_round_on_chunks_moves_the_weights(tmp_path, algorithm):
     before = policy.checksum()
     trainer.go()  # raises where the ratio before the first update is not 1
     assert policy.checksum() != before
+
+
+@pytest.mark.parametrize(
+    "algorithm, told",
+    [
+        (lambda: RewardBackprop(steps=3), "one piece for a gradient of the reward, got Long"),
+        (lambda: GRPO(steps=3, segments=2, credit="gls", scale="batch"), 'for credit = "gls"'),
+        (lambda: Branch(steps=3, segments=1), "multiple of the 2 chunks"),
+    ],
+)
+def test_what_knows_no_chunks_is_refused(algorithm, told):
+    with pytest.raises(ValueError, match=told):
+        algorithm().setup(Policy(Long.tiny(), rank=2), load("drift"), 2)
+
+
+def test_influence_is_refused(long):
+    with pytest.raises(ValueError, match="one piece for a measured influence"):
+        influence.measure(long, as_reward(_light), plan_of(long), ["a"])
+
+
+def test_an_estimate_of_cost_is_refused():
+    from vidrl import cost
+
+    recipe = config.load("scripts/recipes/tiny_long.toml")
+    with pytest.raises(ValueError, match="one piece for an estimate of cost, got Long with 3"):
+        cost.estimate(recipe)

@@ -15,6 +15,7 @@ from vidrl.credit.influence import WHOLE, Influence
 from vidrl.diffusion.schedule import stochastic_steps
 from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Reward, Score
+from vidrl.training.chunks import check_one_piece
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan
 
@@ -104,6 +105,9 @@ class Credited(Algorithm):
                 f"clips are made at once and change each other, got {self.discount}: leave it "
                 'out, or take the backbone "long"'
             )
+        if self.reads_influence:
+            cure = 'use credit = "segment" with a discount'
+            check_one_piece(self.backbone, f'credit = "{self.credit}"', cure)
         # The sampler, eta and times are the same in all rounds, so that round 0 can stand for
         # all when the measured influence is compared with the plan.
         plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from torch import Tensor
 from vidrl.backbones.base import Cond, Denoiser, on, rows
 from vidrl.credit.influence import Influence
 from vidrl.rewards import Reward, Score
-from vidrl.training.chunks import columns, split
+from vidrl.training.chunks import check_one_piece, columns, split
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, Rollout, draws
 
@@ -267,6 +267,9 @@ class Algorithm(ABC):
                 "one learned Gaussian: take an algorithm on sampled steps, as grpo, rloo or ddpo, "
                 "or reward_backprop"
             )
+        if self.differentiates_reward:
+            cure = "take an algorithm that samples, as grpo or nft"
+            check_one_piece(policy.backbone, "a gradient of the reward", cure)
         self.backbone, self.reward = policy.backbone, reward
 
     @abstractmethod

@@ -18,6 +18,7 @@ from vidrl import config, plugin
 from vidrl.backbones.base import Denoiser
 from vidrl.config import Recipe
 from vidrl.diffusion.segments import borders
+from vidrl.training.chunks import check_one_piece
 
 from . import cards, choices, counting, driven, memory, seconds, skeleton, work
 from .calibrate import Bench, Pace
@@ -154,6 +155,8 @@ def of_target(
     memo, card = memo or Memo(), target.card
     blueprint = skeleton.read(recipe.backbone)
     backbone = memo(("backbone",), blueprint.outline)
+    cure = "estimate the backbone of one chunk, with its own options"
+    check_one_piece(backbone, "an estimate of cost", cure)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     segments = int(getattr(algorithm, "segments", 1))
     borders(backbone.shape[1], segments)  # raises ValueError for more segments than latent frames

@@ -26,6 +26,7 @@ from vidrl.diffusion.path import exact
 from vidrl.diffusion.segments import borders
 from vidrl.rewards import Reward, Score
 from vidrl.rewards._files import atomic_file
+from vidrl.training.chunks import check_one_piece
 from vidrl.training.pieces import Pieces
 from vidrl.training.rollout import Plan, decoded, draws
 
@@ -232,6 +233,7 @@ def measure(
         raise ValueError(
             f"expected prompts, and 2 members or more, got {len(prompts)} and {members}"
         )
+    check_one_piece(backbone, "a measured influence", 'use credit = "segment" with a discount')
     moments, covariances = _Means(), _Means()
     pieces = Pieces(batch, "finishing and scoring one clip", "use a smaller clip")
     for number, prompt in enumerate(show(prompts)):

@@ -16,6 +16,7 @@ from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Reward
+from vidrl.training.chunks import check_one_piece
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
 from vidrl.training.rollout import Plan, Rollout, draws
@@ -106,6 +107,8 @@ class Files:
         if self.weight:
             self.data_loss.setup(self.policy, reward, self.recipe.train.group)
         for key, table in self.tables.items():
+            cure = "train the backbone of one chunk on them first"
+            check_one_piece(self.policy.backbone, f"data.{key}", cure)
             self.policy.backbone.check_encodes_video()
             check(
                 table,

@@ -109,6 +109,15 @@ def _chunk(
     )
 
 
+def check_one_piece(backbone: Denoiser, what: str, cure: str) -> None:
+    """Raise ValueError for a backbone whose clips have several chunks, which `what` cannot take."""
+    if backbone.chunks > 1:
+        raise ValueError(
+            f"expected a backbone that makes clips in one piece for {what}, got "
+            f"{type(backbone).__name__} with {backbone.chunks} chunks: {cure}"
+        )
+
+
 def plan_of(plan: Plan, backbone: Denoiser, chunk: int) -> tuple[Plan, int]:
     """Return the plan of one chunk, and how many forks of the clip's plan come before it."""
     steps = len(plan.times) - 1

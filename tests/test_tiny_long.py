@@ -1,0 +1,105 @@
+"""The recipe of long video, its embedded weights, and the script that trained them."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidrl import cli, config
+from vidrl.backbones.long import Long
+from vidrl.report.run_folder import read
+from vidrl.training import evaluate
+
+RECIPE = "scripts/recipes/tiny_long.toml"
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def script():
+    return importlib.import_module("pretrain_long")
+
+
+def test_the_recipe_is_right() -> None:
+    loaded = config.load(RECIPE)
+    evaluate.check_recipe(loaded)
+    options, algorithm = loaded.backbone.options, loaded.algorithm.options
+    assert algorithm["segments"] == options["chunks"]
+    long = Long(**{**options, "model": options["model"]})
+    seams = loaded.reward.parts["segment_seam"]["options"]["borders"]
+    latents = long.shape[1] // long.chunks
+    assert seams == [long.frame_map[latents * j][0] for j in range(1, long.chunks)]
+
+
+def test_only_seams_change_colour_shape_or_light(script, monkeypatch) -> None:
+    """Without the faults, the same clips differ after the first seam alone."""
+    faulty = [clip for _, clip in script.corpus(range(6))]
+    monkeypatch.setattr(script, "changed", lambda scene, light, draw: (scene, light))
+    clean = [clip for _, clip in script.corpus(range(6))]
+    first = script.SEAMS[0]
+    assert all(torch.equal(a[:first], b[:first]) for a, b in zip(faulty, clean, strict=True))
+    moved = [not torch.equal(a[first:], b[first:]) for a, b in zip(faulty, clean, strict=True)]
+    assert any(moved)
+    # what follows a seam stays changed until the next one
+    late = torch.stack([(a - b).abs().mean((1, 2, 3)) for a, b in zip(faulty, clean, strict=True)])
+    for start, end in zip(script.SEAMS, [*script.SEAMS[1:], script.FRAMES], strict=True):
+        changed = late[:, start:end] > 1e-3
+        assert bool((changed.all(1) == changed.any(1)).all())
+
+
+def test_rows_of_the_pretraining_follow_the_frame_before(script) -> None:
+    latents = torch.arange(16.0).view(1, 1, 16, 1, 1).expand(20, 1, 16, 4, 4)
+    (begun, nothing, _), (x0, before, _) = script.batch(latents, 0)[0]
+    assert nothing is None and begun[0, 0, :, 0, 0].tolist() == [0, 1, 2, 3]
+    assert x0.shape[2] == 4 and before.shape[2] == 1
+    gap = x0[:, :, :1] - before
+    assert torch.allclose(gap, torch.ones_like(gap), atol=5 * script.GRAIN)
+
+
+def test_the_pretraining_and_the_backbone_call_the_network_alike(script) -> None:
+    from vidrl.backbones.wan import Wan
+
+    wan = Wan("assets/tiny-wan-32", frames=13, text_length=24)
+    x = wan.noise([torch.Generator().manual_seed(0)])
+    cond = {**wan.encode(["a red circle goes round slowly on a dark background"])}
+    cond["history"] = x[:, :, -1:] + 1
+    time = torch.tensor([0.5])
+    with torch.no_grad():
+        theirs = wan.continuation(1).predict(x, time, cond)
+        # the script appends a padding token, which here is one of the padded text
+        own = script.predict(wan.network, x, time, cond["history"], cond["text"][:, :-1])
+    assert torch.allclose(own, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sample_makes_a_long_clip(tmp_path) -> None:
+    words = ["sample", "--recipe", RECIPE, "--steps", "2", "--out", str(tmp_path)]
+    prompt = "a red circle goes round slowly on a dark background"
+    assert cli.main([*words, "--prompt", prompt]) == 0
+    from vidrl.rewards import video
+
+    (file,) = tmp_path.glob("*.mp4")
+    assert len(video.read(file)[0]) == 45
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_shortly(tmp_path) -> None:
+    from vidrl.training import loop
+
+    changes = [
+        f"run={tmp_path / 'run'}",
+        "train.rounds=2",
+        "train.prompts_per_round=1",
+        "train.group=4",
+        "data.held_out_n=2",
+        "train.eval_n=2",
+        "train.eval_steps=2",
+        "train.show=1",
+        "guard.action='warn'",
+    ]
+    found = read(loop.run(config.load(RECIPE, changes)))
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(row["kl"] > 0 for row in rows)
+    assert found.held_out["composite"]["before"] is not None
