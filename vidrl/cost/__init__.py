@@ -9,7 +9,7 @@ multiply-add counts as two FLOPs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from vidrl.config import Recipe
 from vidrl.diffusion.segments import borders
 from vidrl.training.chunks import check_one_piece
 
-from . import cards, choices, counting, driven, memory, seconds, skeleton, work
+from . import cards, choices, counting, driven, memory, scoring, seconds, skeleton, work
 from .calibrate import Bench, Pace
 from .cards import HEADROOM, UTILISATION, Card
 from .counting import Calls
@@ -173,6 +173,8 @@ def of_target(
         else work.trace_recipe(recipe, blueprint, backbone, micro, memo)
     )
     plan = Plan(recipe, backbone, calls, work_done, micro, target.processes, target.shards)
+    if card is not None:
+        plan = replace(plan, scoring=_scoring(plan))
     bytes_found = memory.device(plan) | memory.host(plan)
     flops = _flops(recipe, calls, work_done)
     if pace is not None:
@@ -180,7 +182,7 @@ def of_target(
         bytes_found |= _process_memory(recipe, bytes_found, pace)
     else:
         taken = seconds.on_card(plan, flops, card, target.utilisation) if card else {}
-    facts, advice = _verdict(recipe, bytes_found, micro, target)
+    facts, advice = _verdict(plan, bytes_found, target)
     return Cost(
         recipe.run,
         _shape(backbone, segments, parameters),
@@ -194,15 +196,23 @@ def of_target(
     )
 
 
+def _scoring(plan: Plan) -> scoring.Scoring:
+    """Return the bytes of the reward on a card."""
+    clips = min(plan.recipe.train.score_batch, plan.clips)
+    size = memory.pixels(plan.backbone)
+    return scoring.of_recipe(plan.recipe, size, clips, plan.calls.first.in_loss)
+
+
 def _verdict(
-    recipe: Recipe, bytes_found: Mapping[str, float], micro: int, target: Target
+    plan: Plan, bytes_found: Mapping[str, float], target: Target
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the facts of the card, with whether the recipe fits, and advice if it does not."""
-    if target.card is None:
+    if target.card is None or plan.scoring is None:
         return {}, []
     fits = _fits(bytes_found, target.card)
     facts = {**asdict(target.card), "utilisation": target.utilisation, "fits": fits}
-    return facts, [] if fits else _advice(recipe, bytes_found, micro)
+    facts["reward"] = plan.scoring.note
+    return facts, [] if fits else _advice(plan.recipe, bytes_found, plan.micro)
 
 
 def _check_utilisation(utilisation: float) -> None:

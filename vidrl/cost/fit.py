@@ -128,7 +128,7 @@ def _cost(recipe: Recipe, target: Target, memo: Memo, chosen: Sequence[Option]) 
 
 
 def _seconds(cost: Cost) -> float:
-    """Return the seconds of a round without the reward."""
+    """Return the seconds of a round, without a reward whose seconds are unknown."""
     return float(cost.seconds["round"])
 
 

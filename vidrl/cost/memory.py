@@ -16,6 +16,7 @@ from vidrl.config import Recipe
 from . import choices, work
 from .choices import Choices
 from .counting import Calls
+from .scoring import Scoring
 from .work import Work
 
 
@@ -33,6 +34,8 @@ class Plan:
     """The processes that share a round's clips, each on a card of its own."""
     shards: int = 1
     """The processes that divide the network's weights among them."""
+    scoring: Scoring | None = None
+    """The bytes of the reward on a card; None where no card is named."""
 
     @property
     def chosen(self) -> Choices:
@@ -67,7 +70,8 @@ def device(plan: Plan) -> dict[str, float]:
         "update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other
     }
     first = _before_the_network(plan)
-    peak = max(sum(parts.values()) + max(stages.values()), *first.values(), 0.0)
+    known = [value for value in stages.values() if value == value]  # NaN: an unknown reward
+    peak = max(sum(parts.values()) + max(known), *first.values(), 0.0)
     named = {f"stage: {k}": v for k, v in (stages | other).items()}
     return {**parts, **named, **{f"first: {k}": v for k, v in first.items()}, "peak": peak}
 
@@ -89,6 +93,7 @@ def _stages(plan: Plan) -> dict[str, float]:
     clips = min(plan.recipe.train.score_batch, plan.clips) * clip_bytes(plan.backbone)
     rows = min(plan.micro, plan.calls.first.largest)
     held = rows if chosen.rollouts_on_cpu else plan.calls.first.largest // plan.processes
+    scoring = {} if plan.scoring is None else {"reward": clips + plan.scoring.alive}
     return {
         "encoding": done.weights["text encoder"] if chosen.text_encoder == "offload" else 0.0,
         # The trajectories are counted a second time: while the pieces are concatenated, the
@@ -96,6 +101,7 @@ def _stages(plan: Plan) -> dict[str, float]:
         "sampling": done.forward_peak + trajectories(plan, plan.micro),
         "update": done.update_peak + held * (8.0 * numel + done.condition),
         "decoding": max(3 * clips, clips + done.decode_peak),
+        **scoring,
     }
 
 

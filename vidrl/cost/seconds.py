@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, isnan, nan
 
 from vidrl.config import Recipe
 
@@ -48,7 +48,7 @@ def on_card(
 ) -> dict[str, float]:
     """Return the seconds of network, decoder and text encoder on a card, and of moved bytes.
 
-    The reward is NaN: its networks are not in the FLOPs.
+    A reward that `scoring` does not know is NaN, and in no sum.
     """
     recipe, calls = plan.recipe, plan.calls
     half = recipe.train.mixed_precision != "no" or plan.chosen.dtype != "float32"
@@ -65,8 +65,13 @@ def on_card(
     stages = {name: value / plan.processes for name, value in stages.items()}
     for name, value in moved(plan, card).items():
         stages[name] += value
-    found = with_totals(stages, recipe, calls, evaluation / plan.processes)
-    return {**found, "reward": float("nan")}
+    a_clip = plan.scoring.moved / card.bandwidth if plan.scoring else nan
+    if isnan(a_clip):
+        found = with_totals(stages, recipe, calls, evaluation / plan.processes)
+        return {**found, "reward": nan}
+    stages["reward"] = calls.first.scored * a_clip / plan.processes
+    evaluation += recipe.data.held_out_n * a_clip
+    return with_totals(stages, recipe, calls, evaluation / plan.processes)
 
 
 def moved(plan: Plan, card: Card) -> dict[str, float]:

@@ -17,6 +17,7 @@ class Block(NamedTuple):
     notes: Sequence[str] = ()
 
 
+WITHOUT = ", and without the reward's own networks"
 UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -145,7 +146,8 @@ def _verdict(cost: Cost) -> list[str]:
     if not cost.card:
         return []
     if cost.card["fits"]:
-        return [f"  fits {cost.card['name']}: {ESTIMATE}, and without the reward's own networks"]
+        without = "" if cost.memory["stage: reward"] == cost.memory["stage: reward"] else WITHOUT
+        return [f"  fits {cost.card['name']}: {ESTIMATE}{without}"]
     return [
         f"  DOES NOT FIT {cost.card['name']} ({ESTIMATE}). Try, in this order:",
         *(f"    {text_line}" for text_line in cost.advice),
@@ -166,7 +168,8 @@ def _seconds(cost: Cost) -> Block:
             f"{cost.card['bfloat16'] / 1e12:g} TFLOP/s in bfloat16"
         )
     )
-    return Block(f"Seconds on {where}: {cost.basis}", list(_durations(cost.seconds)))
+    notes = [f"  {cost.card['reward']}"] if cost.card else []
+    return Block(f"Seconds on {where}: {cost.basis}", list(_durations(cost.seconds)), notes)
 
 
 def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
