@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from vidrl import config, cost, rewards
 from vidrl.cost import cards, scoring, table
+
+PROMPTS = Path(__file__).parents[2] / "assets" / "prompts"
 
 
 class Count(PretendGpu):
@@ -64,10 +67,13 @@ def test_large_frames_are_measured_at_192_pixels_and_one_clip_at_a_time():
 
 
 def recipe(**reward):
-    table = {"run": "r", "backbone": {"name": "toy", "options": {}}, "reward": reward}
-    table["algorithm"] = {"name": "grpo", "options": {"steps": 5, "train_steps": 2}}
-    table["train"] = {"rounds": 2, "prompts_per_round": 2, "group": 2, "eval_steps": 4}
-    return config.build(table | {"policy": {"full": True}}, files=False)
+    given = {"run": "r", "backbone": {"name": "toy", "options": {}}, "reward": reward}
+    given["algorithm"] = {"name": "grpo", "options": {"steps": 5, "train_steps": 2}}
+    names = {"prompts": "train", "held_out": "held_out"}
+    given["data"] = {key: f"{PROMPTS}/everyday_{name}.txt" for key, name in names.items()}
+    given["data"]["held_out_n"] = 8
+    given["train"] = {"rounds": 2, "prompts_per_round": 2, "group": 2, "eval_steps": 4}
+    return config.build(given | {"policy": {"full": True}}, files=False)
 
 
 @pytest.mark.parametrize(
