@@ -55,6 +55,17 @@ def test_encode_of_a_batch_is_that_of_each(backbone: Generator, prompts: list[st
     assert any(not torch.allclose(value[0], value[1]) for value in batch.values())
 
 
+def test_encoding_on_a_named_device_gives_the_same_conditions(
+    denoiser: Denoiser, prompts: list[str]
+) -> None:
+    """What the loop calls before the network moves: `with encoding(device): encode(...)`."""
+    usual = denoiser.encode(prompts)
+    with denoiser.encoding(torch.device("cpu")):
+        named = denoiser.encode(prompts)
+    assert usual.keys() == named.keys()
+    assert all(torch.equal(usual[key], named[key]) for key in usual)
+
+
 def test_generate_is_deterministic(backbone: Generator, prompts: list[str]) -> None:
     cond = backbone.encode(prompts)
     with torch.no_grad():

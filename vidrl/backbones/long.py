@@ -129,9 +129,9 @@ class Long(Denoiser):
         """Return the prompts whose end the base's text encoder cuts off."""
         return self.base.truncated(prompts)
 
-    def encoding(self) -> AbstractContextManager[None]:
+    def encoding(self, device: torch.device | None = None) -> AbstractContextManager[None]:
         """Return the base's context around several calls of `encode`."""
-        return self.base.encoding()
+        return self.base.encoding(device)
 
     def drop_encoders(self) -> None:
         """Free the base's text encoders."""
