@@ -32,6 +32,7 @@ KEYS = {
     "ArrowRight": ("ArrowRight", 39),
     "Delete": ("Delete", 46),
     "Tab": ("Tab", 9),
+    "Escape": ("Escape", 27),
 }
 
 

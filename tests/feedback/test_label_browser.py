@@ -98,8 +98,12 @@ def test_a_rater_judges_by_keys_on_a_desktop(chromium, served, tmp_path):
         tab.until(
             f"document.getElementById('main').hidden || ({SHOWN} && {prompt(tab)!r} != document.getElementById('prompt').textContent)"
         )
-        assert tab.js("document.getElementById('count').textContent") == now  # a skip is no answer
+        count = tab.js("document.getElementById('count').textContent")
+        assert count in (now, "0 answers")  # a skip is no answer; the end counts answers alone
     tab.until("!document.getElementById('done').hidden")
+    told = tab.js("document.getElementById('summary').textContent")
+    assert told.startswith("You gave 0 answers and skipped 3 pairs.")
+    assert tab.js("document.getElementById('pace').textContent") == ""
     assert [one.skipped for one in store.answers()] == [True] * 3
     assert tab.complaints() == []
 
@@ -220,6 +224,101 @@ def test_points_and_a_ranking_by_keys(chromium, served, tmp_path):
 
 
 @pytest.mark.slow  # with the others of this file, more than ten seconds
+def test_clips_tie_by_a_button_that_shows_its_state(chromium, served, tmp_path):
+    for i in range(3):
+        write_clip(tmp_path / "more" / f"{i}.mp4", i)
+    (tmp_path / "more" / "prompts.csv").write_text("path,prompt\n0.mp4,a\n1.mp4,a\n2.mp4,a\n")
+    store, link = served("ranking", [tmp_path / "more"])
+    tab = opened(chromium, link, "Ann", width=390, height=844, touch=True)
+    tie = "document.querySelector('.tie')"
+    assert tab.js(f"{tie}.disabled")  # nothing to tie with
+    choices = "document.querySelectorAll('.choices button')"
+    for place in (0, 1, 0):  # the first press of A is taken back: B moves up to the first place
+        tab.js(f"{choices}[{place}].click()")
+    assert tab.js(f"{choices}[1].textContent").startswith("B: 1")
+    tab.tap_until(".tie", f"{tie}.getAttribute('aria-pressed') == 'true'")
+    tab.js(f"{choices}[2].click()")
+    assert tab.js(f"{tie}.getAttribute('aria-pressed')") == "false"
+    tab.js(f"{choices}[0].click()")
+    tab.until("!document.getElementById('done').hidden")
+    assert store.answers()[0].given == {"overall": [3, 1, 1]}
+
+
+def test_clips_that_are_not_shown_cannot_be_answered(chromium, served):
+    store, link = served()
+    tab = opened(chromium, link, "Ann")
+    tab.call("Network.enable")
+    tab.call("Network.setCacheDisabled", cacheDisabled=True)
+    tab.call("Network.setBlockedURLs", urls=["*/clips/*"])
+    tab.open(link)
+    tab.until("document.querySelector('.wait')?.textContent == 'Not loaded'")
+    tab.until("!document.getElementById('trouble').hidden")
+    assert "Skip (s)" in tab.js("document.getElementById('trouble').textContent")
+    enabled = tab.js(
+        "[...document.querySelectorAll('#foot button, #foot input')]"
+        ".filter(e => e.offsetParent && !e.matches(':disabled')).map(e => e.id)"
+    )
+    assert enabled == ["undo", "skip"]
+    for key in ("1", "2", "3", "4", "Enter", "q", " "):
+        tab.press(key)
+    assert store.records() == []
+    tab.call("Network.setBlockedURLs", urls=[])
+    tab.press("s")  # the next clips, whose loading failed too, are loaded again
+    tab.until(SHOWN)
+    assert [one.skipped for one in store.records()] == [True]
+    assert not tab.js("document.querySelector('.choices button').matches(':disabled')")
+
+
+@pytest.mark.slow  # with the others of this file, more than ten seconds
+def test_an_undo_fills_in_the_answers_and_marks(chromium, served):
+    store, link = served()
+    tab = opened(chromium, link, "Ann")
+    first = prompt(tab)
+    tab.drag(".axis", 0.2, 0.6)
+    for key in "1213":
+        tab.press(key)
+    tab.until(f"document.getElementById('prompt').textContent != {first!r} && {SHOWN}")
+    before = store.answers()[0]
+    tab.press("u")
+    tab.until(f"document.getElementById('prompt').textContent == {first!r} && {SHOWN}")
+    pressed = (
+        "[...document.querySelectorAll('.choices [aria-pressed=true]')].map(b => b.textContent[0])"
+    )
+    assert tab.js(pressed) == ["A", "B", "A", "T"]
+    assert tab.js("document.querySelectorAll('.axis .mark').length") == 1
+    tab.press("3")  # the first question is in the frame again
+    assert tab.js(pressed) == ["T", "B", "A", "T"] and store.answers() == []
+    tab.press("Enter")
+    tab.until(f"document.getElementById('prompt').textContent != {first!r} && {SHOWN}")
+    (after,) = store.answers()
+    assert after.given == {**before.given, "motion": "tie"}
+    assert after.faults == before.faults and len(after.faults) == 1
+
+
+LAYOUT = """(() => {
+  const box = (e) => e.getBoundingClientRect();
+  const axes = [...document.querySelectorAll('.axis')].map((e) => box(e).bottom);
+  const seen = [...document.querySelectorAll('#foot button')].filter((e) => e.offsetParent && !e.closest('.tags'));
+  const send = box(document.getElementById('send')).bottom;
+  return [Math.max(...axes), box(document.getElementById('foot')).top, Math.max(...seen.map((e) => box(e).bottom)), send];
+})()"""
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+def test_all_controls_are_on_the_screen_with_and_without_a_mark(chromium, served, size):
+    _, link = served()
+    tab = opened(chromium, link, "Ann", width=size[0], height=size[1], touch=size[0] < 700)
+    axes, foot, lowest, send = tab.js(LAYOUT)
+    assert axes <= foot and lowest <= size[1]  # no axis is covered, no button is below the fold
+    tab.drag(".axis", 0.2, 0.6, touch=size[0] < 700)
+    tab.until("document.querySelector('.tags:not([hidden])')")
+    tab.js("scrollTo(0, 0)")
+    marked = tab.js(LAYOUT)
+    assert marked[0] <= marked[1] and marked[2] <= size[1]
+    assert marked[3] == pytest.approx(send, abs=6)  # the mark does not push the questions
+
+
+@pytest.mark.slow  # with the others of this file, more than ten seconds
 def test_help_and_focus(chromium, served):
     _, link = served()
     tab = opened(chromium, link, "Ann", width=1280, height=900)
@@ -228,7 +327,13 @@ def test_help_and_focus(chromium, served):
     text = tab.js("document.getElementById('help').innerText")
     for key in ("space", "delete", "enter", "z", "q", "w", "s", "u", "1", "4"):
         assert re.search(rf"\b{key}\b", text), key
-    tab.js("document.getElementById('help').close()")
+    for key in ("?", "Escape"):
+        tab.press(key)
+        tab.until("!document.getElementById('help').open")
+        tab.press("?")
+        tab.until("document.getElementById('help').open")
+    tab.press("?")
+    tab.until("!document.getElementById('help').open")
     unnamed = tab.js(
         "[...document.querySelectorAll('button, input, canvas, [role]')].filter(e => e.offsetParent"
         " && !e.textContent.trim() && !e.getAttribute('aria-label')).map(e => e.outerHTML)"

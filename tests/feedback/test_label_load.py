@@ -41,6 +41,7 @@ class Rater:
     def __init__(self, name, port, end):
         self.name, self.port, self.end = name, port, end
         self.cookies, self.taken, self.connection = {}, {}, None
+        self.receipt, self.receipts = None, {}
         self.seconds = []  # of each request that was answered
 
     def ask(self, method, path, body=None, kind="application/json"):
@@ -61,6 +62,7 @@ class Rater:
         self.connection.request(method, path, body, headers)
         answer = self.connection.getresponse()
         text = answer.read()
+        self.receipt = answer.headers.get("x-receipt")
         self.seconds.append(time.monotonic() - begun)
         for line in answer.headers.get_all("set-cookie") or []:
             name, _, value = line.partition(";")[0].partition("=")
@@ -76,8 +78,16 @@ class Rater:
         while state["tasks"]:
             task, value = state["tasks"][0]["task"], draw.choice(["A", "B", "tie", "bad"])
             sent = {"task": task, "given": {"overall": value}, "seconds": 2.0}
+            sent["receipts"] = [self._receipt(clip) for clip in state["tasks"][0]["clips"]]
             state = json.loads(self.ask("POST", "/api/answer", json.dumps(sent)))
             self.taken[task] = value
+
+    def _receipt(self, clip):
+        """The receipt of a clip, whose frames are loaded once, as a browser does."""
+        if clip not in self.receipts:
+            self.ask("GET", f"/clips/{clip}")
+            self.receipts[clip] = self.receipt
+        return self.receipts[clip]
 
 
 @pytest.mark.slow

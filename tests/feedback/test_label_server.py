@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -52,8 +53,13 @@ def client_of(desk, name=None, token=TOKEN):
     return client
 
 
-def send(client, task, **given):
+def receipts(client, task):
+    return [client.get(f"/clips/{clip}").headers.get("x-receipt") for clip in task["clips"]]
+
+
+def send(client, task, shown_by=None, **given):
     sent = {"task": task["task"], "given": given, "seconds": 3.0}
+    sent["receipts"] = receipts(shown_by or client, task)
     return client.post("/api/answer", json=sent, headers=ORIGIN)
 
 
@@ -95,7 +101,8 @@ def test_neither_names_nor_folders_nor_reasons_reach_the_page(desk):
     client = client_of(desk, "Ann")
     texts = [client.get("/").text.partition("<dialog")[0], client.get("/api/state").text]
     for task in client.get("/api/state").json()["tasks"]:
-        assert set(task) == {"task", "clips", "prompt"}
+        assert set(task) == {"task", "clips", "prompt", "given", "marks"}
+        assert (task["given"], task["marks"]) == ({}, [])
         texts += [client.get(f"/clips/{clip}").content.decode("latin-1") for clip in task["clips"]]
         texts += [str(client.get(f"/clips/{clip}").headers) for clip in task["clips"]]
     for text in texts:
@@ -116,7 +123,7 @@ def test_a_restarted_server_takes_the_answers_to_its_old_tasks(home):
     after = client_of(desk_of(home))
     after.cookies.update(before.cookies)
     assert after.get("/api/state").json()["tasks"][0]["task"] == task["task"]
-    assert send(after, task, overall="A").status_code == 200
+    assert send(after, task, shown_by=before, overall="A").status_code == 200
     assert [one.click for one in desk.store.answers()] == [task["task"]]
 
 
@@ -128,6 +135,7 @@ def test_undo_shows_the_same_clips_again(desk):
     state = client.post("/api/undo", json=click, headers=ORIGIN).json()
     assert state["tasks"][0]["clips"] == task["clips"]
     assert state["progress"]["done"] == 0
+    assert state["tasks"][0]["given"] == {"overall": "A"}
     again = client.post("/api/undo", json=click, headers=ORIGIN).json()
     assert again["tasks"] == state["tasks"]
     send(client, state["tasks"][0], overall="B")
@@ -147,11 +155,58 @@ def test_marked_spans_become_faults_of_the_right_clip(desk):
     task = client.get("/api/state").json()["tasks"][0]
     marks = [{"clip": 1, "begin": 0.5, "end": 9.0, "tags": ["flicker"]}]
     sent = {"task": task["task"], "given": {"overall": "A"}, "faults": marks}
+    sent["receipts"] = receipts(client, task)
     assert client.post("/api/answer", json=sent, headers=ORIGIN).status_code == 200
     (fault,) = desk.store.judgments().faults
     (answer,) = desk.store.answers()
     assert (fault.clip, fault.begin, fault.end) == (answer.shown[1].path, 0.5, 1.25)
     assert fault.tags == ("flicker",)
+    undone = client.post("/api/undo", json={"click": "click-0001"}, headers=ORIGIN).json()
+    back = {"clip": 1, "begin": 0.5, "end": 1.25, "tags": ["flicker"]}
+    assert undone["tasks"][0]["marks"] == [back]
+    after = client_of(desk_of(desk.clips.clips[0].home.parent))  # a restarted server keeps them
+    after.cookies.update(client.cookies)
+    again = after.get("/api/state").json()["tasks"][0]  # its clips have other opaque names
+    assert again | {"clips": 0} == undone["tasks"][0] | {"clips": 0}
+
+
+def test_an_undo_keeps_why_its_clips_were_shown(desk):
+    client = client_of(desk, "Ann")
+    send(client, client.get("/api/state").json()["tasks"][0], overall="A")
+    client.post("/api/undo", json={"click": "click-0001"}, headers=ORIGIN)
+    answer, undo = desk.store.records()
+    assert undo.revokes == answer.number and answer.prompt
+    assert (undo.reason, undo.prompt) == (answer.reason, answer.prompt)
+    assert (undo.given, undo.faults) == ({}, ())
+
+
+@pytest.mark.parametrize("change", [lambda sent: [], lambda sent: sent[::-1], lambda sent: None])
+def test_an_answer_to_clips_that_were_not_delivered_is_refused(desk, change):
+    client = client_of(desk, "Ann")
+    task = client.get("/api/state").json()["tasks"][0]
+    sent = {"task": task["task"], "given": {"overall": "A"}}
+    sent["receipts"] = change(receipts(client, task))
+    answer = client.post("/api/answer", json=sent, headers=ORIGIN)
+    assert answer.status_code == 409 and "this page has shown" in answer.json()["error"]
+    assert desk.store.records() == []
+    skip = {"task": task["task"], "given": {}, "skip": True}  # a skip needs no clips
+    state = client.post("/api/answer", json=skip, headers=ORIGIN).json()
+    assert (state["progress"]["done"], state["progress"]["skipped"]) == (0, 1)
+
+
+def test_frames_that_were_deleted_are_made_again(home, desk):
+    client = client_of(desk, "Ann")
+    task = client.get("/api/state").json()["tasks"][0]
+    before = [client.get(f"/clips/{clip}").content for clip in task["clips"]]
+    shutil.rmtree(home / "taste.db.frames")
+    assert [client.get(f"/clips/{clip}").content for clip in task["clips"]] == before
+    assert send(client, task, overall="A").status_code == 200
+    shutil.rmtree(home / "taste.db.frames")
+    (home / "base").rename(home / "gone")  # and where the clips are gone too, words say so
+    task = client.get("/api/state").json()["tasks"][0]
+    answers = [client.get(f"/clips/{clip}") for clip in task["clips"]]
+    assert sorted(one.status_code for one in answers) == [200, 410]
+    assert send(client, task, overall="A").status_code == 409
 
 
 @pytest.mark.parametrize(
@@ -175,6 +230,7 @@ def test_answers_of_another_kind_are_refused_with_words(desk, change):
     client = client_of(desk, "Ann")
     task = client.get("/api/state").json()["tasks"][0]
     sent = {"task": task["task"], "given": {"overall": "A"}} | change
+    sent["receipts"] = receipts(client, task)
     body = json.dumps(sent)
     answer = client.post("/api/answer", content=body, headers=ORIGIN)
     assert answer.status_code == 409

@@ -150,7 +150,8 @@ class Store:
             return next(row for row in rows if row.number == revoked)
         newest = next(reversed(live(rows)), None)
         if newest is not None:
-            self.add(Answer(rater, newest.shown, revokes=newest.number, click=click))
+            why = (newest.prompt, newest.reason, newest.expected)
+            self.add(Answer(rater, newest.shown, {}, (), *why, click=click, revokes=newest.number))
         return newest
 
     def give(self, task: str, rater: str, body: Mapping[str, Any]) -> None:

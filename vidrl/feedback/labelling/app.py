@@ -119,7 +119,7 @@ class Page:
             found = self.desk.frames.of(clip.path, clip.home)
         except Vanished:
             return _error(410, "This clip is no longer there: skip it.")
-        headers = {"cache-control": "private, max-age=3600"}
+        headers = {"cache-control": "private, max-age=3600", "x-receipt": found.receipt}
         return FileResponse(found.file, media_type="application/octet-stream", headers=headers)
 
     def static(self, request: Request) -> Response:
@@ -176,8 +176,8 @@ class Page:
             raise Refused("expected an answer with a task and what was given")
         if not given and sent.get("skip") is not True:
             raise Refused("expected an answer to at least one question, or a skip")
-        seconds = sent.get("seconds", 0.0)
-        self.desk.answer(rater, sent["task"], given, sent.get("faults", []), seconds)
+        seconds, receipts = sent.get("seconds", 0.0), sent.get("receipts", [])
+        self.desk.answer(rater, sent["task"], given, sent.get("faults", []), seconds, receipts)
 
     def _undo(self, rater: str, sent: Mapping[str, Any]) -> None:
         if not re.fullmatch(r"[\w-]{8,64}", str(sent.get("click"))):
@@ -201,7 +201,8 @@ class Page:
         """Return what the page may know of a task: neither paths, nor why these clips."""
         prompt = task.prompt if self.desk.questionnaire.shows_prompt else ""
         clips = [self.desk.clip_id(clip) for clip in task.clips]
-        return {"task": task.name, "clips": clips, "prompt": prompt}
+        before = {"given": task.given, "marks": task.marks}
+        return {"task": task.name, "clips": clips, "prompt": prompt} | before
 
 
 def refusal(scope: Scope, status: int, words: str) -> App:

@@ -12,14 +12,14 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
 from vidrl.feedback.judgments import Fault
 from vidrl.feedback.labelling.clip_sets import Clip, ClipSet
-from vidrl.feedback.labelling.frames import FrameFolder, Vanished
+from vidrl.feedback.labelling.frames import FrameFolder, Vanished, receipt
 from vidrl.feedback.labelling.gold import Gold
 from vidrl.feedback.questionnaire import Questionnaire
 from vidrl.feedback.selection import Item, Past, Pick, Selection
@@ -38,7 +38,10 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What one rater is asked: the clips from left to right, and why these clips."""
+    """What one rater is asked: the clips from left to right, and why these clips.
+
+    `given` and `marks` hold an answer that the rater took back, to be edited on the page.
+    """
 
     name: str
     rater: str
@@ -46,6 +49,8 @@ class Task:
     shown: tuple[Shown, ...]
     reason: str
     expected: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    marks: Sequence[Mapping[str, Any]] = ()
 
     @property
     def prompt(self) -> str:
@@ -61,6 +66,7 @@ class Progress:
     goal: int
     seconds: float
     sitting: float  # seconds since the first answer of this sitting
+    skipped: int = 0
 
     @property
     def rest(self) -> bool:
@@ -127,11 +133,13 @@ class Desk:
         given: Mapping[str, Any],
         faults: Sequence[Mapping[str, Any]] = (),
         seconds: float = 0.0,
+        receipts: Sequence[str] = (),
     ) -> None:
         """Write the answer to a task; an answer that is sent twice is written once.
 
-        Raises Refused for a task that the rater does not have, and for an answer that does not
-        fit the questions.
+        `receipts` came with the frames of the clips; a skip (nothing given) needs none. Raises
+        Refused for a task that the rater does not have, for an answer that does not fit the
+        questions, and for an answer to clips that were not delivered.
         """
         with self._turn(rater):
             waiting = self._waiting(rater)
@@ -140,6 +148,8 @@ class Desk:
                 if self.store.has(name, rater):
                     return
                 raise Refused("expected the answer to a task of this page: load the page again")
+            if given:
+                _check_delivered(task, receipts)
             marked = _faults(faults, task, self.questionnaire)
             answer = Answer(rater, task.shown, dict(given), marked, task.prompt, task.reason)
             spent = seconds if _is_number(seconds) and 0 <= seconds < 86400 else 0.0
@@ -150,16 +160,17 @@ class Desk:
             waiting.remove(task)
 
     def undo(self, rater: str, click: str) -> bool:
-        """Revoke a rater's newest answer and show its clips again; return whether there was one."""
+        """Revoke a rater's newest answer and return whether there was one.
+
+        The clips are shown again, with the answer that was taken back filled in.
+        """
         with self._turn(rater):
             waiting, before = self._waiting(rater), self.store.has(click, rater)
             answer = self.store.undo(rater, click)
             if answer is None or before:
                 return answer is not None
             if all(clip.path in self._by_path for clip in answer.shown):
-                waiting.insert(
-                    0, self._hand_out(rater, answer.shown, answer.reason, answer.expected)
-                )
+                waiting.insert(0, self._hand_out_again(answer))
             return True
 
     def progress(self, rater: str) -> Progress:
@@ -170,7 +181,8 @@ class Desk:
         items = sum(map(len, self.selection.groups))
         goal = max(len(answered), min(self.goal, items + len(self.gold)))
         pace = median(recent) if recent else 0.0
-        return Progress(len(answered), goal, pace, sitting([row.at for row in mine]))
+        skipped = len(mine) - len(answered)
+        return Progress(len(answered), goal, pace, sitting([row.at for row in mine]), skipped)
 
     def clip_id(self, clip: Clip) -> str:
         """Return the name under which the page loads a clip, which says nothing about the clip."""
@@ -194,7 +206,9 @@ class Desk:
             if rater not in self._open:
                 stored = self.store.waiting(rater).items()
                 tasks = (self._stored_task(name, rater, body) for name, body in stored)
-                self._open[rater] = [task for task in tasks if task is not None]
+                found = [task for task in tasks if task is not None]
+                # an answer that was taken back comes first, as it does without a restart
+                self._open[rater] = sorted(found, key=lambda task: not (task.given or task.marks))
             return self._open[rater]
 
     def _stored_task(self, name: str, rater: str, body: Mapping[str, Any]) -> Task | None:
@@ -203,7 +217,8 @@ class Desk:
         if not all(clip.path in self._by_path for clip in shown):
             return None
         clips = tuple(self._by_path[clip.path] for clip in shown)
-        return Task(name, rater, clips, shown, body["reason"], body["expected"])
+        before = (body.get("given", {}), body.get("marks", []))
+        return Task(name, rater, clips, shown, body["reason"], body["expected"], *before)
 
     def _new_task(self, rater: str) -> Task | None:
         """Choose clips that can be shown and hand them out; None where nothing is left."""
@@ -266,11 +281,27 @@ class Desk:
 
     def _hand_out(self, rater: str, shown: tuple[Shown, ...], reason: str, expected: str) -> Task:
         """Write a new task to the store and return it."""
-        name = secrets.token_urlsafe(12)
-        body = {"shown": [clip.__dict__ for clip in shown], "reason": reason, "expected": expected}
-        self.store.give(name, rater, body)
         clips = tuple(self._by_path[clip.path] for clip in shown)
-        return Task(name, rater, clips, shown, reason, expected)
+        return self._give(Task(secrets.token_urlsafe(12), rater, clips, shown, reason, expected))
+
+    def _hand_out_again(self, answer: Answer) -> Task:
+        """Write a task with the clips of an answer that was taken back, and the answer itself."""
+        clips = tuple(self._by_path[clip.path] for clip in answer.shown)
+        places = {clip.path: place for place, clip in enumerate(answer.shown)}
+        marks = [
+            {"clip": places[one.clip], "begin": one.begin, "end": one.end, "tags": [*one.tags]}
+            for one in answer.faults
+        ]
+        name = secrets.token_urlsafe(12)
+        why = (answer.reason, answer.expected)
+        return self._give(Task(name, answer.rater, clips, answer.shown, *why, answer.given, marks))
+
+    def _give(self, task: Task) -> Task:
+        """Write a task to the store and return it."""
+        body = {"shown": [asdict(clip) for clip in task.shown]}
+        body |= {name: getattr(task, name) for name in ("reason", "expected", "given", "marks")}
+        self.store.give(task.name, task.rater, body)
+        return task
 
     # --- the answers so far
 
@@ -322,6 +353,17 @@ def _choice(row: Answer, questionnaire: Questionnaire, places: Item) -> int | No
     if questionnaire.mode != "pairs":
         return 0
     return GIVEN[value] if tuple(sorted(places)) == places else -GIVEN[value]
+
+
+def _check_delivered(task: Task, receipts: Sequence[str]) -> None:
+    """Raise Refused for an answer without the receipts of the clips that it is about."""
+    sent = list(receipts) if isinstance(receipts, (list, tuple)) else []
+    for place, clip in enumerate(task.shown):
+        if sent[place : place + 1] != [receipt(clip.sha256)]:
+            raise Refused(
+                f"expected an answer to clips that this page has shown, but clip {place + 1} was "
+                "not sent to it, or its file has changed since: load the page again, or skip"
+            )
 
 
 def _faults(

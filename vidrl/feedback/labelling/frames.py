@@ -48,6 +48,11 @@ class Frames:
     seconds: float
     note: str = ""  # where the page shows the clip smaller than it is
 
+    @property
+    def receipt(self) -> str:
+        """Return what comes with the frames and goes back with an answer (see `receipt`)."""
+        return receipt(self.sha256)
+
 
 class FrameFolder:
     """The files of frames of one store; each clip is decoded once.
@@ -75,21 +80,36 @@ class FrameFolder:
             try:
                 _check_inside(clip, home)
                 state = _state(clip)
-                if (clip, state) not in self._known:
-                    self._known[clip, state] = self._prepare(clip)
+                found = self._known.get((clip, state))
+                if found is None or not found.file.is_file():  # the file may be deleted any time
+                    found = self._known[clip, state] = self._prepare(clip)
             except (OSError, video.Unreadable) as error:
                 raise Vanished(f"{clip}: {error}") from error
-            return self._known[clip, state]
+            return found
 
     def _prepare(self, clip: Path) -> Frames:
         sha256 = content_hash(clip)
         file = self.folder / f"{sha256}.{VERSION}.frames"
         if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
             with new_file(file) as opened:
                 opened.write(pack(clip))
         with open(file, "rb") as opened:
             about = json.loads(opened.read(int.from_bytes(opened.read(4), "big")))
         return Frames(file, sha256, about["seconds"], about["note"])
+
+
+def receipt(sha256: str) -> str:
+    """Return the receipt of a clip, which only a page that got the clip's frames can know.
+
+    The page sends receipts back with an answer, so that no answer counts on clips that were not
+    delivered. A receipt follows from the clip's content alone: a restarted server, and a frame
+    that a browser kept, need no memory of the delivery. The hash itself stays on the server.
+
+    >>> receipt("00") == receipt("00") != receipt("01"), len(receipt("00"))
+    (True, 32)
+    """
+    return hashlib.sha256(f"delivered:{sha256}".encode()).hexdigest()[:32]
 
 
 def _check_inside(clip: Path, home: Path) -> None:

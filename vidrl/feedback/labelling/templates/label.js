@@ -27,6 +27,8 @@ let pending = null; // a mark whose end the keyboard has not set yet
 let begun = 0;
 let busy = false;
 let rested = 0;
+let playable = false; // all clips of the task are loaded: only then can it be answered
+let editing = null; // after an undo: the number of the question in the frame; nothing is sent by itself
 
 // --- small helpers
 
@@ -51,7 +53,9 @@ function trouble(text) {
 
 const named = (clip) => (data.mode === "points" ? "this clip" : LETTERS[clip]);
 const axes = () => data.axes.filter((axis) => axis.name !== "prompt" || task.prompt);
-const current = () => axes().find((axis) => !complete(axis)) ?? axes().at(-1);
+const current = () => axes()[editing ?? axes().findIndex((axis) => !complete(axis))] ?? axes().at(-1);
+const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const ITEM = { pairs: "pair", points: "clip", ranking: "ranking" }[data.mode];
 
 function complete(axis) {
   const value = given[axis.name];
@@ -99,10 +103,10 @@ async function take(found) {
   $("done").hidden = Boolean(next);
   if (!next) return finish();
   for (const name of state.tasks.flatMap((one) => one.clips)) {
-    if (!loaded.has(name)) loaded.set(name, new Clip(name));
+    if (loaded.get(name)?.failed ?? true) loaded.set(name, new Clip(name));
   }
   task = next;
-  await begin();
+  begin();
   forget();
 }
 
@@ -118,41 +122,66 @@ function forget() {
 
 function finish() {
   player.views = [];
-  const left = state.vanished ? ` ${state.vanished} clips could not be shown and were left out.` : "";
-  $("summary").textContent = `You gave ${state.progress.done} answers.${left} You may close this page.`;
-  $("undo_last").hidden = !state.progress.done;
+  const { done, skipped } = state.progress;
+  const and = skipped ? ` and skipped ${counted(skipped, ITEM)}` : "";
+  const left = state.vanished ? ` ${counted(state.vanished, "clip")} could not be shown and ${state.vanished === 1 ? "was" : "were"} left out.` : "";
+  $("summary").textContent = `You gave ${counted(done, "answer")}${and}.${left} You may close this page.`;
+  $("undo_last").hidden = !(done + skipped);
 }
 
 // --- a task
 
 async function begin() {
-  given = {};
-  marks = [];
+  const mine = task;
+  given = { ...task.given }; // empty, or an answer that was taken back
+  marks = task.marks.map((mark) => ({ ...mark }));
+  editing = Object.keys(given).length ? 0 : null;
   chosen = pending = null;
+  tied = false;
+  player.views = [];
   $("prompt").textContent = task.prompt;
   drawClips();
-  drawAnswers();
-  try {
-    await Promise.all(views.map(({ clip }) => clip.ready));
-  } catch (error) {
-    return trouble(`${error.message} Press s to skip.`);
-  }
+  setPlayable(false);
+  const shown = await Promise.all(views.map(showWhenLoaded));
+  if (task !== mine || !shown.every(Boolean)) return;
   player.show(views);
+  drawMarks();
+  setPlayable(true);
   begun = performance.now();
-  say(`${axes().length > 1 ? "New clips. " : ""}${current().question}`);
+  say(`${editing === null ? "New clips." : "Your answers are filled in: change them, then send them."} ${current().question}`);
+}
+
+// Take the words "Loading" away when a clip can play, or say why it cannot.
+async function showWhenLoaded({ clip, wait }, i) {
+  try {
+    await clip.ready;
+    wait.hidden = true;
+    return true;
+  } catch (error) {
+    wait.textContent = "Not loaded";
+    trouble(`Clip ${named(i)}: ${error.message} Skip (s), or load the page again.`);
+    return false;
+  }
+}
+
+// Answers, marks and the controls are off until all clips can play.
+function setPlayable(now) {
+  playable = now;
+  for (const control of $("controls").querySelectorAll("button, input")) control.disabled = !now;
+  drawAnswers();
 }
 
 function drawClips() {
   views = task.clips.map((name, i) => {
     const canvas = make("canvas", { role: "img", "aria-label": `Clip ${named(i)}` });
     const place = make("i", { hidden: "" });
-    const stage = make("div", { class: "stage" }, canvas, ...(data.mode === "points" ? [] : [make("b", {}, LETTERS[i])]), place);
+    const wait = make("p", { class: "wait" }, "Loading …");
+    const stage = make("div", { class: "stage" }, canvas, ...(data.mode === "points" ? [] : [make("b", {}, LETTERS[i])]), place, wait);
     const axis = make("div", { class: "axis", role: "group", "aria-label": `Time axis of ${named(i)}: drag where it goes wrong` });
     const list = make("ul", { class: "marks", "aria-label": `Marks of ${named(i)}` });
-    const tags = make("div", { class: "tags", role: "group", "aria-label": "Why? Tags of the mark", hidden: "" });
     stage.addEventListener("pointerdown", (event) => movePicture(event, stage));
     axis.addEventListener("pointerdown", (event) => dragMark(event, i));
-    return { clip: loaded.get(name), canvas, stage, place, axis, list, tags, figure: make("figure", {}, stage, axis, list, tags) };
+    return { clip: loaded.get(name), canvas, stage, place, wait, axis, list, figure: make("figure", {}, stage, axis, list) };
   });
   $("clips").replaceChildren(...views.map(({ figure }) => figure));
   drawMarks();
@@ -166,24 +195,27 @@ function drawAnswers() {
       const legend = make("legend", {}, ...(i ? [againButton(i - 1)] : []), axis.question, count);
       const set = make("fieldset", {}, legend, make("div", { class: "choices" }, ...drawn(axis)));
       set.classList.toggle("current", axis === current());
+      set.disabled = !playable;
       return set;
     }),
   );
-  $("send").disabled = data.mode === "ranking" ? !axes().every(complete) : !Object.keys(given).length;
+  $("send").disabled = !sendable();
   if (data.mode === "ranking") drawPlaces();
 }
 
 // On a phone, where one question is shown at a time: back to the question before.
 function againButton(i) {
   const back = () => {
-    delete given[axes()[i].name];
+    if (editing === null) delete given[axes()[i].name];
+    else editing = i;
     drawAnswers();
   };
   return make("button", { type: "button", class: "again", "aria-label": "Back to the question before", onclick: back }, "‹");
 }
 
 function choice(label, key, pressed, name, act) {
-  return make("button", { type: "button", "aria-pressed": String(pressed), "aria-label": name, onclick: act }, label, " ", make("kbd", {}, key));
+  const shownKey = label.startsWith(key) ? [] : [" ", make("kbd", {}, key)]; // points are their own keys
+  return make("button", { type: "button", "aria-pressed": String(pressed), "aria-label": name, onclick: act }, label, ...shownKey);
 }
 
 const pairChoices = (axis) =>
@@ -191,34 +223,55 @@ const pairChoices = (axis) =>
 
 function pointChoices(axis) {
   const points = Array.from({ length: axis.high - axis.low + 1 }, (_, i) => axis.low + i);
-  const ends = { [axis.low]: " (worst)", [axis.high]: " (best)" };
-  return points.map((n) => choice(String(n), String(n), given[axis.name] === n, `${n}${ends[n] ?? ""}`, () => answer(axis, n)));
+  const ends = { [axis.low]: " worst", [axis.high]: " best" };
+  return points.map((n) => choice(`${n}${ends[n] ?? ""}`, String(n), given[axis.name] === n, `${n}${ends[n] ?? ""}`, () => answer(axis, n)));
 }
 
-const rankChoices = (axis) =>
-  task.clips.map((_, i) => {
+const rankChoices = (axis) => [
+  ...task.clips.map((_, i) => {
     const place = given[axis.name]?.[i];
-    return choice(`${LETTERS[i]}${place ? `: ${place}` : ""}`, String(i + 1), Boolean(place), `${LETTERS[i]}, place ${place ?? "none"}`, () => rank(axis, i));
-  });
+    return choice(`${LETTERS[i]}${place ? `: ${place}` : ""}`, String(i + 1), Boolean(place), `${LETTERS[i]}, place ${place || "none"}`, () => rank(axis, i));
+  }),
+  tieButton(axis),
+];
+
+// Tie is on: the next clip that is pressed gets the place of the clip that was pressed last.
+function tieButton(axis) {
+  const button = choice("Tie next", "t", tied, "The next clip ties with the last one", tie);
+  button.disabled = !canTie(axis);
+  button.classList.add("tie");
+  return button;
+}
+
+const canTie = (axis) => Boolean(given[axis.name]?.some(Boolean)) && !complete(axis);
+
+function tie() {
+  if (!canTie(current())) return;
+  tied = !tied;
+  drawAnswers();
+  say(tied ? "The next clip ties with the last one." : "The next clip gets a place of its own.");
+}
 
 function answer(axis, value) {
   given[axis.name] = value;
+  if (editing !== null) editing = Math.min(axes().indexOf(axis) + 1, axes().length - 1);
   drawAnswers();
-  if (axes().every(complete)) send();
+  if (editing === null && axes().every(complete)) send();
   else say(current().question);
 }
 
-// The clips are pressed from the best to the worst; the key t lets the next one tie with the last.
+// The clips are pressed from the best to the worst; a second press takes the place away.
 let tied = false;
 function rank(axis, clip) {
-  const places = given[axis.name] ?? task.clips.map(() => 0);
+  const places = [...(given[axis.name] ?? task.clips.map(() => 0))];
   const most = Math.max(...places);
   const placed = places.filter(Boolean).length;
   places[clip] = places[clip] ? 0 : tied && most ? most : placed + 1;
   tied = false;
-  given[axis.name] = places;
+  // a place is one more than the number of better clips, so that none stays empty
+  given[axis.name] = places.map((own) => own && 1 + places.filter((other) => other && other < own).length);
   drawAnswers();
-  if (axes().every(complete)) send();
+  if (editing === null && axes().every(complete)) send();
 }
 
 function drawPlaces() {
@@ -229,13 +282,17 @@ function drawPlaces() {
   });
 }
 
+const sendable = () => playable && (data.mode === "ranking" ? axes().every(complete) : Object.keys(given).length > 0);
+const spent = () => (playable ? (performance.now() - begun) / 1000 : 0);
+
 function send() {
-  if (busy || !Object.keys(given).length || (data.mode === "ranking" && !axes().every(complete))) return;
-  once("/api/answer", { task: task.task, given, faults: marks, seconds: (performance.now() - begun) / 1000 });
+  if (busy || !sendable()) return;
+  const receipts = views.map(({ clip }) => clip.receipt);
+  once("/api/answer", { task: task.task, given, faults: marks, seconds: spent(), receipts });
 }
 
 function skip() {
-  if (!busy) once("/api/answer", { task: task.task, given: {}, skip: true, faults: marks, seconds: (performance.now() - begun) / 1000 });
+  if (!busy) once("/api/answer", { task: task.task, given: {}, skip: true, faults: marks, seconds: spent() });
 }
 
 function undo() {
@@ -251,7 +308,7 @@ const fraction = (event, element) => {
 
 function dragMark(event, clip) {
   const { axis } = views[clip];
-  if (!views[clip].clip.about) return;
+  if (!playable) return;
   const { seconds } = views[clip].clip.about;
   const from = fraction(event, axis) * player.seconds;
   const mark = { clip, begin: from, end: from, tags: [] };
@@ -266,7 +323,9 @@ function dragMark(event, clip) {
   };
   const stop = () => {
     axis.removeEventListener("pointermove", move);
+    const pressed = marks.find((one) => one.clip === clip && one.begin <= from && from <= one.end);
     if (marks.includes(mark)) choose(mark);
+    else if (pressed) choose(pressed); // a press without a drag selects the mark below it
   };
   axis.addEventListener("pointermove", move);
   axis.addEventListener("pointerup", stop, { once: true });
@@ -274,7 +333,7 @@ function dragMark(event, clip) {
 }
 
 function keyMark(clip) {
-  if (!views[clip]?.clip.about) return;
+  if (!views[clip]) return;
   const end = Math.min(player.time, views[clip].clip.about.seconds);
   if (pending?.clip !== clip) {
     pending = { clip, begin: end, end, tags: [] };
@@ -320,19 +379,29 @@ function drawMarks() {
         return make("li", {}, make("button", { type: "button", "aria-pressed": pressed, onclick: () => choose(mark === chosen ? null : mark) }, text));
       }),
     );
-    view.tags.hidden = chosen?.clip !== i;
-    view.tags.replaceChildren(...data.tags.map(tagButton), make("button", { type: "button", onclick: remove }, "✕ Remove mark"));
   });
+  drawTags();
+}
+
+// One line of tags for the chosen mark, in a place of its own: no mark moves the questions.
+function drawTags() {
+  $("tags").hidden = !chosen;
+  document.body.classList.toggle("tagging", Boolean(chosen));
+  if (!chosen) return;
+  const title = make("span", { class: "soft" }, `${data.mode === "points" ? "" : `${LETTERS[chosen.clip]} `}${span(chosen)}`);
+  const ends = [
+    make("button", { type: "button", class: "ends", onclick: () => choose(null) }, "Done"),
+    make("button", { type: "button", class: "ends", onclick: remove }, "✕ Remove mark"),
+  ];
+  $("tags").replaceChildren(title, ...data.tags.map(tagButton), ...ends);
 }
 
 function tagButton(tag) {
   const has = chosen?.tags.includes(tag) ?? false;
   const toggle = () => {
     chosen.tags = has ? chosen.tags.filter((one) => one !== tag) : [...chosen.tags, tag];
-    const place = data.tags.indexOf(tag);
-    const { clip } = chosen;
     drawMarks();
-    views[clip].tags.children[place].focus();
+    $("tags").querySelectorAll("button")[data.tags.indexOf(tag)].focus();
   };
   return make("button", { type: "button", "aria-pressed": String(has), onclick: toggle }, tag);
 }
@@ -382,17 +451,20 @@ function movePicture(event, stage) {
 // --- progress
 
 function drawProgress() {
-  const { done, goal, seconds, rest, sitting } = state.progress;
-  $("bar").max = Math.max(goal, 1);
-  $("bar").value = done;
-  $("count").textContent = `${done} of ${goal}`;
-  const left = Math.ceil(((goal - done) * seconds) / 60);
-  $("pace").textContent = seconds ? `· ${Math.round(seconds)} s each · about ${left} min left` : "";
+  const { done, goal, seconds, rest, sitting, skipped } = state.progress;
+  const ended = !state.tasks.length; // nothing is left: skipped items do not come again
+  $("bar").max = ended ? 1 : Math.max(goal, 1);
+  $("bar").value = ended ? 1 : done;
+  $("count").textContent = ended ? counted(done, "answer") : `${done} of ${goal}`;
+  const left = Math.ceil((Math.max(goal - done - skipped, 1) * seconds) / 60);
+  $("pace").textContent = seconds ? `· ${Math.round(seconds)} s each${ended ? "" : ` · about ${left} min left`}` : "";
   if (sitting < rested) rested = 0;
   $("rest").hidden = !(rest && sitting - rested > 1200);
 }
 
 // --- keys
+
+const ALWAYS = ["s", "u"]; // keys that need no clips
 
 const digit = (key) => {
   const axis = current();
@@ -417,7 +489,8 @@ const KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || $("help").open) return;
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if ($("help").open) return ["?", "Escape"].includes(event.key) ? $("help").close() : undefined;
   if (event.key === "?") return $("help").showModal();
   if ($("main").hidden) return event.key === "u" ? undo() : undefined;
   const onButton = event.target.closest?.("button");
@@ -426,9 +499,10 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const clip = MARK_KEYS.indexOf(key);
   if (busy || event.repeat && !key.startsWith("Arrow")) return undefined;
+  if (!playable && !ALWAYS.includes(key)) return undefined;
   if (KEYS[key]) KEYS[key](event);
   else if (/^[0-9]$/.test(key)) digit(key);
-  else if (data.mode === "ranking" && key === "t") tied = true;
+  else if (data.mode === "ranking" && key === "t") tie();
   else if (clip >= 0 && clip < views.length) keyMark(clip);
   else return undefined;
   event.preventDefault();
@@ -465,5 +539,6 @@ $("rested").addEventListener("click", () => {
   $("rest").hidden = true;
 });
 
+document.body.style.setProperty("--questions", data.axes.length);
 history.replaceState(null, "", "/"); // the token leaves the address, so that no screenshot shows it
 once("/api/state");

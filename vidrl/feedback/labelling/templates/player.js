@@ -12,12 +12,17 @@ export class Clip {
     this.bitmaps = new Map();
     this.decoding = new Set();
     this.ready = this.load();
-    this.ready.catch(() => {}); // the page reports the error when it shows the clip
+    this.failed = false;
+    this.ready.catch(() => (this.failed = true)); // the page reports the error when it shows the clip
   }
 
   async load() {
     const answer = await fetch(`/clips/${this.name}`);
-    if (!answer.ok) throw new Error((await answer.json()).error);
+    if (!answer.ok) {
+      const words = await answer.json().catch(() => ({ error: `The server could not send the clip (${answer.status}).` }));
+      throw new Error(words.error);
+    }
+    this.receipt = answer.headers.get("x-receipt"); // goes back with the answer: the clip was shown
     const bytes = await answer.arrayBuffer();
     const length = new DataView(bytes).getUint32(0);
     this.about = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
