@@ -1,14 +1,15 @@
 """Play a policy in the learned world and in the true one, as Gymnasium environments.
 
-    python scripts/examples/world_env.py [RUN] [OUT.mp4]
+    python scripts/examples/world_env.py [RUN] [--out OUT.mp4]
 
 With RUN, the folder of a run of scripts/recipes/tiny_world.toml, the learned world has the trained
 weights. The same planner, which reads the state from the pixels, plays five episodes of the task
 "push" in both worlds. OUT.mp4 gets the learned world's frames. Needs the extra `world`.
 """
 
+import argparse
 import random
-import sys
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from vidrl.rewards import video
 from vidrl.worlds import policies, simulator
 from vidrl.worlds.environment import WorldEnv
 
+ROOT = Path(__file__).resolve().parents[2]  # the script runs from any folder
 TASK = "push"  # or "reach", "avoid": vidrl.worlds.tasks
 
 
@@ -35,7 +37,7 @@ def play(env: WorldEnv, seed: int) -> tuple[float, list]:
 
 def main(run: str = "", out: str = "") -> None:
     """Play both worlds, and print the rewards."""
-    learned = WorldEnv(simulator.load(run=run), TASK)
+    learned = WorldEnv(simulator.load(str(ROOT / "assets/tiny-world"), run=run), TASK)
     truth = WorldEnv(simulator.TrueWorld(), TASK)
     frames = []
     for seed in range(5):
@@ -45,10 +47,21 @@ def main(run: str = "", out: str = "") -> None:
             f"world, {true:+.0f} after {len(steps) // 2} in the true one"
         )
         frames += seen
+    if not run:
+        print(
+            "The learned world is untrained, and often ignores a push: a reward of +0 there beside "
+            "+1 in the true world is expected. Train it by scripts/recipes/tiny_world.toml."
+        )
     if out:
         clip = torch.stack([torch.from_numpy(frame) for frame in frames]).permute(0, 3, 1, 2)
         video.write(out, clip, learned.world.fps)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", default="", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", default="", metavar="OUT.mp4", help="a film of the learned world")
+    words = parser.parse_args()
+    if words.run and not Path(words.run).is_dir():
+        parser.error(f"expected RUN to be the folder of a run, got {words.run}: --out names a film")
+    main(words.run, words.out)

@@ -62,7 +62,7 @@ def test_videogen_reward_bench(tmp_path: Path) -> None:
         "Overall",
     ]
     assert [c.choice for c in found.choices] == [1, 0, -1, 1, -1, -1, 0]
-    assert found.notes == ["1 answers are blank in the file"]
+    assert found.notes == ["1 answer is blank in the file"]
     assert found.choices[0].first == str(tmp_path / "videos" / "1.mp4")
 
 
@@ -153,7 +153,7 @@ def test_scores_of_any_name(tmp_path: Path) -> None:
         ("c.json", '{"a": []}', "a list of"),
         ("c.csv", 'path_a,path_b,choice\nx,"y,a\n', "line 2: .*quote"),
         ("c.txt", "", "expected a table ending in"),
-        ("c.csv", None, "expected a table at"),
+        ("c.csv", None, "expected a file of judgments at"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, says: str) -> None:

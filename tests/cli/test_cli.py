@@ -666,16 +666,16 @@ def test_pairs_are_shown_and_converted_and_losses_are_counted(tmp_path, capsys):
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert cli.main(["pairs", "show", str(source)]) == 0
     shown = capsys.readouterr().out
-    assert "5 choices; 4 clips (4 not found), 1 prompts" in shown
+    assert "5 choices; 4 clips (4 not found), 1 prompt" in shown
     assert "ties: 1 (0 of two bad clips)" in shown
-    assert "contradictions: 1 pairs with answers for both clips (1 of one rater); 0 cycles" in shown
+    assert "contradictions: 1 pair with choices of both clips (1 of one rater); 0 cycles" in shown
     convert = ["pairs", "convert", str(source), "--to", "trl", "--out", str(out)]
     assert cli.main([*convert, "--strict"]) == 1 and not out.exists()
     assert "cannot hold all of it, so nothing is written" in capsys.readouterr().out
     assert cli.main(convert) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "not in trl: 1 names of raters are left out",
-        "not in trl: 1 answers are joined with others on a pair",
+        "not in trl: 1 name of raters is left out",
+        "not in trl: 1 answer is joined with others on a pair",
         "not in trl: 2 ties are left out",
         f"2 rows of the format trl in {out}",
     ]

@@ -50,6 +50,10 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         (["--model", "m"], "a model and its prompts"),
         (["base", "--model", "m"], "got both"),
         (["base", "ours", "--scale", "videoscore2"], "--mode points"),
+        (
+            ["base", "--mode", "points", "--scale", "videofeedback", "--axes", "a.toml"],
+            "expected --scale or --axes, got both",
+        ),
         (["base", "ours", "--mode", "points", "--gold", "g.csv"], "--mode pairs with --gold"),
         (["base", "ours", "--gold", "none.csv"], "file of gold pairs"),
         (["base", "ours", "--random", "1.5"], "share of 0 to 1"),
@@ -62,6 +66,25 @@ def test_wrong_options_are_refused_before_any_page(tmp_path, capsys, monkeypatch
     two_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert expected in refused(capsys, *words, "--port", 0)
+    assert not list(tmp_path.glob("taste.db*"))  # nothing is left of a start that is refused
+
+
+def test_the_start_says_that_no_ranking_is_as_large_as_asked(tmp_path, capsys):
+    from argparse import Namespace
+
+    from vidrl.cli import label
+    from vidrl.feedback.labelling import clip_sets
+
+    found = clip_sets.read(two_folders(tmp_path), "ranking")
+    groups = clip_sets.items(found, "ranking", 4)
+    desk = Namespace(selection=Namespace(groups=groups), clips=found)
+    args = Namespace(mode="ranking", store="t.db", rank=4, public=False, open=False)
+    label._print_start(args, desk, "link")
+    told = capsys.readouterr().out
+    assert "3 rankings of 6 clips" in told and "the largest ranking has 2 clips of --rank 4" in told
+    args.rank = 2
+    label._print_start(args, desk, "link")
+    assert "the largest" not in capsys.readouterr().out
 
 
 def test_a_store_of_other_questions_is_refused(tmp_path, capsys, monkeypatch):

@@ -118,14 +118,14 @@ def test_each_loss_is_counted():
     )
     kept, lost = reduced(given, files.named("trl"), "overall")
     assert lost == [
-        "1 judgments of other aspects than overall are left out",
-        "1 rankings are written as the 3 choices of them",
-        "2 points of clips are written as 1 choices between clips of one prompt",
-        "1 faults are left out",
+        "1 judgment of other aspects than overall is left out",
+        "1 ranking of clips is read as 3 choices",
+        "2 points of clips are read as 1 choice between clips of one prompt",
+        "1 fault is left out",
         "2 names of raters are left out",
         "2 answers are joined with others on a pair",
         "the weights of choices are left out",
-        "1 ties are left out",
+        "1 tie is left out",
     ]
     assert [(c.first, c.second, c.choice, c.labels) for c in kept.choices] == [
         ("a", "b", 1, ()),
@@ -142,7 +142,7 @@ def test_shares_are_weights_that_sum_to_one():
     votes.append(Choice("a", "b", 0, prompt="p"))
     kept, lost = reduced(Judgments(votes), files.named("rapidata"))
     assert [(c.choice, c.weight) for c in kept.choices] == [(1, 0.625), (-1, 0.375)]
-    assert lost[-1] == "1 ties count half for each clip"
+    assert lost[-1] == "1 tie counts half for each clip"
 
 
 def test_references_of_prompts_travel_where_the_format_has_a_place(tmp_path):
@@ -152,7 +152,7 @@ def test_references_of_prompts_travel_where_the_format_has_a_place(tmp_path):
         files.write(given, tmp_path / f"{name}.jsonl", name)
         assert files.read(tmp_path / f"{name}.jsonl").judgments.choices == given.choices
     written = files.write(given, tmp_path / "v2.jsonl", "flow_factory")
-    assert written.lost == ["1 references are left out (negative_prompt)"]
+    assert written.lost == ["1 reference is left out (negative_prompt)"]
     (found,) = files.read(tmp_path / "v2.jsonl").judgments.choices
     assert found.prompt == Prompt("a cat", {"image": str(tmp_path / "cat.png")})
     written = files.write(given, tmp_path / "a.csv", "gsb")
@@ -192,7 +192,7 @@ def test_rapidata(tmp_path):
         ("1.mp4", "2.mp4", 1, "Coherence", 1.0),
     ]
     assert found.judgments.choices[0].second == str(tmp_path / "videos/wan/2.mp4")
-    assert found.judgments.notes == ["1 answers are blank in the file"]
+    assert found.judgments.notes == ["1 answer is blank in the file"]
     row |= {"file_name1": "sora_1.mp4", "file_name2": "wan_2.mp4"}
     assert short(files.read(table(tmp_path / "data.jsonl", row)))[0][:2] == ("sora_1.mp4", "2.mp4")
 
@@ -227,7 +227,7 @@ def test_pickapic_with_embedded_pictures(tmp_path):
     first = found.judgments.choices[0]
     assert (first.first, first.rater) == (str(tmp_path / "media/u0.jpg"), "5")
     assert (tmp_path / "media/u0.jpg").read_bytes() == b"one"
-    assert found.judgments.notes == ["1 rows have no label"]
+    assert found.judgments.notes == ["1 row has no label"]
     assert files.read(path).judgments == found.judgments, "found by uid at any depth"
 
 
@@ -253,7 +253,7 @@ def test_imagereward(tmp_path):
     assert [p.points for p in found.points if p.aspect == "overall_rating"] == [7, 6, 5, 4]
     assert {(p.low, p.high) for p in found.points} == {(1.0, 7.0)}
     assert "fidelity_rating" not in found.aspects
-    assert found.notes == ["1 prompts have one ranked picture, and so no ranking"]
+    assert found.notes == ["1 prompt has one ranked picture, and so no ranking"]
 
 
 def test_flow_factory(tmp_path):
@@ -282,8 +282,8 @@ def test_flow_factory(tmp_path):
     pictures = {"image": str(tmp_path / "first.png"), "last_image": str(tmp_path / "end.png")}
     assert choice.prompt == Prompt("a boat", pictures)
     assert found.notes == [
-        "1 conditions audio are not read",
-        "1 records are of the type 'demonstration'",
+        "1 condition audio is not read",
+        "1 record is of the type 'demonstration'",
     ]
 
 
@@ -314,8 +314,8 @@ def test_label_studio(tmp_path):
     (stars,) = found.points
     assert (stars.clip, stars.points, stars.low, stars.high) == ("/data/b.mp4", 4, 1, 5)
     assert found.notes == [
-        "1 results of the type 'textarea' are not read",
-        "1 annotations were cancelled",
+        "1 result of the type 'textarea' is not read",
+        "1 annotation was cancelled",
     ]
 
 
@@ -405,11 +405,27 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         files.write(both, tmp_path / "w.csv", "gsb")
 
 
+def test_paths_that_are_no_file_are_named(tmp_path):
+    with pytest.raises(BadTable, match="got the folder"):
+        files.read(tmp_path)
+    with pytest.raises(
+        BadTable, match=r"^expected a file of judgments at [^ ]*, found nothing there$"
+    ):
+        files.read(tmp_path / "nope.csv")
+
+
+def test_a_ranking_whose_choices_are_all_ties_is_not_said_to_be_written(tmp_path):
+    given = Judgments(rankings=[Ranking(("a", "b"), (1, 1), prompt="x")])
+    said = "found none: 1 ranking of clips is read as 1 choice; 1 tie is left out"
+    with pytest.raises(ValueError, match=said):
+        files.write(given, tmp_path / "w.jsonl", "trl")
+
+
 def test_a_file_of_another_suffix_is_refused_before_it_is_written(tmp_path):
     given = Judgments([Choice("a", "b", 1)])
     with pytest.raises(ValueError, match="ending in .jsonl for the format flow_factory"):
         files.write(given, tmp_path / "w.csv", "flow_factory")
-    with pytest.raises(ValueError, match="found none: 1 faults are left out"):
+    with pytest.raises(ValueError, match="found none: 1 fault is left out"):
         files.write(Judgments(faults=[Fault("a", 0, 1)]), tmp_path / "w.csv", "trl")
     two = Judgments([Choice("a", "b", 1, "VQ"), Choice("a", "b", 1, "MQ")])
     with pytest.raises(ValueError, match="got VQ, MQ: name one by --aspect"):
@@ -427,7 +443,7 @@ def test_only_addresses_and_ids_are_searched_by_name(tmp_path):
     assert choice.first == str(tmp_path / "a.mp4"), "a path is where it says, or nowhere"
     assert choice.second == str(tmp_path / "one/a.mp4")
     assert found.notes == [
-        f"1 names belong to several files below {tmp_path}, the first counts: a.mp4"
+        f"1 name belongs to several files below {tmp_path}, the first counts: a.mp4"
     ]
 
 
@@ -446,7 +462,7 @@ def test_a_store_is_read_as_a_file_is(tmp_path):
     files.write(found.judgments, tmp_path / "pairs.jsonl", "trl")
     (choice,) = files.read(tmp_path / "pairs.jsonl").judgments.choices
     assert (choice.first, choice.second) == (str(tmp_path / "b.mp4"), str(tmp_path / "a.mp4"))
-    assert found.judgments.notes == ["1 answers of reason repeat are left out"]
+    assert found.judgments.notes == ["1 answer of reason repeat is left out"]
 
 
 @pytest.mark.parametrize("name", ["..", "x/..", "../../evil.jpg"])

@@ -491,7 +491,8 @@ def test_one_folder_is_compared_within_each_prompt(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("first,second\na.mp4,b.mp4\n", "expected answer"),
+        ("first,second\na.mp4,b.mp4\n", "answer missing"),
+        ("one,two,ans\na.mp4,b.mp4,A\n", "columns first, second, answer, found one, two, ans"),
         ("first,second,answer\na.mp4,b.mp4,C\n", "answer of A, B, tie, bad"),
         ("first,second,answer\na.mp4,a.mp4,A\n", "twice"),
         ("first,second,answer\na.mp4,../c.mp4,A\n", "found none at"),

@@ -14,6 +14,21 @@ def votes(*rows):
     return [Vote(Choice(a, b, c, prompt=prompt, rater=who)) for a, b, c, who, prompt in rows]
 
 
+def test_the_pace_counts_answers_that_were_sent_in_part():
+    """Two answers of bob, the second without the question overall, and five choices."""
+    rows = [
+        Vote(Choice("m/a", "n/a", 1, aspect, "p", "bob"), seconds=3.0, at="2026-01-01T10:00:00Z")
+        for aspect in ("motion", "picture", "overall")
+    ] + [
+        Vote(Choice("m/b", "n/b", 1, aspect, "q", "bob"), seconds=5.0, at="2026-01-01T10:01:00Z")
+        for aspect in ("motion", "picture")
+    ]
+    found, page = report(rows)
+    assert found["pace"][0]["answers"] == 2 and found["pace"][0]["seconds"] == 4.0
+    assert found["votes"] == 5 and "5 choices between two clips" in page
+    assert "Choices by rater: bob 5." in page
+
+
 def report(rows, sides=True):
     found = raters.report(rows, Judgments(), sides) | {"source": "x"}
     json.dumps(found, allow_nan=False)
@@ -69,7 +84,7 @@ def test_pairs_that_were_chosen_for_their_information_count_for_no_rate_of_wins(
 @pytest.mark.parametrize(
     "rows, told",
     [
-        ([], "0 answers to pairs"),
+        ([], "0 choices between two clips"),
         (votes(("m/a", "n/b", 1, "ann", "p")), "not known: there is one rater"),
         (
             votes(*((f"m/{i}", f"n/{i}", 0, who, f"p{i}") for i in range(3) for who in "xy")),

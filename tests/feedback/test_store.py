@@ -51,8 +51,8 @@ def test_repeats_and_gold_pairs_are_judgments_on_request_only(store):
     found = store.judgments()
     assert len(found.choices) == 2
     assert found.notes == [
-        "1 answers of reason repeat are left out",
-        "1 answers of reason gold are left out",
+        "1 answer of reason repeat is left out",
+        "1 answer of reason gold is left out",
     ]
     assert len(store.judgments(("gold",)).choices) == 1
     with pytest.raises(ValueError, match="reasons of random"):
@@ -195,6 +195,19 @@ def test_postgresql_takes_the_same_tables_and_statements():
     table = made.tables["records"]
     insert = table.insert().values(click="c").returning(table.c.number).compile(dialect=dialect)
     assert str(insert).endswith("RETURNING records.number")
+
+
+@pytest.mark.parametrize("tables", [0, 1])
+def test_a_file_without_the_tables_of_a_store_is_named(tmp_path, tables):
+    file = tmp_path / "empty.db"
+    file.touch()
+    if tables:
+        with sqlite3.connect(file) as connection:
+            connection.execute("CREATE TABLE other (x)")
+    told = ["an empty file", "the database has no tables of a store"][tables]
+    with pytest.raises(WrongStore, match=f"empty.db.*{told}"):
+        Store(file)
+    assert tables or not file.stat().st_size  # it is left as it was
 
 
 def test_a_questionnaire_of_a_file(tmp_path):

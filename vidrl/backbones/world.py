@@ -180,8 +180,9 @@ def _config(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"expected a model of worlds, a folder with {CONFIG} and {WEIGHTS}, got {folder}: name "
-            "assets/tiny-world, or train one with scripts/pretrain_world.py"
+            f"expected a model of worlds, a folder with {CONFIG} and {WEIGHTS}, got "
+            f"{folder.resolve()}: name the path of assets/tiny-world in the repository of vidrl, "
+            "or train one with scripts/pretrain_world.py"
         ) from error
     words, wanted = found.get("actions"), ("side", "length", *SIZES)
     named = isinstance(words, list) and words and all(isinstance(word, str) for word in words)

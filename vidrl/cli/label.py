@@ -39,7 +39,8 @@ learned. Some pairs are shown twice, with the sides exchanged, and --gold names 
 is known: both show how consistent a rater is.
 
 The page needs the link that is printed, with its token. Only this machine can open it, unless
---public is given. The token is new at each start, or the environment variable VIDRL_TOKEN.
+--public is given. The token is new at each start, or the environment variable VIDRL_TOKEN, of at
+least 16 letters, digits, - or _.
 """
 
 
@@ -51,7 +52,8 @@ def declare(commands: Any) -> None:
         "--store",
         default="taste.db",
         metavar="FILE or URL",
-        help="the store of the answers: a SQLite file (taste.db), or postgresql://host/name",
+        help="the store of the answers: a SQLite file (taste.db in this folder), or "
+        "postgresql://host/name",
     )
     label.add_argument(
         "--report",
@@ -77,7 +79,8 @@ def _declare_questions(group: Any) -> None:
     group.add_argument(
         "--scale",
         choices=("videofeedback", "videoscore2"),
-        help="for points: five aspects from 1 to 4, or three from 1 to 5 (videoscore2)",
+        help="for points, in place of --axes: five aspects from 1 to 4, or three from 1 to 5 "
+        "(videoscore2)",
     )
     group.add_argument(
         "--rank", type=whole_number(2, 8), default=4, metavar="N", help="clips of a ranking (4)"
@@ -96,7 +99,9 @@ def _declare_order(group: Any) -> None:
         "--repeats", type=number(0), default=0.05, metavar="P", help="share of repeats (0.05)"
     )
     group.add_argument(
-        "--gold", metavar="FILE", help="pairs whose answer is known: .csv, .jsonl or .toml"
+        "--gold",
+        metavar="FILE",
+        help="pairs whose answer is known: .csv, .jsonl or .toml; its paths start in its folder",
     )
     group.add_argument(
         "--gold-share", type=number(0), default=0.05, metavar="P", help="share of gold pairs (0.05)"
@@ -216,6 +221,8 @@ def _sampled(args: argparse.Namespace) -> Path:
 
 def _desk(args: argparse.Namespace, folders: list[str]) -> Desk:
     """Return the desk of the clips, the questions and the store that the arguments name."""
+    from dataclasses import replace
+
     from vidrl.feedback.labelling import clip_sets, gold
     from vidrl.feedback.labelling.desk import Desk
     from vidrl.feedback.labelling.frames import FrameFolder
@@ -227,9 +234,11 @@ def _desk(args: argparse.Namespace, folders: list[str]) -> Desk:
     if args.gold and args.mode != "pairs":
         raise ValueError(f"expected --mode pairs with --gold, got --mode {args.mode}")
     known = gold.read(args.gold) if args.gold else []
-    store = Store(args.store, _questionnaire(args))
+    questions = _questionnaire(args)
+    selection = _selection(args, clips, tuple(range(len(known))))
+    store = Store(args.store, questions)  # last: options that are refused leave no file
+    selection = replace(selection, seed=store.made)
     folder = f"{store.file}.frames" if store.file else ".vidrl_frames"
-    selection = _selection(args, clips, tuple(range(len(known))), store.made)
     return Desk(store, clips, FrameFolder(folder), selection, known, args.count, note=_print_note)
 
 
@@ -240,8 +249,10 @@ def _questionnaire(args: argparse.Namespace) -> Questionnaire:
     from vidrl.feedback import questionnaire
     from vidrl.feedback.labelling import frames
 
-    if args.scale and (args.mode != "points" or args.axes):
-        raise ValueError("expected --scale with --mode points and without --axes")
+    if args.scale and args.mode != "points":
+        raise ValueError(f"expected --mode points with --scale, got --mode {args.mode}")
+    if args.scale and args.axes:
+        raise ValueError("expected --scale or --axes, got both: the axes of --axes have own scales")
     settings = {"frames": frames.VERSION, "largest_side": frames.LARGEST_SIDE}
     settings |= {"rank": args.rank} if args.mode == "ranking" else {}
     found = (
@@ -253,17 +264,15 @@ def _questionnaire(args: argparse.Namespace) -> Questionnaire:
     return replace(found, shows_prompt=shows, settings=settings)
 
 
-def _selection(
-    args: argparse.Namespace, clips: ClipSet, gold: tuple[int, ...], seed: str
-) -> Selection:
-    """Return the selection of items of a set of clips."""
+def _selection(args: argparse.Namespace, clips: ClipSet, gold: tuple[int, ...]) -> Selection:
+    """Return the selection of items of a set of clips, without its seed."""
     from vidrl.feedback.labelling import clip_sets
     from vidrl.feedback.selection import Selection, Shares
 
     shares = Shares(args.random, args.repeats, args.gold_share if gold else 0.0)
     groups = clip_sets.items(clips, args.mode, args.rank)
     unsure = _disagreement(args, clips)
-    return Selection(groups, shares, gold, seed, args.mode == "pairs", unsure)
+    return Selection(groups, shares, gold, "", args.mode == "pairs", unsure)
 
 
 def _disagreement(args: argparse.Namespace, clips: ClipSet) -> Callable[[tuple[int, ...]], float]:
@@ -286,10 +295,15 @@ def _print_note(text: str) -> None:
 def _print_start(args: argparse.Namespace, desk: Desk, link: str) -> None:
     """Print what is shown, what --public means, and the link; open the link where asked."""
     from vidrl.feedback.labelling import serve
+    from vidrl.lookup.grammar import counted
 
-    items = sum(map(len, desk.selection.groups))
+    groups = desk.selection.groups
     shown = {"pairs": "pairs", "points": "clips", "ranking": "rankings"}[args.mode]
-    print(f"{items} {shown} of {len(desk.clips.clips)} clips, answers in {args.store}")
+    items = counted(sum(map(len, groups)), shown)
+    print(f"{items} of {counted(len(desk.clips.clips), 'clips')}, answers in {args.store}")
+    largest = max((len(item) for group in groups for item in group), default=0)
+    if args.mode == "ranking" and largest < args.rank:
+        print(f"the largest ranking has {largest} clips of --rank {args.rank}: no prompt has more")
     if args.public:
         print(serve.PUBLIC)
     print(f"open {link}", flush=True)
@@ -301,7 +315,9 @@ def _print_start(args: argparse.Namespace, desk: Desk, link: str) -> None:
 
 def _print_end(args: argparse.Namespace, desk: Desk) -> None:
     """Print how many answers the store holds, and what to do with them."""
+    from vidrl.lookup.grammar import counted
+
     answers = [one for one in desk.store.answers() if not one.skipped]
-    raters = len({one.rater for one in answers})
-    print(f"{len(answers)} answers of {raters} raters in {args.store}")
+    raters = counted(len({one.rater for one in answers}), "raters")
+    print(f"{counted(len(answers), 'answers')} of {raters} in {args.store}")
     desk.store.close()

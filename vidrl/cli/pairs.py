@@ -130,6 +130,7 @@ def _report(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from vidrl.feedback import files
     from vidrl.feedback.held import reduced
+    from vidrl.lookup.grammar import counted
 
     read = _read(args)
     for note in read.judgments.notes:
@@ -142,5 +143,5 @@ def _convert(args: argparse.Namespace) -> int:
     written = files.write(read.judgments, args.out, args.to, args.aspect)
     for line in written.lost:
         print(f"not in {args.to}: {line}")
-    print(f"{written.rows} rows of the format {args.to} in {written.path}")
+    print(f"{counted(written.rows, 'rows')} of the format {args.to} in {written.path}")
     return 0

@@ -25,6 +25,7 @@ from vidrl.feedback.held import reduced
 from vidrl.feedback.judgments import Choice, Fault, Judgments, Points, Ranking
 from vidrl.lookup.advice import nearest
 from vidrl.lookup.extras import install
+from vidrl.lookup.grammar import counted
 from vidrl.rewards._files.atomic_file import new_path, write_bytes
 from vidrl.rewards._files.spreadsheet_cells import escape_formula
 from vidrl.rewards._files.tables import SEPARATORS, BadTable, read_table
@@ -79,6 +80,7 @@ def read(
     if is_store(path):
         return _of_store(os.fspath(path))
     source = Path(path)
+    _check_is_file(source)
     renamed = {small(theirs): small(ours) for ours, theirs in (columns or {}).items()}
     known = formats() if not form else {form: named(form)}
     notes: list[str] = []
@@ -102,6 +104,17 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     (True, True, False)
     """
     return Path(path).suffix.lower() in STORES or "://" in os.fspath(path)
+
+
+def _check_is_file(path: Path) -> None:
+    """Raise BadTable for a path of a folder, and for one where nothing is."""
+    if path.is_dir():
+        raise BadTable(
+            "expected a file of judgments, such as choices.jsonl, or a store, got the folder "
+            f"{path}"
+        )
+    if not path.exists():
+        raise BadTable(f"expected a file of judgments at {path}, found nothing there")
 
 
 def _of_store(where: str) -> Read:
@@ -128,19 +141,15 @@ def _assembled(source: Path, name: str, form: Format, table: Table, notes: list[
                 places.append(where)
     except BadTable as error:
         raise BadTable(f"{source}, {error}") from error
-    counted = [f"{number} {what}" for what, number in table.left_out.items()]
+    told = [counted(number, what) for what, number in table.left_out.items()]
     if table.clips.embedded_left_out:
-        counted.append(
-            f"{table.clips.embedded_left_out} embedded clips are left out: name a folder for them "
-            "by --media"
-        )
+        out = counted(table.clips.embedded_left_out, "embedded clips are left out")
+        told.append(f"{out}: name a folder for them by --media")
     if table.clips.ambiguous:
         names = sorted(table.clips.ambiguous)
-        counted.append(
-            f"{len(names)} names belong to several files below {table.clips.folder}, the first "
-            f"counts: {names[0]}"
-        )
-    judgments = Judgments(**found, notes=[*notes, *table.notes, *counted])
+        shared = counted(len(names), "names belong to several files")
+        told.append(f"{shared} below {table.clips.folder}, the first counts: {names[0]}")
+    judgments = Judgments(**found, notes=[*notes, *table.notes, *told])
     return Read(name, form.title, judgments, places)
 
 

@@ -21,6 +21,7 @@ from vidrl.feedback.judgments import (
     choices_of_ranking,
 )
 from vidrl.lookup.advice import nearest
+from vidrl.lookup.grammar import counted
 
 One = TypeVar("One", bound=Judgment)
 KINDS = ("choices", "points", "rankings", "faults")
@@ -40,7 +41,7 @@ def reduced(
     >>> given = [Choice("a", "b", 1, prompt="x"), Choice("c", "d", 0, prompt="x")]
     >>> kept, lost = reduced(Judgments(given), Trl)
     >>> len(kept.choices), lost
-    (1, ['1 ties are left out'])
+    (1, ['1 tie is left out'])
     """
     lost: list[str] = []
     found = _of_aspect(judgments, form, aspect, lost)
@@ -95,16 +96,13 @@ def _implied(found: Judgments, holds: Collection[str], lost: list[str]) -> Judgm
     left: dict[str, Any] = {}
     if "rankings" not in holds and found.rankings and "choices" in holds:
         more = [choice for ranking in found.rankings for choice in choices_of_ranking(ranking)]
-        lost.append(
-            f"{len(found.rankings)} rankings are written as the {len(more)} choices of them"
-        )
+        read = counted(len(found.rankings), "rankings of clips are read as")
+        lost.append(f"{read} {counted(len(more), 'choices')}")
         choices, left["rankings"] = choices + more, []
     if "points" not in holds and found.points and "choices" in holds:
         more = choices_of_points(found.points)
-        lost.append(
-            f"{len(found.points)} points of clips are written as {len(more)} choices between clips "
-            "of one prompt"
-        )
+        read = counted(len(found.points), "points of clips are read as")
+        lost.append(f"{read} {counted(len(more), 'choices')} between clips of one prompt")
         choices, left["points"] = choices + more, []
     found = replace(found, choices=choices, **left)
     for kind in KINDS:
@@ -183,7 +181,9 @@ def _choices(choices: Sequence[Choice], holds: Collection[str], lost: list[str])
     if "sides" not in holds:
         kept = [one.flipped() if one.choice == -1 else one for one in kept]
     if "both_bad" not in holds:
-        _count(lost, sum(one.both_bad for one in kept), "ties of two bad clips are written as ties")
+        _count(
+            lost, sum(one.both_bad for one in kept), "ties of two bad clips are written like others"
+        )
         kept = [replace(one, both_bad=False) if one.both_bad else one for one in kept]
     if "labels" not in holds:
         labelled = sum(bool(one.labels) for one in kept)
@@ -219,4 +219,4 @@ def _references(found: Judgments, held: frozenset[str] | None, lost: list[str]) 
 def _count(lost: list[str], number: int, what: str) -> None:
     """Add a line on a loss, if there is one."""
     if number:
-        lost.append(f"{number} {what}")
+        lost.append(counted(number, what))

@@ -103,7 +103,7 @@ def report(votes: Sequence[Vote], judgments: Judgments, sides: bool = False) -> 
         "repeats": [_repeats(name, some) for name, some in by_rater(votes).items()],
         "gold": [_gold(name, some) for name, some in by_rater(overall).items()],
         "wins": [row for aspect in aspects for row in wins(aspect, _drawn(first, implied))],
-        "pace": [_pace(name, some) for name, some in by_rater(overall).items() if name],
+        "pace": [_pace(name, some) for name, some in by_rater(_answers(votes)).items() if name],
     }
 
 
@@ -141,6 +141,23 @@ def _main(votes: Sequence[Vote]) -> list[Vote]:
     aspects = list(dict.fromkeys(vote.choice.aspect for vote in votes))
     chosen = "overall" if "overall" in aspects or not aspects else aspects[-1]
     return [vote for vote in votes if vote.choice.aspect == chosen]
+
+
+def _answers(votes: Sequence[Vote]) -> list[Vote]:
+    """Return one vote of each answer, of an answer that was sent in part too.
+
+    An answer has a vote for each question; that of the aspect overall is returned, or the last.
+    """
+    found: dict[tuple[Any, ...], Vote] = {}
+    times: Counter[tuple[Any, ...]] = Counter()
+    for vote in votes:
+        one = vote.choice
+        pair = (frozenset((one.first, one.second)), one.prompt, one.rater, vote.reason, vote.at)
+        times[(*pair, one.aspect)] += 1
+        key = (*pair, times[(*pair, one.aspect)])
+        if key not in found or found[key].choice.aspect != "overall":
+            found[key] = vote
+    return list(found.values())
 
 
 def _drawn(first: Sequence[Vote], implied: Sequence[Choice]) -> list[Choice]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vidrl.lookup.grammar import counted
+
 Row = Mapping[str, Any]
 
 
@@ -12,8 +14,9 @@ def page(found: Row) -> str:
     """Return the page of raters.md; the same text is printed."""
     parts = [
         "# Raters",
-        f"{found['votes']} answers to pairs, {found['ties']} of them ties, from {found['source']}. "
-        f"Answers by rater: {_raters(found['raters'])}.",
+        f"{counted(found['votes'], 'choices')} between two clips, {found['ties']} of them ties, "
+        f"from {found['source']}. An answer to a pair has a choice for each answered question. "
+        f"Choices by rater: {_raters(found['raters'])}.",
         *(f"- {note}" for note in found["notes"]),
         "## Agreement",
         "1 is full agreement, 0 that of chance. Intervals are over prompts.",
@@ -22,7 +25,7 @@ def page(found: Row) -> str:
             [_agreement(row) for row in found["agreement"]],
         ),
         "## Sides",
-        "The share of decided answers for the clip "
+        "The share of decided choices of the clip "
         + (
             "on the left."
             if found["sides_known"]
@@ -30,9 +33,9 @@ def page(found: Row) -> str:
         ),
         _shares("rater", found["sides"]),
         "## Consistency",
-        "Pairs that a rater answered twice: the share of equal answers.",
+        "Pairs that a rater answered twice: the share of equal choices.",
         _shares("rater", found["repeats"]),
-        "Pairs whose answer is known: the share of right answers.",
+        "Pairs whose answer is known: the share of right choices.",
         _shares("rater", found["gold"]),
         "## Wins",
         "The share of pairs, drawn at random, in which the first folder's clip is better; a tie "

@@ -27,6 +27,7 @@ from vidrl.feedback.store_tables import (
     explained,
     tables,
 )
+from vidrl.lookup.grammar import counted
 
 VERSION = 1  # of the tables
 # Why a rater saw these clips: drawn at random, chosen as the most informative, shown a second
@@ -388,9 +389,10 @@ def _notes(answers: Sequence[Answer], kept: Sequence[Answer]) -> list[str]:
     for reason in {one.reason for one in kept}:
         left_out.pop(reason, None)
     notes = [
-        f"{count} answers of reason {reason} are left out" for reason, count in left_out.items()
+        counted(count, f"answers of reason {reason} are left out")
+        for reason, count in left_out.items()
     ]
-    return notes + ([f"{skips} skipped items have no answer"] if skips else [])
+    return notes + ([counted(skips, "skipped items have no answer")] if skips else [])
 
 
 def now() -> str:

@@ -121,6 +121,8 @@ def check_file(file: Path | None, may_create: bool) -> None:
             f"expected a store at {file}, found no file: `vidrl label CLIPS --store {file.name}` "
             "makes one"
         )
+    if file.exists() and not file.stat().st_size and not may_create:
+        raise WrongStore(f"expected a store at {file}, got an empty file, without a single table")
     if file.exists() and file.stat().st_size and _head(file) != SQLITE:
         raise WrongStore(f"expected a store, a SQLite file, at {file}, got a file of another kind")
 
@@ -134,8 +136,14 @@ def explained(where: str) -> Iterator[None]:
         yield
     except (sql.exc.OperationalError, sql.exc.DatabaseError) as error:
         raise WrongStore(
-            f"expected a store of vidrl at {where}, could not use it: {error.orig}"
+            f"expected a store of vidrl at {where}, could not use it: {_plain_words(error)}"
         ) from error
+
+
+def _plain_words(error: Exception) -> str:
+    """Return what a database says, without its own words for a table that is missing."""
+    said = str(getattr(error, "orig", error))
+    return "the database has no tables of a store" if "no such table" in said else said
 
 
 def _head(file: Path) -> bytes:

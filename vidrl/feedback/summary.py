@@ -10,13 +10,14 @@ from typing import Any
 
 from vidrl.feedback.answers import joined, pairs_of
 from vidrl.feedback.judgments import Choice, Judgments
+from vidrl.lookup.grammar import counted
 
 
 def summary(judgments: Judgments) -> dict[str, Any]:
     """Return the counts of judgments, for JSON and for `text`.
 
     `ties`, `contradictions` and `cycles` are those of the choices. A contradiction is a pair
-    of one prompt and aspect with answers for both clips: `between` raters, or `within` one
+    of one prompt and aspect with choices of both clips: `between` raters, or `within` one
     rater. A cycle is three clips of which, by majority, each is better than the next.
     """
     choices = judgments.choices
@@ -45,12 +46,12 @@ def summary(judgments: Judgments) -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """Return the counts as lines."""
     kinds = ("choices", "points", "rankings", "faults")
-    held = ", ".join(f"{found[kind]} {kind}" for kind in kinds if found[kind]) or "nothing"
+    held = ", ".join(counted(found[kind], kind) for kind in kinds if found[kind]) or "nothing"
     opposed = found["contradictions"]
     aspects = {name: sum(counts.values()) for name, counts in found["aspects"].items()}
     lines = [
-        f"{held}; {found['clips']} clips ({found['missing_clips']} not found), "
-        f"{found['prompts']} prompts",
+        f"{held}; {counted(found['clips'], 'clips')} ({found['missing_clips']} not found), "
+        f"{counted(found['prompts'], 'prompts')}",
         f"aspects: {_counts(aspects)}",
         f"raters: {_counts(found['raters'])}",
     ]
@@ -58,8 +59,9 @@ def text(found: dict[str, Any]) -> str:
         lines += [
             f"ties: {found['ties']} ({found['both_bad']} of two bad clips); with labels of "
             f"segments: {found['labelled']}",
-            f"contradictions: {opposed['between']} pairs with answers for both clips "
-            f"({opposed['within']} of one rater); {found['cycles']} cycles of three clips",
+            f"contradictions: {counted(opposed['between'], 'pairs')} with choices of both clips "
+            f"({opposed['within']} of one rater); {counted(found['cycles'], 'cycles')} of three "
+            "clips",
         ]
     return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
 

@@ -51,7 +51,9 @@ def read(path: str | os.PathLike[str]) -> list[Gold]:
 def _rows(file: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Return the rows of a table or of a TOML file, each with its place."""
     if file.suffix.lower() != ".toml":
-        return read_table(file, lambda names: "first" in names, lambda note: None)
+        rows = read_table(file, lambda names: "first" in names, lambda note: None)
+        _check_columns(file, list(dict.fromkeys(name for _, cells in rows for name in cells)))
+        return rows
     try:
         pairs = tomllib.loads(file.read_text(encoding="utf-8")).get("pair", [])
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -59,6 +61,16 @@ def _rows(file: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
     if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
         raise ValueError(f"expected tables [[pair]] in {file}, got {type(pairs).__name__}")
     return [(f"pair {number}", pair) for number, pair in enumerate(pairs, 1)]
+
+
+def _check_columns(file: Path, names: list[str]) -> None:
+    """Raise ValueError for a table with rows but without one of the columns."""
+    missing = [name for name in COLUMNS if name not in names]
+    if names and missing:
+        raise ValueError(
+            f"{file}: expected the columns {', '.join(COLUMNS)}, found {', '.join(names)}: "
+            f"{', '.join(missing)} missing; a row is {EXAMPLE}"
+        )
 
 
 def _gold(file: Path, where: str, cells: Mapping[str, Any]) -> Gold:
