@@ -151,7 +151,7 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     ran = [text for text in blocks(ROOT / "README.md", "python") if "from_pretrained" not in text]
     for text in ran:
         exec(compile(text, "README.md", "exec"), names)
-    assert len(ran) >= 2 and names["score"].value.shape == (4,)
+    assert ran and names["score"].value.shape == (4,)
 
 
 def example():
