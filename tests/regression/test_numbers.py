@@ -13,6 +13,13 @@ from numbers_of_commands import measure
 
 EXPECTED = json.loads((Path(__file__).parent / "numbers.json").read_text())
 TOLERANCE = 5e-3  # of a number, or of 1 where the number is smaller
+# Shares of the rows whose ratio is beyond the clip range: one of 160 rows at the border crosses it
+# where rounding differs, for example where prompts are encoded in a batch of another size.
+SHARES, ROWS = "clip_share", 2 / 160
+
+
+def allowed(name):
+    return ROWS if name.endswith(SHARES) else TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +35,6 @@ def test_a_command_gives_the_numbers_of_the_version_before(measured, command):
     wrong = {
         name: (value, now[name])
         for name, value in expected.items()
-        if now[name] != pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True)
+        if now[name] != pytest.approx(value, rel=TOLERANCE, abs=allowed(name), nan_ok=True)
     }
     assert not wrong
