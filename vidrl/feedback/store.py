@@ -385,9 +385,8 @@ def _notes(answers: Sequence[Answer], kept: Sequence[Answer]) -> list[str]:
     """Say what the judgments leave out."""
     skips = sum(one.skipped for one in kept)
     counts = {reason: sum(one.reason == reason for one in answers) for reason in REASONS}
-    left_out = {reason: count for reason, count in counts.items() if count}
-    for reason in {one.reason for one in kept}:
-        left_out.pop(reason, None)
+    read = {one.reason for one in kept}
+    left_out = {reason: n for reason, n in counts.items() if n and reason not in read}
     notes = [
         counted(count, f"answers of reason {reason} are left out")
         for reason, count in left_out.items()
