@@ -208,7 +208,9 @@ def test_two_checkouts_take_turns(monkeypatch):
     monkeypatch.setattr(versions, "Worker", Worker)
     found = versions.measure(["before", "now"], 2)
     assert found["flow"] == [(8.0, 6.0), (12.0, 9.0)]
-    assert [now for _, now in calls] == [False, True] * (3 * len(versions.LABELS))
+    jobs = len(versions.LABELS)
+    turns = [[False, True] * jobs, [True, False] * jobs, [False, True] * jobs]
+    assert [now for _, now in calls] == sum(turns, [])  # the checkouts begin in turn
     text = versions.page(found, {"DIS, both ways": 0.25}, "abc", "python x")
     assert "| 10.00 | 7.50 | 0.75 |" in text and "| DIS, both ways | 25 % |" in text
     assert "at most 0.50 times the seconds before, is not met" in text
