@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
+import _averaged_training
 import torch
 from torch import Tensor
 
@@ -54,8 +54,6 @@ def loss(network: SceneNet, x0: Tensor, words: Tensor, draw: torch.Generator) ->
 def train(out: Path, steps: int, batch: int, pool: int, moving: bool = False) -> None:
     """Train a network from random weights; keep an average of its weights."""
     config = MOVING if moving else CONFIG
-    from safetensors.torch import save_file
-
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config) + "\n")
     latents, words = examples(pool, 1, moving)
@@ -66,29 +64,12 @@ def train(out: Path, steps: int, batch: int, pool: int, moving: bool = False) ->
     network = SceneNet(
         splat.CHANNELS, config["arcs"], scenes.BLOBS, backbone.WORDS, vocabulary, **sizes
     )
-    average = {key: value.clone() for key, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(network.parameters(), 3e-3, (0.9, 0.98), weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps, pct_start=0.05)
-    rows, start = [], time.process_time()
-    for step in range(1, steps + 1):
+
+    def loss_of(step: int) -> Tensor:
         pick = torch.randint(pool, (batch,), generator=draw)
-        value = loss(network, latents[pick], words[pick], draw)
-        optimiser.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        keep = min(0.995, step / (step + 10))
-        for key, now in network.state_dict().items():
-            average[key].lerp_(now, 1 - keep)
-        rows.append(value.item())
-        if step % 200 == 0 or step == steps:
-            mean, seconds = sum(rows[-200:]) / len(rows[-200:]), time.process_time() - start
-            row = {"step": step, "loss": round(mean, 4), "cpu_seconds": round(seconds, 1)}
-            print(row, flush=True)
-            with (out / "pretraining.jsonl").open("w" if step <= 200 else "a") as file:
-                file.write(json.dumps(row) + "\n")
-            save_file(average, out / "network.safetensors")
+        return loss(network, latents[pick], words[pick], draw)
+
+    _averaged_training.train(network, loss_of, out, steps, peak_rate=3e-3, every=200)
 
 
 def write_prompts() -> None:

@@ -5,9 +5,8 @@
     python scripts/pretrain_world.py prompts
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
-of `vidrl.synthetic.agents.FAULTS`. `check`
-samples held-out prompts and prints what the verifier reads. `prompts` writes the first frames and
-the actions of both splits to assets/prompts.
+of `vidrl.synthetic.agents.FAULTS`. `check` samples held-out prompts and prints what the verifier
+reads. `prompts` writes the first frames and the actions of both splits to assets/prompts.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from itertools import islice
 from pathlib import Path
 
+import _averaged_training
 import torch
 from torch import Tensor
 
@@ -62,8 +61,7 @@ def loss(network: WorldNet, clips: Tensor, actions: Tensor, draw: torch.Generato
     the early ones, where it is decided what happens. Times are a shifted logistic normal. The
     given frame has a little noise, because the model will have to go on from frames of its own.
     """
-    reader = backbone.World.latents_of
-    x0 = reader(Sizes, clips)
+    x0 = backbone.latents_of(clips, ACTIONS)
     frame = 2 * clips[:, 0] - 1
     little = 0.06 * torch.rand(len(clips), 1, 1, 1, generator=draw)
     frame = frame + little * torch.randn(frame.shape, generator=draw)
@@ -75,14 +73,8 @@ def loss(network: WorldNet, clips: Tensor, actions: Tensor, draw: torch.Generato
     return ((clean - x0).square() / (at**2 + 0.1)).mean()
 
 
-class Sizes:
-    shape = (3 * agents.FRAMES, ACTIONS, agents.SIDE, agents.SIDE)
-
-
 def train(out: Path, steps: int, batch: int) -> None:
     """Train a network from random weights; keep an average of its weights."""
-    from safetensors.torch import save_file
-
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(CONFIG) + "\n")
     torch.manual_seed(0)
@@ -90,30 +82,12 @@ def train(out: Path, steps: int, batch: int) -> None:
     network = WorldNet(words=len(CONFIG["actions"]), **sizes)
     torch.nn.init.zeros_(network.out.weight)  # at first nothing moves
     torch.nn.init.zeros_(network.out.bias)
-    average = {key: value.clone() for key, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(network.parameters(), RATE, (0.9, 0.98), weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.05)
-    rows, start = [], time.process_time()
-    for step in range(1, steps + 1):
+
+    def loss_of(step: int) -> Tensor:
         clips, actions = examples(batch, seed=step)
-        draw = torch.Generator().manual_seed(step)
-        value = loss(network, clips, actions, draw)
-        optimiser.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        keep = min(0.995, step / (step + 10))
-        for key, now in network.state_dict().items():
-            average[key].lerp_(now, 1 - keep)
-        rows.append(value.item())
-        if step % 50 == 0 or step == steps:
-            mean, seconds = sum(rows[-50:]) / len(rows[-50:]), time.process_time() - start
-            row = {"step": step, "loss": round(mean, 5), "cpu_seconds": round(seconds, 1)}
-            print(row, flush=True)
-            with (out / "pretraining.jsonl").open("w" if step <= 50 else "a") as file:
-                file.write(json.dumps(row) + "\n")
-            save_file(average, out / "network.safetensors")
+        return loss(network, clips, actions, torch.Generator().manual_seed(step))
+
+    _averaged_training.train(network, loss_of, out, steps, RATE, every=50)
 
 
 def write_prompts() -> None:

@@ -46,7 +46,7 @@ def test_prompts_without_the_last_frame_are_refused(tmp_path) -> None:
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="expected a model of worlds, .*got nowhere"):
+    with pytest.raises(ValueError, match="expected a model of worlds, .*got .*/nowhere: name"):
         World("nowhere")
     with pytest.raises(ValueError, match="expected actions of 1 or more.*got -1"):
         World(actions=-1)

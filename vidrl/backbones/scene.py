@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.segments import borders
 from vidrl.synthetic import scenes, splat
 from vidrl.synthetic.world import COLOURS
 
+from . import _weights_file
 from ._scene_net import SceneNet
 from .base import Cond, Denoiser
 
@@ -57,7 +58,7 @@ class Scene(Denoiser):
         self._build(network, views, size, fps)
         if model:
             self.folder = Path(model)
-            _load(self.network, self.folder / WEIGHTS)
+            _weights_file.load(self.network, self.folder / WEIGHTS, "a model of scenes")
 
     def _build(self, network: Mapping[str, int], views: int, size: int, fps: float) -> None:
         """Make the network with random weights, the cameras and the frame map."""
@@ -179,23 +180,3 @@ def _config(folder: Path) -> dict[str, int]:
             f"{found}: name the model that scripts/pretrain_scene.py wrote"
         )
     return {key: found[key] for key in wanted}
-
-
-def _load(network: nn.Module, file: Path) -> None:
-    """Load weights; raise ValueError where they are not those of this network."""
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise ValueError(f"expected the weights of a model of scenes in {file}, found no file")
-    found, own = load_file(file), network.state_dict()
-    wrong = [k for k in sorted({*own, *found}) if _shape(own, k) != _shape(found, k)]
-    if wrong:
-        raise ValueError(
-            f"expected the {len(own)} tensors of the network in {file}, got {len(found)}, of "
-            f"which {wrong[0]} differs: {CONFIG} and {WEIGHTS} must be of one model"
-        )
-    network.load_state_dict(found)
-
-
-def _shape(tensors: Mapping[str, Tensor], key: str) -> torch.Size | None:
-    return tensors[key].shape if key in tensors else None

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidrl.data.prompt import Prompt
 from vidrl.diffusion.path import flow
 
+from . import _weights_file
 from ._world_net import WorldNet
 from .base import Cond, Denoiser
 
@@ -64,7 +65,7 @@ class World(Denoiser):
         self._build(_config(Path(model)) if model else TINY, actions, fps)
         if model:
             self.folder = Path(model)
-            _load(self.network, self.folder / WEIGHTS)
+            _weights_file.load(self.network, self.folder / WEIGHTS, "a model of worlds")
 
     def _build(self, config: Mapping[str, Any], actions: int, fps: float) -> None:
         """Make the network with random weights, and the frame map."""
@@ -157,8 +158,17 @@ class World(Denoiser):
 
     def latents_of(self, video: Tensor) -> Tensor:
         """Return the latents of clips; their first frame is the given one, and left out."""
-        later = (2 * video[:, 1:] - 1).unflatten(1, (self.shape[1], -1))
-        return later.flatten(2, 3).transpose(1, 2).contiguous()
+        return latents_of(video, self.shape[1])
+
+
+def latents_of(video: Tensor, actions: int) -> Tensor:
+    """Return the latents (B, 3F, L, H, W) of clips (B, 1 + L F, 3, H, W) of L actions.
+
+    >>> latents_of(torch.zeros(2, 9, 3, 36, 36), 4).shape
+    torch.Size([2, 6, 4, 36, 36])
+    """
+    later = (2 * video[:, 1:] - 1).unflatten(1, (actions, -1))
+    return later.flatten(2, 3).transpose(1, 2).contiguous()
 
 
 def check(actions: int) -> None:
@@ -192,23 +202,3 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG}, got {found}: name the model that scripts/pretrain_world.py wrote"
         )
     return found
-
-
-def _load(network: nn.Module, file: Path) -> None:
-    """Load weights; raise ValueError where they are not those of this network."""
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise ValueError(f"expected the weights of a model of worlds in {file}, found no file")
-    found, own = load_file(file), network.state_dict()
-    wrong = [k for k in sorted({*own, *found}) if _shape(own, k) != _shape(found, k)]
-    if wrong:
-        raise ValueError(
-            f"expected the {len(own)} tensors of the network in {file}, got {len(found)}, of "
-            f"which {wrong[0]} differs: {CONFIG} and {WEIGHTS} must be of one model"
-        )
-    network.load_state_dict(found)
-
-
-def _shape(tensors: Mapping[str, Tensor], key: str) -> torch.Size | None:
-    return tensors[key].shape if key in tensors else None
