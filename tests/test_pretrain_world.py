@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl.backbones.world import World
+from vidrl.backbones.world import World, latents_of
 from vidrl.data import picture, prompts
 from vidrl.synthetic import agent_verifier, agents
 
@@ -32,7 +32,7 @@ def test_clips_of_the_corpus_are_drawn_from_their_states(script) -> None:
 
 def test_the_loss_of_the_true_clip_is_zero(script) -> None:
     clips, actions = script.examples(2, seed=2)
-    x0 = World.latents_of(script.Sizes, clips)
+    x0 = latents_of(clips, script.ACTIONS)
 
     def true(x, t, frame, numbers):
         return x0
