@@ -27,6 +27,10 @@ class Fitted(Composite):
     `caution` k lowers each clip's value by k standard deviations of what the labels leave open
     about it. So a policy gains little by clips of which the labels say nothing.
 
+    `trusted` also reads a folder whose features name code of the user, as those of `vidrl fit
+    --features package.module:Class`, or have options of their own. Such a folder can run code, so
+    set it only for a folder of your own.
+
     `parts` holds the features, in their own units; `uncertainty`, the standard deviation of the
     value; and `unfamiliar`, the distance of the clip's features from those of the fit's clips
     (Mahalanobis), as a multiple of the distance that 99 % of these clips do not exceed: above 1,
@@ -51,13 +55,13 @@ class Fitted(Composite):
         cost="That of its features; the default ones take about as long as the default composite.",
     )
 
-    def __init__(self, model: str = "", caution: float = 0.0) -> None:
+    def __init__(self, model: str = "", caution: float = 0.0, trusted: bool = False) -> None:
         if not model:
             raise ValueError(
                 "expected a model for the reward fitted, got none: set its option model to a "
                 "folder that `vidrl fit` wrote"
             )
-        self._build(read(Path(model)), caution)
+        self._build(read(Path(model), trusted), caution)
 
     @classmethod
     def of(cls, taste: Taste, caution: float = 0.0) -> Fitted:

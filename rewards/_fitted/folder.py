@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..base import Reward
 from .heads import HEADS
+from .offered import offered
 from .picture import Direction, Picture
 
 FORMAT = 1
@@ -59,7 +60,10 @@ class Taste:
 
 
 def build(feature: Feature, tensors: Mapping[str, Tensor] | None = None) -> Reward:
-    """Return the reward whose curve is a feature."""
+    """Return the reward whose curve is a feature.
+
+    A feature may name code, so one that was read from a file comes from `read`, which refuses it.
+    """
     if feature.reward == "picture":
         return Picture(**feature.options)
     if feature.reward == "encoder":
@@ -94,11 +98,15 @@ def write(taste: Taste, folder: Path) -> list[Path]:
     ]
 
 
-def read(folder: Path) -> Taste:
+def read(folder: Path, trusted: bool = False) -> Taste:
     """Return the fitted reward in a folder.
 
-    Raises FileNotFoundError without its files, and ValueError for files of another format or
-    with tensors that do not fit the features.
+    A feature must be one that `vidrl fit` offers by name, with the options that `vidrl fit` writes:
+    so a folder from anybody runs no code, opens no file and calls no server of its own choice.
+    `trusted` also reads features that name code, as those of `--features package.module:Class`.
+
+    Raises FileNotFoundError without its files, and ValueError for files of another format, with
+    features that need trust, or with tensors that do not fit the features.
     """
     from safetensors.torch import load
 
@@ -115,9 +123,38 @@ def read(folder: Path) -> Taste:
             f"expected a fit of format {FORMAT} with a head out of {', '.join(HEADS)} in {folder}, "
             f"got format {table.get('format')} and {table.get('form')!r}: fit again"
         )
-    features = tuple(Feature(**one) for one in table["features"])
+    features = _features(table["features"], trusted, folder)
     _check(tensors, len(features), folder)
     return Taste(features, tensors, table["form"], float(table["familiar"]), table["facts"])
+
+
+def need_trust(features: Iterable[Feature]) -> list[str]:
+    """Return the names of the features that `read` refuses unless the folder is trusted.
+
+    >>> need_trust([Feature("flicker", "flicker", {"detail": 0.3}), Feature("own", "module:Class")])
+    ['own']
+    """
+    return [one.name for one in features if not offered(one.reward, one.options)]
+
+
+def _features(
+    rows: Iterable[Mapping[str, Any]], trusted: bool, folder: Path
+) -> tuple[Feature, ...]:
+    """Return the features of a fit; raise ValueError for those that need trust."""
+    try:
+        features = tuple(Feature(**one) for one in rows)
+    except TypeError as error:
+        raise ValueError(
+            f"expected features with name, reward, options in {folder}: {error}"
+        ) from None
+    refused = [] if trusted else need_trust(features)
+    if refused:
+        raise ValueError(
+            f"expected features in {folder} that `vidrl fit` offers, with its options, got "
+            f"{refused[0]!r}, which can run code or call a server: set the option trusted = true "
+            "if the folder is your own, or fit again"
+        )
+    return features
 
 
 def _check(tensors: Mapping[str, Tensor], features: int, folder: Path) -> None:

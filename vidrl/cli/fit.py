@@ -104,7 +104,7 @@ def _fit(args: argparse.Namespace) -> int:
         print(f"Audit: {audited['outcome']}: {audited['verdict']}")
     print(
         f"wrote {out / 'README.md'}, {out / 'card.html'}; use it by\n"
-        f"  vidrl score clips/ --reward fitted --option model={out}"
+        f"  vidrl score clips/ --reward fitted --option model={out}{fit_card.trust(taste)}"
     )
     return 1 if args.strict and curves.lost else 0
 

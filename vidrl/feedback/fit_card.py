@@ -8,7 +8,7 @@ from typing import Any
 
 from vidrl.report.charts import TEMPLATE, Line, chart, number
 from vidrl.report.render import inlined, macro, render
-from vidrl.rewards._fitted.folder import Taste
+from vidrl.rewards._fitted.folder import Taste, need_trust
 
 # What more of a feature means, in words; rewards say it by their own names.
 MEANING = {
@@ -136,7 +136,7 @@ def readme(taste: Taste, audit: Mapping[str, Any] | None = None, command: str = 
         f"# A reward for the aspect {facts['aspect']}, fitted to people's labels",
         " ".join(sentences(taste)),
         "## Use",
-        "    vidrl score clips/ --reward fitted --option model=THIS_FOLDER",
+        f"    vidrl score clips/ --reward fitted --option model=THIS_FOLDER{trust(taste)}",
         USE,
         "## Labels",
         _bullets(_labels(facts)),
@@ -149,6 +149,11 @@ def readme(taste: Taste, audit: Mapping[str, Any] | None = None, command: str = 
     if command:
         blocks += ["## Command", f"    {command}"]
     return "\n\n".join(blocks) + "\n"
+
+
+def trust(taste: Taste) -> str:
+    """Return the option with which a fit to features that name code is read, or nothing."""
+    return " --option trusted=true" if need_trust(taste.features) else ""
 
 
 def _labels(facts: Mapping[str, Any]) -> list[str]:

@@ -15,25 +15,11 @@ import torch
 
 from vidrl.lookup.advice import nearest
 from vidrl.rewards._fitted.folder import Feature, build
+from vidrl.rewards._fitted.offered import ENCODERS, REWARDS
 from vidrl.rewards._fitted.picture import MEASURES
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-ENCODERS = ("efficientnet", "clip", "siglip", "dino", "dinov2", "dinov3")
 DIRECTIONS = 8  # principal directions of an encoder that become features
-# The curves that cost about as much as the default composite. Options are those of its parts.
-REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "motion_consistency": ("motion_consistency", {}),
-    "warp_error": ("warp_error", {"relative": True}),
-    "flicker": ("flicker", {"detail": 0.3}),
-    "drift": ("drift", {}),
-    "dynamic_degree": ("dynamic_degree", {}),
-    "frame_quality": ("frame_quality", {"log": True}),
-    "pumping": ("pumping", {}),
-    "freeze": ("freeze", {}),
-    "jerk": ("jerk", {}),
-    "camera_object": ("camera_object", {}),
-    "cut": ("cut", {}),
-}
 GROUPS = ("rewards", "picture")
 
 
