@@ -58,9 +58,10 @@ def test_the_numbers_are_those_of_vidrl_score(tmp_path):
     rows = measure.run([Item(path, "a thing moves left") for path in paths], found)
     for row, path in zip(rows, paths):
         (own,) = score_files([path], rewards, {str(path): "a thing moves left"})
-        assert row["value"] == own["value"]
+        assert row["value"].keys() == own["value"].keys()
         assert (row["fps"], row["size"], row["frames"]) == (own["fps"], own["size"], own["frames"])
         for name in rewards:
+            assert row["value"][name] == pytest.approx(own["value"][name], rel=1e-5), name
             if own["value"][name] is not None:
                 assert row["curve"][name] == pytest.approx(
                     own["curve"][name], rel=1e-5, abs=1e-9
@@ -74,9 +75,9 @@ def test_a_dim_has_one_number_alone_and_among_others(tmp_path):
     together = measure.run(clips, whole)
     for dim in whole.dims:
         for row, alone in zip(together, measure.run(clips, whole.only([dim.name]))):
-            assert all(
-                row[part][dim.name] == alone[part][dim.name] for part in ("value", "curve")
-            ), dim.name
+            for part in ("value", "curve"):
+                found = pytest.approx(alone[part][dim.name], rel=1e-5, abs=1e-9)
+                assert row[part][dim.name] == found, dim.name
 
 
 def test_dims_are_measured_under_the_protocol(tmp_path):
@@ -91,7 +92,8 @@ def test_dims_are_measured_under_the_protocol(tmp_path):
     frames = Protocol(fps=8, side=32).small(video.read(path)[0][:30:3])
     small = video.write(tmp_path / "small.mkv", frames, 8.0, lossless=True)
     (same,) = measure.run([Item(small)], made("flicker", "frame_quality"))
-    assert same["value"] == row["value"]
+    # The same pixels, read from another place in memory: sums may round in another order.
+    assert same["value"] == pytest.approx(row["value"], rel=1e-5)
 
 
 @pytest.mark.slow
