@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._fitted.folder import Feature, Taste, read
+from ._fitted.folder import UNCERTAINTY, UNFAMILIAR, Feature, Taste, read
 from ._fitted.heads import HEADS, distance
 from .base import Card, Score
 from .compose import Composite, length, widest
-
-UNCERTAINTY, UNFAMILIAR = "uncertainty", "unfamiliar"
 
 
 class Fitted(Composite):

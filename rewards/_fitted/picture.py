@@ -119,6 +119,11 @@ class Direction(Reward):
     def terms(self, samples: Samples) -> Tensor:
         """Return the number of each frame, (B, F)."""
         found = encoded(samples, self.encoder)
+        if found.shape[-1] != len(self.direction):
+            raise ValueError(
+                f"expected {len(self.direction)} features of the encoder {self.encoder}, as in the "
+                f"fit, got {found.shape[-1]}: fit again"
+            )
         return found @ self.direction.to(found) - self.offset
 
 
