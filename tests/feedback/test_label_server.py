@@ -16,7 +16,7 @@ from vidrl.feedback.labelling import app, clip_sets, frames, gold
 from vidrl.feedback.labelling.desk import Desk
 from vidrl.feedback.questionnaire import Questionnaire
 from vidrl.feedback.selection import Selection, Shares
-from vidrl.feedback.store import Store
+from vidrl.feedback.store import Shown, Store
 
 TOKEN = "a-token-of-a-test-1234"
 HOST = "127.0.0.1:8321"
@@ -202,11 +202,13 @@ def test_frames_that_were_deleted_are_made_again(home, desk):
     assert [client.get(f"/clips/{clip}").content for clip in task["clips"]] == before
     assert send(client, task, overall="A").status_code == 200
     shutil.rmtree(home / "taste.db.frames")
-    (home / "base").rename(home / "gone")  # and where the clips are gone too, words say so
     task = client.get("/api/state").json()["tasks"][0]
+    (home / "base").rename(home / "gone")  # and where the clips are gone too, words say so
     answers = [client.get(f"/clips/{clip}") for clip in task["clips"]]
     assert sorted(one.status_code for one in answers) == [200, 410]
     assert send(client, task, overall="A").status_code == 409
+    state = client.get("/api/state").json()  # and the page goes on without these clips
+    assert (state["tasks"], state["vanished"]) == ([], 2)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +275,93 @@ def test_gold_and_repeated_pairs_are_recorded_with_what_is_known(home):
         assert one.expected == ("A" if one.shown[0].path.endswith("good.mp4") else "B")
     assert {one.expected for one in checks} == {"A", "B"}
     assert len(desk.store.judgments().choices) == len(desk.store.answers()) - len(checks)
+
+
+def test_a_store_of_two_sets_counts_and_undoes_the_answers_of_each_set_alone(home):
+    shutil.copytree(home / "base", home / "third")
+    shutil.copytree(home / "ours", home / "fourth")
+    first = client_of(desk_of(home), "Ann")
+    send(first, first.get("/api/state").json()["tasks"][0], overall="A")
+    other = desk_of(home, folders=[home / "third", home / "fourth"], count=2)
+    second = client_of(other)
+    second.cookies.update(first.cookies)
+    state = second.get("/api/state").json()
+    assert (state["progress"]["done"], state["progress"]["goal"]) == (0, 2)
+    undone = second.post("/api/undo", json={"click": "click-0001"}, headers=ORIGIN).json()
+    assert undone["tasks"] == state["tasks"]
+    assert [one.given for one in other.store.answers()] == [{"overall": "A"}]
+    send(second, state["tasks"][0], overall="B")
+    second.post("/api/undo", json={"click": "click-0002"}, headers=ORIGIN)
+    assert [one.given for one in other.store.answers()] == [{"overall": "A"}]
+    assert first.get("/api/state").json()["progress"]["done"] == 1
+
+
+@pytest.mark.parametrize("count, seen", [(60, 9), (4, 4)])
+def test_repeated_pairs_take_no_place_of_a_pair_that_was_not_shown(tmp_path, count, seen):
+    """Where there are fewer pairs than --count, each of them is shown, beside the repeats."""
+    home = tmp_path
+    two_folders(home, [f"prompt {i}" for i in range(9)])
+    desk = desk_of(home, shares=Shares(0, 0.5, 0), count=count)
+    client = client_of(desk, "Ann")
+    state, answers, goals = client.get("/api/state").json(), 0, []
+    while state["tasks"]:
+        goals.append(state["progress"]["goal"])
+        state, answers = send(client, state["tasks"][0], overall="A").json(), answers + 1
+    found = desk.store.answers()
+    assert len({one.prompt for one in found}) == seen
+    assert state["progress"]["done"] == state["progress"]["goal"] == len(found) == answers
+    if count > 9:
+        repeats = [one for one in found if one.reason == "repeat"]
+        assert len(repeats) > 0 and len(found) == 9 + len(repeats)
+    assert goals == sorted(goals)
+
+
+def test_skipped_pairs_leave_the_goal_that_can_be_reached(desk):
+    client = client_of(desk, "Ann")
+    task = client.get("/api/state").json()["tasks"][0]
+    skip = {"task": task["task"], "given": {}, "skip": True}
+    progress = client.post("/api/answer", json=skip, headers=ORIGIN).json()["progress"]
+    assert (progress["done"], progress["skipped"], progress["goal"]) == (0, 1, 2)
+
+
+def test_a_skip_with_marks_needs_the_receipts_of_the_clips(desk):
+    client = client_of(desk, "Ann")
+    task = client.get("/api/state").json()["tasks"][0]
+    skip = {"task": task["task"], "given": {}, "skip": True}
+    skip["faults"] = [{"clip": 0, "begin": 0, "end": 1, "tags": []}]
+    refused = client.post("/api/answer", json=skip, headers=ORIGIN)
+    assert refused.status_code == 409 and "skip without marks" in refused.json()["error"]
+    assert desk.store.records() == []
+    skip["receipts"] = receipts(client, task)
+    assert client.post("/api/answer", json=skip, headers=ORIGIN).status_code == 200
+    assert len(desk.store.judgments().faults) == 1
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_task_whose_clip_changed_is_put_aside_and_the_rest_goes_on(home, restarted):
+    desk = desk_of(home, shares=Shares(0, 0, 0))
+    client = client_of(desk, "Ann")
+    before = client.get("/api/state").json()["tasks"]
+    clip = desk.clip_of(before[0]["clips"][0])
+    write_clip(clip.path, 5, frames=6)
+    if restarted:
+        desk, old = desk_of(home, shares=Shares(0, 0, 0)), client
+        client = client_of(desk)
+        client.cookies.update(old.cookies)
+    notes = []
+    desk.note = notes.append
+    state = client.get("/api/state").json()
+    assert before[0]["task"] not in [task["task"] for task in state["tasks"]]
+    (note,) = notes
+    assert "put aside, a task of Ann" in note and str(clip.path) in note
+    while state["tasks"]:
+        answer = send(client, state["tasks"][0], overall="A")
+        assert answer.status_code == 200
+        state = answer.json()
+    answers = desk.store.answers()
+    assert {one.prompt for one in answers} == {*PROMPTS}  # the changed clip too, as it is now
+    (now,) = [s for one in answers for s in one.shown if s.path == str(clip.path)]
+    assert now.sha256 == frames.content_hash(clip.path)
 
 
 # --- several raters
@@ -455,7 +544,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_served(home):
     clip.path.unlink()
     clip.path.symlink_to(home / "secret.mp4")
     client = client_of(desk, "Ann")
-    assert client.get(f"/clips/{desk.clip_id(clip)}").status_code == 410
+    assert client.get(f"/clips/{desk.clip_id(Shown(str(clip.path)))}").status_code == 410
 
 
 def test_folders_without_a_pair_are_refused_with_the_cure(tmp_path):

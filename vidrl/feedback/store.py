@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,17 +139,23 @@ class Store:
                 raise
             return number
 
-    def undo(self, rater: str, click: str = "") -> Answer | None:
+    def undo(
+        self,
+        rater: str,
+        click: str = "",
+        among: Callable[[Answer], bool] = lambda answer: True,
+    ) -> Answer | None:
         """Revoke a rater's newest answer and return this answer, or None without one.
 
-        A click that revoked an answer before revokes no second one.
+        `among` says of an answer whether it may be revoked. A click that revoked an answer before
+        revokes no second one.
         """
         done = self._number_of(click) if click else None
         rows = self.records(rater=rater)
         if done is not None:
             revoked = next(row.revokes for row in rows if row.number == done)
             return next(row for row in rows if row.number == revoked)
-        newest = next(reversed(live(rows)), None)
+        newest = next((row for row in reversed(live(rows)) if among(row)), None)
         if newest is not None:
             why = (newest.prompt, newest.reason, newest.expected)
             self.add(Answer(rater, newest.shown, {}, (), *why, click=click, revokes=newest.number))

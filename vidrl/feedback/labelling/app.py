@@ -200,7 +200,7 @@ class Page:
     def _task(self, task: Task) -> dict[str, Any]:
         """Return what the page may know of a task: neither paths, nor why these clips."""
         prompt = task.prompt if self.desk.questionnaire.shows_prompt else ""
-        clips = [self.desk.clip_id(clip) for clip in task.clips]
+        clips = [self.desk.clip_id(clip) for clip in task.shown]
         before = {"given": task.given, "marks": task.marks}
         return {"task": task.name, "clips": clips, "prompt": prompt} | before
 

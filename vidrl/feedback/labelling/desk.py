@@ -104,8 +104,8 @@ class Desk:
         named = [*self.clips.clips, *(clip for gold in self.gold for clip in gold.clips)]
         self._by_path = {str(clip.path): clip for clip in named}
         self._places = {str(clip.path): place for place, clip in enumerate(self.clips.clips)}
-        self._ids = {path: secrets.token_urlsafe(9) for path in self._by_path}
-        self._paths = {opaque: path for path, opaque in self._ids.items()}
+        self._ids: dict[tuple[str, str], str] = {}  # by path and SHA-256
+        self._paths: dict[str, str] = {}  # by such an id
 
     @property
     def questionnaire(self) -> Questionnaire:
@@ -118,6 +118,7 @@ class Desk:
         """Return the tasks that wait for a rater's answer, the first is shown now."""
         with self._turn(rater):
             waiting = self._waiting(rater)
+            self._put_changed_aside(waiting)
             progress = self.progress(rater)
             while len(waiting) < min(most, progress.goal - progress.done):
                 task = self._new_task(rater)
@@ -137,9 +138,10 @@ class Desk:
     ) -> None:
         """Write the answer to a task; an answer that is sent twice is written once.
 
-        `receipts` came with the frames of the clips; a skip (nothing given) needs none. Raises
-        Refused for a task that the rater does not have, for an answer that does not fit the
-        questions, and for an answer to clips that were not delivered.
+        `receipts` came with the frames of the clips; a skip without marks needs none, because it
+        says nothing about the clips. Raises Refused for a task that the rater does not have, for
+        an answer that does not fit the questions, and for an answer to clips that were not
+        delivered.
         """
         with self._turn(rater):
             waiting = self._waiting(rater)
@@ -148,9 +150,9 @@ class Desk:
                 if self.store.has(name, rater):
                     return
                 raise Refused("expected the answer to a task of this page: load the page again")
-            if given:
-                _check_delivered(task, receipts)
             marked = _faults(faults, task, self.questionnaire)
+            if given or marked:
+                _check_delivered(task, receipts)
             answer = Answer(rater, task.shown, dict(given), marked, task.prompt, task.reason)
             spent = seconds if _is_number(seconds) and 0 <= seconds < 86400 else 0.0
             try:
@@ -160,33 +162,56 @@ class Desk:
             waiting.remove(task)
 
     def undo(self, rater: str, click: str) -> bool:
-        """Revoke a rater's newest answer and return whether there was one.
+        """Revoke a rater's newest answer on these clips and return whether there was one.
 
-        The clips are shown again, with the answer that was taken back filled in.
+        The clips are shown again, with the answer that was taken back filled in. Answers on clips
+        of another set stay: this page cannot show these clips.
         """
         with self._turn(rater):
             waiting, before = self._waiting(rater), self.store.has(click, rater)
-            answer = self.store.undo(rater, click)
-            if answer is None or before:
-                return answer is not None
-            if all(clip.path in self._by_path for clip in answer.shown):
+            answer = self.store.undo(rater, click, self._knows)
+            if answer is not None and not before:
                 waiting.insert(0, self._hand_out_again(answer))
-            return True
+            return answer is not None
 
     def progress(self, rater: str) -> Progress:
-        """Return how far a rater is, and at what pace."""
-        mine = [row for row in self._answers() if row.rater == rater]
+        """Return how far a rater is with the clips of this set, and at what pace.
+
+        A sitting goes on where the rater judged clips of another set before.
+        """
+        rows = [row for row in self._answers() if row.rater == rater]
+        mine = [row for row in rows if self._knows(row)]
         answered = [row for row in mine if not row.skipped]
         recent = [row.seconds for row in answered[-20:] if row.seconds > 0]
-        items = sum(map(len, self.selection.groups))
-        goal = max(len(answered), min(self.goal, items + len(self.gold)))
+        goal = max(len(answered), min(self.goal, len(answered) + self._left(rater, mine)))
         pace = median(recent) if recent else 0.0
         skipped = len(mine) - len(answered)
-        return Progress(len(answered), goal, pace, sitting([row.at for row in mine]), skipped)
+        return Progress(len(answered), goal, pace, sitting([row.at for row in rows]), skipped)
 
-    def clip_id(self, clip: Clip) -> str:
-        """Return the name under which the page loads a clip, which says nothing about the clip."""
-        return self._ids[str(clip.path)]
+    def _left(self, rater: str, mine: Sequence[Answer]) -> int:
+        """Return how many answers a rater can still give: to new items and to waiting checks.
+
+        A repeated pair and a gold pair add an answer once they are handed out, and are handed out
+        only while there are new items.
+        """
+        seen = {self._past(row).item for row in mine if row.reason != "gold"}
+        groups = self._without_vanished().groups
+        new = sum(item not in seen for group in groups for item in group)
+        return new + sum(task.reason in ("repeat", "gold") for task in self._waiting(rater))
+
+    def _knows(self, row: Answer) -> bool:
+        """Return whether all clips of an answer belong to this set, or to its gold pairs."""
+        return all(clip.path in self._by_path for clip in row.shown)
+
+    def clip_id(self, shown: Shown) -> str:
+        """Return the name under which the page loads a clip, which says nothing about the clip.
+
+        Other content of the same file gets another name: browsers keep what a name stands for.
+        """
+        with self._lock:
+            opaque = self._ids.setdefault((shown.path, shown.sha256), secrets.token_urlsafe(9))
+            self._paths[opaque] = shown.path
+            return opaque
 
     def clip_of(self, opaque: str) -> Clip | None:
         """Return the clip of such a name, or None."""
@@ -219,6 +244,25 @@ class Desk:
         clips = tuple(self._by_path[clip.path] for clip in shown)
         before = (body.get("given", {}), body.get("marks", []))
         return Task(name, rater, clips, shown, body["reason"], body["expected"], *before)
+
+    def _put_changed_aside(self, waiting: list[Task]) -> None:
+        """Take away the tasks whose clips are gone, or changed since the tasks were handed out.
+
+        The page can show such clips no more as the task has them, so no answer would be taken.
+        """
+        for task in list(waiting):
+            try:
+                now = [self._shown(clip) for clip in task.clips]
+            except Vanished:  # noted by _shown
+                waiting.remove(task)
+                continue
+            changed = [a.path for a, b in zip(now, task.shown, strict=True) if a.sha256 != b.sha256]
+            if changed:
+                waiting.remove(task)
+                self.note(
+                    f"put aside, a task of {task.rater}: {changed[0]} has changed since it was "
+                    "handed out; its present content is shown as a new clip"
+                )
 
     def _new_task(self, rater: str) -> Task | None:
         """Choose clips that can be shown and hand them out; None where nothing is left."""
@@ -362,7 +406,8 @@ def _check_delivered(task: Task, receipts: Sequence[str]) -> None:
         if sent[place : place + 1] != [receipt(clip.sha256)]:
             raise Refused(
                 f"expected an answer to clips that this page has shown, but clip {place + 1} was "
-                "not sent to it, or its file has changed since: load the page again, or skip"
+                "not sent to it, or its file has changed since: load the page again, or skip "
+                "without marks"
             )
 
 

@@ -292,7 +292,9 @@ function send() {
 }
 
 function skip() {
-  if (!busy) once("/api/answer", { task: task.task, given: {}, skip: true, faults: marks, seconds: spent() });
+  // marks are sent with the receipts of the clips that they are about, as answers are
+  const shown = playable ? { faults: marks, receipts: views.map(({ clip }) => clip.receipt) } : {};
+  if (!busy) once("/api/answer", { task: task.task, given: {}, skip: true, seconds: spent(), ...shown });
 }
 
 function undo() {
@@ -451,12 +453,12 @@ function movePicture(event, stage) {
 // --- progress
 
 function drawProgress() {
-  const { done, goal, seconds, rest, sitting, skipped } = state.progress;
+  const { done, goal, seconds, rest, sitting } = state.progress;
   const ended = !state.tasks.length; // nothing is left: skipped items do not come again
   $("bar").max = ended ? 1 : Math.max(goal, 1);
   $("bar").value = ended ? 1 : done;
   $("count").textContent = ended ? counted(done, "answer") : `${done} of ${goal}`;
-  const left = Math.ceil((Math.max(goal - done - skipped, 1) * seconds) / 60);
+  const left = Math.ceil((Math.max(goal - done, 1) * seconds) / 60);
   $("pace").textContent = seconds ? `· ${Math.round(seconds)} s each${ended ? "" : ` · about ${left} min left`}` : "";
   if (sitting < rested) rested = 0;
   $("rest").hidden = !(rest && sitting - rested > 1200);
