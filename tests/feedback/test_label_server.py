@@ -218,8 +218,21 @@ def test_frames_that_were_deleted_are_made_again(home, desk):
         {"given": {"colour": "A"}},
         {"given": {}},
         {"given": "A"},
-        {"task": "another"},
+        {"task": "another-task"},
         {"task": 3},
+        {"task": "\ud800-half-of-a-pair"},
+        {"given": {"overall": ["A"]}},
+        {"given": {"overall": {"A": 1}}},
+        {"given": {"\ud800": "A"}},
+        {"seconds": "3"},
+        {"seconds": -1},
+        {"seconds": 10**400},
+        {"faults": [{"clip": 1.0, "begin": 0, "end": 1}]},
+        {"faults": [{"clip": True, "begin": 0, "end": 1}]},
+        {"faults": [{"clip": [], "begin": 0, "end": 1}]},
+        {"faults": [{"clip": 0, "begin": 0, "end": 10**400}]},
+        {"faults": [{"clip": 0, "begin": 0, "end": 1, "tags": [{}]}]},
+        {"faults": ["\ud800"]},
         {"faults": [{"clip": 2, "begin": 0, "end": 1}]},
         {"faults": [{"clip": 0, "begin": 1, "end": 0}]},
         {"faults": [{"clip": 0, "begin": 0, "end": float("inf")}]},
@@ -235,9 +248,19 @@ def test_answers_of_another_kind_are_refused_with_words(desk, change):
     sent["receipts"] = receipts(client, task)
     body = json.dumps(sent)
     answer = client.post("/api/answer", content=body, headers=ORIGIN)
-    assert answer.status_code == 409
+    assert answer.status_code == (409 if change == {"task": "another-task"} else 400)
     assert answer.json()["error"].startswith("Expected")
     assert desk.store.records() == []
+
+
+@pytest.mark.parametrize("path", ["/api/answer", "/api/undo"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 60000, b"9" * 5000, b"{}"]
+)
+def test_bodies_that_are_no_answer_are_refused_with_words(desk, path, body):
+    answer = client_of(desk, "Ann").post(path, content=body, headers=ORIGIN)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("Expected")
 
 
 def test_points_and_rankings_are_judged_too(home):
@@ -417,6 +440,15 @@ def test_the_token_moves_from_the_link_into_a_cookie(desk):
     assert "HttpOnly" in header and "samesite=strict" in header.lower()
 
 
+def test_an_odd_cookie_of_another_page_does_not_hide_the_token(desk):
+    client = client_of(desk, "Ann")
+    own = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
+    for odd in ('a[1]={"x": 1}', "no value", "x=\u00e9", 'b="', "=;;", "c=[]"):
+        headers = {"cookie": f"{odd}; {own}".encode("latin-1")}
+        plain = client_of(desk, token=None)
+        assert plain.get("/api/state", headers=headers).status_code == 200, odd
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -424,6 +456,8 @@ def test_the_token_moves_from_the_link_into_a_cookie(desk):
         {"origin": "http://evil.example"},
         {"origin": "null"},
         {"origin": f"ftp://{HOST}"},
+        {"origin": "http://["},
+        {"origin": f"http://ann@{HOST}"},
         ORIGIN | {"sec-fetch-site": "cross-site"},
     ],
 )

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from vidrl.feedback.labelling.desk import Desk, Refused, Task
+from vidrl.feedback.labelling.desk import Desk, Malformed, Refused, Task
 from vidrl.feedback.labelling.frames import Vanished
 from vidrl.feedback.labelling.guard import App, Guard, Scope
 from vidrl.feedback.store import NameTaken
@@ -27,6 +27,7 @@ STATIC = {
     "label.js": "text/javascript",
     "player.js": "text/javascript",
 }
+NAME = re.compile(r"[\w-]{8,64}")  # of a task and of a click
 LONGEST_NAME = 40  # characters of a rater's name
 YEAR = 365 * 24 * 3600
 NO_NAME = "Write a name of 1 to 40 characters, such as your first name."
@@ -158,31 +159,26 @@ class Page:
         if rater is None:
             return _error(401, "Load the page again: it has no name.")
         try:
-            sent = json.loads(await request.body())
-            if not isinstance(sent, dict):
-                raise ValueError("expected a JSON object")
-        except ValueError as error:
-            return _error(400, f"Expected an answer in JSON: {error}")
-        try:
-            await run_in_threadpool(change, rater, sent)
+            await run_in_threadpool(change, rater, _parsed(await request.body()))
         except Refused as error:
-            return _error(409, _sentence(str(error)))
+            status = 400 if isinstance(error, Malformed) else 409
+            return _error(status, _sentence(str(error)))
         return await run_in_threadpool(self._state, rater)
 
     def _take(self, rater: str, sent: Mapping[str, Any]) -> None:
         """Write the answer that a page sent."""
         given = sent.get("given")
-        if not isinstance(sent.get("task"), str) or not isinstance(given, dict):
-            raise Refused("expected an answer with a task and what was given")
+        if not NAME.fullmatch(str(sent.get("task"))) or not isinstance(given, dict):
+            raise Malformed("expected an answer with a task and what was given")
         if not given and sent.get("skip") is not True:
-            raise Refused("expected an answer to at least one question, or a skip")
+            raise Malformed("expected an answer to at least one question, or a skip")
         seconds, receipts = sent.get("seconds", 0.0), sent.get("receipts", [])
-        self.desk.answer(rater, sent["task"], given, sent.get("faults", []), seconds, receipts)
+        self.desk.answer(rater, str(sent["task"]), given, sent.get("faults", []), seconds, receipts)
 
     def _undo(self, rater: str, sent: Mapping[str, Any]) -> None:
-        if not re.fullmatch(r"[\w-]{8,64}", str(sent.get("click"))):
-            raise Refused("expected the name of a click")
-        self.desk.undo(rater, sent["click"])
+        if not NAME.fullmatch(str(sent.get("click"))):
+            raise Malformed("expected the name of a click, of 8 to 64 letters, digits, - or _")
+        self.desk.undo(rater, str(sent["click"]))
 
     def _state(self, rater: str) -> Response:
         """Return what the page shows next, and how far the rater is."""
@@ -203,6 +199,18 @@ class Page:
         clips = [self.desk.clip_id(clip) for clip in task.shown]
         before = {"given": task.given, "marks": task.marks}
         return {"task": task.name, "clips": clips, "prompt": prompt} | before
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """Return the object that a page sent; raise Malformed for a body that is no object."""
+    try:
+        sent = json.loads(body)
+        json.dumps(sent, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"expected an answer in JSON: {error}") from None
+    if not isinstance(sent, dict):
+        raise Malformed(f"expected an object of JSON, got {type(sent).__name__}")
+    return sent
 
 
 def refusal(scope: Scope, status: int, words: str) -> App:

@@ -27,6 +27,7 @@ from vidrl.feedback.store import GIVEN, Answer, Shown, Store, live
 
 AHEAD = 2  # tasks that a page holds: the one on the screen, and the next, which it loads
 MOST_FAULTS = 50  # of one answer
+DAY = 86400.0  # seconds
 PAUSE = 300.0  # seconds between two answers that end a sitting
 SITTING = 1200.0  # seconds after which the page advises a rest
 SWAPPED = {"A": "B", "B": "A"}
@@ -34,6 +35,10 @@ SWAPPED = {"A": "B", "B": "A"}
 
 class Refused(ValueError):
     """An answer that the desk does not take."""
+
+
+class Malformed(Refused):
+    """An answer that no page sends: without a field, of another type, or to another question."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,9 @@ class Desk:
         """Write the answer to a task; an answer that is sent twice is written once.
 
         `receipts` came with the frames of the clips; a skip without marks needs none, because it
-        says nothing about the clips. Raises Refused for a task that the rater does not have, for
-        an answer that does not fit the questions, and for an answer to clips that were not
-        delivered.
+        says nothing about the clips. Raises Refused for a task that the rater does not have, and
+        for an answer to clips that were not delivered; Malformed for an answer that does not fit
+        the questions.
         """
         with self._turn(rater):
             waiting = self._waiting(rater)
@@ -154,11 +159,11 @@ class Desk:
             if given or marked:
                 _check_delivered(task, receipts)
             answer = Answer(rater, task.shown, dict(given), marked, task.prompt, task.reason)
-            spent = seconds if _is_number(seconds) and 0 <= seconds < 86400 else 0.0
+            known = {"expected": task.expected, "seconds": _spent(seconds), "click": name}
             try:
-                self.store.add(replace(answer, expected=task.expected, seconds=spent, click=name))
+                self.store.add(replace(answer, **known))
             except ValueError as error:
-                raise Refused(str(error)) from None
+                raise Malformed(str(error)) from None
             waiting.remove(task)
 
     def undo(self, rater: str, click: str) -> bool:
@@ -416,27 +421,36 @@ def _faults(
 ) -> tuple[Fault, ...]:
     """Return the spans that a rater marked; raise Refused for a span of another kind."""
     if not isinstance(marked, (list, tuple)) or len(marked) > MOST_FAULTS:
-        raise Refused(f"expected a list of at most {MOST_FAULTS} marked spans")
+        raise Malformed(f"expected a list of at most {MOST_FAULTS} marked spans")
     return tuple(_fault(one, task, questionnaire) for one in marked)
 
 
 def _fault(one: Any, task: Task, questionnaire: Questionnaire) -> Fault:
     """Return a marked span of a clip as a fault."""
-    if not isinstance(one, dict) or one.get("clip") not in range(len(task.shown)):
-        raise Refused(f"expected a marked span with the number of a clip, got {str(one)[:80]}")
-    shown, tags = task.shown[one["clip"]], one.get("tags", [])
+    clip = one.get("clip") if isinstance(one, dict) else None
+    if type(clip) is not int or clip not in range(len(task.shown)):
+        raise Malformed(f"expected a marked span with the number of a clip, got {str(one)[:80]}")
+    shown, tags = task.shown[clip], one.get("tags", [])
     if not isinstance(tags, list) or not all(tag in questionnaire.tags for tag in tags):
-        raise Refused(f"expected tags of {', '.join(questionnaire.tags)}, got {str(tags)[:80]}")
+        raise Malformed(f"expected tags of {', '.join(questionnaire.tags)}, got {str(tags)[:80]}")
     begin, end = (one.get(name, math.nan) for name in ("begin", "end"))
     if not (_is_number(begin) and _is_number(end) and 0 <= begin <= end):
-        raise Refused(f"expected a span of seconds, begin before end, got {str(one)[:80]}")
+        raise Malformed(f"expected a span of seconds, begin before end, got {str(one)[:80]}")
     end = min(end, shown.seconds)
     return Fault(shown.path, min(begin, end), end, tuple(tags), task.prompt, task.rater)
 
 
+def _spent(seconds: Any) -> float:
+    """Return the seconds of an answer, 0 for a page that was left open for more than a day."""
+    if not (_is_number(seconds) and seconds >= 0):
+        raise Malformed(f"expected seconds of at least 0, got {seconds!r:.80}")
+    return float(seconds) if seconds < DAY else 0.0
+
+
 def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold; JSON has longer ones, and NaN."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) < 1e300
 
 
 def sitting(times: Sequence[str], now: datetime | None = None) -> float:
