@@ -141,7 +141,7 @@ class Fitted(Composite):
         return torch.where(torch.isfinite(z), z, torch.zeros_like(z)), why
 
     def _weights(self, z: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return weights, and slopes of the value in each part, (B,); none for a bent head."""
+        """Return weights, and slopes of the value in each part, (B,); none for a nonlinear head."""
         if self.taste.form != "linear":
             return {}, {}
         weights, scale = self.taste.tensors["weights"], self.taste.tensors["scale"]

@@ -47,8 +47,8 @@ def members(z: Tensor, head: Tensors) -> Tensor:
     windows = torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], -1)
     hidden = torch.einsum("bfw,mhw->mbfh", windows, head["window"].to(z))
     hidden = (hidden + head["bias"].to(z)[:, None, None]).tanh()
-    bent = torch.einsum("mbfh,mh->mbf", hidden, head["outer"].to(z))
-    return bent + torch.einsum("bfk,mk->mbf", z, head["linear"].to(z))
+    curved = torch.einsum("mbfh,mh->mbf", hidden, head["outer"].to(z))
+    return curved + torch.einsum("bfk,mk->mbf", z, head["linear"].to(z))
 
 
 def _root(variance: Tensor) -> Tensor:

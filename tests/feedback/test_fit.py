@@ -165,16 +165,18 @@ def test_points_alone_recover_the_taste():
     assert taste.facts["points"] == 120 and "accuracy" not in taste.facts
 
 
-def test_the_bent_head_learns_what_no_line_can():
+def test_the_nonlinear_head_learns_what_no_line_can():
     """The utility is −|z|, of which a line sees nothing."""
     curves, _ = made(40, 3)
     utility = {name: -3 * np.abs(curve[:, 0]) for name, curve in curves.curves.items()}
     judgments = Judgments(choices=answered(utility, 40, 3, 400))
     known = prepare(judgments, curves, "overall")
     straight = fit_heads.linear(known.data, known.frames, (0.4,))
-    bent = fit_heads.temporal(known.data, known.frames, straight, count=1)
+    curved = fit_heads.temporal(known.data, known.frames, straight, count=1)
     truth = np.array([utility[name].mean() for name in known.data.clips])
-    line, curve = (np.corrcoef(head.values(known.frames), truth)[0, 1] for head in (straight, bent))
+    line, curve = (
+        np.corrcoef(head.values(known.frames), truth)[0, 1] for head in (straight, curved)
+    )
     assert curve > 0.8 > 0.4 > abs(line)
 
 
@@ -222,7 +224,9 @@ def test_temperature_undoes_a_factor_and_the_diagram_sees_it():
     assert fit_validation.temperature(choice, 2.5 * true, np.ones(4000)) == pytest.approx(
         0.4, abs=0.04
     )
-    sharp, right = (fit_validation.reliability(choice, factor * true) for factor in (2.5, 1.0))
+    sharp, right = (
+        fit_validation.reliability(choice, factor * true, np.ones(4000)) for factor in (2.5, 1.0)
+    )
     assert right["error"] < 0.03 < 0.08 < sharp["error"]
     assert sum(row["n"] for row in right["bins"]) == 2 * (choice != 0).sum()
 
@@ -395,7 +399,7 @@ def test_a_feature_of_a_reward_is_that_reward():
     assert features[0].options == {"detail": 0.3}
 
 
-def test_members_of_the_bent_head_by_hand():
+def test_members_of_the_nonlinear_head_by_hand():
     head = {
         "linear": torch.tensor([[2.0]]),
         "outer": torch.tensor([[3.0]]),
@@ -403,8 +407,8 @@ def test_members_of_the_bent_head_by_hand():
         "window": torch.tensor([[[0.5, 0.0, -0.5]]]),
     }
     z = torch.tensor([[[1.0], [2.0], [4.0]]])
-    bent = [3 * math.tanh(0.1 + 0.5 * (a - b)) for a, b in [(1, 2), (1, 4), (2, 4)]]
-    expected = [2 + bent[0], 4 + bent[1], 8 + bent[2]]
+    hidden = [3 * math.tanh(0.1 + 0.5 * (a - b)) for a, b in [(1, 2), (1, 4), (2, 4)]]
+    expected = [2 + hidden[0], 4 + hidden[1], 8 + hidden[2]]
     torch.testing.assert_close(heads.members(z, head)[0, 0], torch.tensor(expected))
 
 

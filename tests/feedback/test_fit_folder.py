@@ -16,7 +16,7 @@ FEATURES = tuple(Feature(f"picture.{n}", "picture", {"measure": n}) for n in ("l
 SQUARE = torch.eye(2)
 COMMON = {"centre": torch.zeros(2), "scale": torch.ones(2), "precision": SQUARE}
 LINEAR = {**COMMON, "weights": torch.ones(2), "covariance": SQUARE.clone()}
-BENT = {
+NONLINEAR = {
     **COMMON,
     "linear": torch.ones(3, 2),
     "outer": torch.ones(3, 4),
@@ -27,7 +27,7 @@ BENT = {
 
 def saved(where, form="linear", features=FEATURES, **changed):
     """Write a good folder, then change tensors; None takes a tensor away."""
-    tensors = LINEAR if form == "linear" else BENT
+    tensors = LINEAR if form == "linear" else NONLINEAR
     folder.write(Taste(features, tensors, form, 1.0, {}), where)
     kept = {name: each for name, each in (tensors | changed).items() if each is not None}
     save_file(kept, where / "fit.safetensors")
@@ -57,7 +57,7 @@ def test_each_tensor_of_the_linear_head_has_one_shape(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["linear", "outer", "bias", "window"])
-def test_each_tensor_of_the_bent_head_has_one_shape(tmp_path, name):
+def test_each_tensor_of_the_nonlinear_head_has_one_shape(tmp_path, name):
     for wrong in (None, torch.ones(3), torch.ones(2, 5), torch.ones(3, 4, 5), torch.ones(0, 4)):
         saved(tmp_path, "temporal", **{name: wrong})
         with pytest.raises(ValueError, match=r"expected \w+ of shape .*fit again"):

@@ -317,3 +317,23 @@ def test_values_that_are_symmetric_but_for_rounding_have_an_interval(values: np.
     over, back = interval(values), interval(-values)
     assert over.low < values.mean() < over.high
     assert (back.low, back.high) == pytest.approx((-over.high, -over.low), abs=0.02)
+
+
+def test_a_weight_is_how_many_equal_values_a_value_stands_for():
+    """Values repeated as often as their weights say have the same mean and nearly its interval."""
+    draw = np.random.default_rng(0)
+    values, groups = draw.integers(0, 2, 60).astype(float), np.repeat(np.arange(20), 3).tolist()
+    weights = draw.integers(1, 4, 60)
+    repeated = np.repeat(values, weights)
+    other = interval(repeated, np.repeat(groups, weights).tolist(), limits=(0, 1))
+    found = interval(values, groups, limits=(0, 1), weights=weights.astype(float))
+    assert found[:3] == pytest.approx(other[:3]) and (found.n, other.n) == (60, weights.sum())
+    shares = interval(values, groups, limits=(0, 1), weights=weights / 4)
+    assert shares[:3] == pytest.approx(other[:3])
+    ones = interval(values, groups, limits=(0, 1), weights=np.ones(60))
+    assert ones == interval(values, groups, limits=(0, 1))
+    values[0] = np.nan
+    assert interval(values, groups, weights=weights).n == 59
+    for wrong in (np.ones(3), np.zeros(60), np.full(60, np.nan)):
+        with pytest.raises(ValueError, match="weight"):
+            interval(values, groups, weights=wrong)

@@ -24,8 +24,9 @@ rewards without weights, so it has a curve over time and says what it goes by.
 
 The folder holds fit.json, fit.safetensors, README.md (the card, with held-out agreement, rivals,
 calibration and the audit) and card.html (its pictures). Curves of clips are kept in its folder
-cache/, so that a later fit with more labels is fast. Clips that vanished are listed, and their
-labels are left out.
+cache/, so that a later fit with more labels is fast. Clips that cannot be read are listed, and
+their labels are left out. Fit and card are written before the audit begins; the audit is added to
+the card when it is done.
 """
 
 
@@ -51,7 +52,8 @@ def declare(commands: Any) -> None:
         "--form",
         choices=("auto", "linear", "temporal"),
         default="auto",
-        help="the head (auto: linear, unless the bent one is better beyond doubt)",
+        help="the head: linear; temporal, a small network that reads three frames at a time; auto, "
+        "linear unless temporal is better beyond doubt (auto)",
     )
     fit.add_argument(
         "--jobs",
@@ -68,7 +70,9 @@ def declare(commands: Any) -> None:
     )
     fit.add_argument("--no-audit", action="store_true", help="leave out the audit")
     fit.add_argument(
-        "--strict", action="store_true", help="exit with status 1 if clips or the audit are lost"
+        "--strict",
+        action="store_true",
+        help="exit with status 1 if clips cannot be read, so that their labels are left out",
     )
 
 
@@ -76,7 +80,6 @@ def _fit(args: argparse.Namespace) -> int:
     from vidrl.feedback import fit_card, fit_features
     from vidrl.feedback.fit import fit
     from vidrl.feedback.fit_data import aspect_of, check_labels
-    from vidrl.rewards._files.atomic_file import write_bytes
     from vidrl.rewards._fitted import folder
 
     judgments = _judgments(args)
@@ -95,10 +98,10 @@ def _fit(args: argparse.Namespace) -> int:
         _say(f"left out with its labels: {clip}: {why}")
     taste = fit(judgments, curves, args.aspect, args.form, say=_say)
     folder.write(taste, out)
-    words = ["vidrl", *args.words]
+    _write_card(out, taste, None, args)  # an audit that is stopped must not lose the card
     audited = None if args.no_audit else _audited(taste)
-    write_bytes(out / "README.md", fit_card.readme(taste, audited, shlex.join(words)).encode())
-    write_bytes(out / "card.html", fit_card.page(taste, audited).encode())
+    if audited:
+        _write_card(out, taste, audited, args)
     print("\n".join(fit_card.sentences(taste)))
     if audited:
         print(f"Audit: {audited['outcome']}: {audited['verdict']}")
@@ -107,6 +110,18 @@ def _fit(args: argparse.Namespace) -> int:
         f"  vidrl score clips/ --reward fitted --option model={out}{fit_card.trust(taste)}"
     )
     return 1 if args.strict and curves.lost else 0
+
+
+def _write_card(
+    out: Path, taste: Any, audited: dict[str, Any] | None, args: argparse.Namespace
+) -> None:
+    """Write README.md and card.html; without an audit, they say that it was not run."""
+    from vidrl.feedback import fit_card
+    from vidrl.rewards._files.atomic_file import write_bytes
+
+    words = shlex.join(["vidrl", *args.words])
+    write_bytes(out / "README.md", fit_card.readme(taste, audited, words).encode())
+    write_bytes(out / "card.html", fit_card.page(taste, audited).encode())
 
 
 def _say(text: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vidrl.feedback import fit_heads, fit_validation
-from vidrl.feedback.fit_data import Data, TooLittle, aspect_of, collect
+from vidrl.feedback.fit_data import LEAST, Data, TooLittle, answers, aspect_of, collect
 from vidrl.feedback.fit_features import Curves
 from vidrl.feedback.fit_heads import Frames, Head, standardised
 from vidrl.feedback.judgments import Judgments
@@ -27,20 +27,24 @@ from vidrl.rewards._fitted.heads import distance
 from vidrl.rewards.compose import SCALES, WEIGHTS
 
 FORMS = ("auto", "linear", "temporal")
-LEAST_FOR_BENT = 200  # choices below which the bent head is not tried
+LEAST_FOR_NONLINEAR = 200  # answers below which the nonlinear head is not tried
 FAMILIAR = 0.99  # the share of the fit's clips whose distance counts as familiar
 SHRINK = 0.1  # of the covariance of the features towards its diagonal
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a fit learns from: labels and standardised features of the same clips."""
+    """What a fit learns from: labels and standardised features of the same clips.
+
+    `rivals` holds the values (C,) of each reward among the features, and of the default composite.
+    """
 
     data: Data
     frames: Frames
     curves: Curves
     centre: np.ndarray
     scale: np.ndarray
+    rivals: dict[str, np.ndarray]
 
 
 def fit(
@@ -53,8 +57,8 @@ def fit(
 ) -> Taste:
     """Return the reward that is fitted to an aspect of judgments, with all that was measured.
 
-    `form` is "linear", "temporal" (a bent head over three frames), or "auto": the linear one
-    unless the other explains held-out choices better beyond doubt. `quick` leaves out the
+    `form` is "linear", "temporal" (a nonlinear head over three frames), or "auto": the linear
+    one unless the other explains held-out choices better beyond doubt. `quick` leaves out the
     cross-validation. Raises TooLittle for labels from which nothing can be learned, and
     ValueError for an unknown aspect or form.
     """
@@ -66,8 +70,12 @@ def fit(
     straight = fit_heads.linear(known.data, known.frames)
     say(f"linear head: prior {straight.std:g}, log evidence {straight.evidence:.1f}")
     facts = _facts(known, named)
+    if quick:
+        facts["unmeasured"] = "the fit was asked to leave it out"
+    elif not known.data.decided.any():
+        facts["unmeasured"] = "no label is a choice of one clip over another"
     head = straight
-    if not quick and len(known.data.choice):
+    if "unmeasured" not in facts:
         head, measured = validated(known, straight, form, say)
         facts |= measured
     elif form == "temporal":
@@ -82,7 +90,11 @@ def prepare(judgments: Judgments, curves: Curves, aspect: str) -> Known:
     """
     named = {clip for one in judgments.all_choices() for clip in (one.first, one.second)}
     named |= {one.clip for one in judgments.points}
-    kept = {clip: curve for clip, curve in curves.curves.items() if clip in named}
+    kept = {
+        clip: np.where(np.isfinite(curve), curve, np.nan)
+        for clip, curve in curves.curves.items()
+        if clip in named
+    }
     if not kept:
         raise TooLittle(
             f"expected features of labelled clips, got none: {len(curves.lost)} clips are lost"
@@ -108,9 +120,8 @@ def prepare(judgments: Judgments, curves: Curves, aspect: str) -> Known:
     centre, scale = np.nanmean(means[:, usable], 0), spread[usable]
     lengths = {clip: len(curve) for clip, curve in trimmed.curves.items()}
     data = collect(judgments, aspect, lengths, curves.seconds)
-    return Known(
-        data, standardised(list(trimmed.curves.values()), centre, scale), trimmed, centre, scale
-    )
+    frames = standardised(list(trimmed.curves.values()), centre, scale)
+    return Known(data, frames, trimmed, centre, scale, _rivals(curves.features, means))
 
 
 def validated(
@@ -122,26 +133,27 @@ def validated(
     by_prompt = len(set(groups.tolist())) >= 2
     # without two groups only the answers can be split, and clips are shared
     units: Sequence[Hashable] = groups.tolist() if by_prompt else _pairs(data)
+    apart = fit_validation.by_prompt if by_prompt else fit_validation.by_clip
     fold = fit_validation.folds(units)
     line = partial(fit_heads.linear, frames=frames, stds=(straight.std,))
-    gaps = fit_validation.held_out(data, frames, fold, line)
+    gaps = fit_validation.held_out(data, frames, fold, line, apart)
     say("cross-validation of the linear head is done")
     found: dict[str, Any] = {"split": "prompt" if by_prompt else "pair"}
     head = straight
-    if form != "linear" and (len(data.choice) >= LEAST_FOR_BENT or form == "temporal"):
-        bent = partial(_bent, frames=frames, std=straight.std)
-        curved = fit_validation.held_out(data, frames, fold, bent)
-        found["bent"] = _compared(data, gaps, curved, units)
-        say("cross-validation of the bent head is done")
-        if form == "temporal" or found["bent"]["beyond_doubt"]:
+    if form != "linear" and (data.answers >= LEAST_FOR_NONLINEAR or form == "temporal"):
+        other = partial(_single, frames=frames, std=straight.std)
+        curved = fit_validation.held_out(data, frames, fold, other, apart)
+        found["nonlinear"] = _compared(data, gaps, curved, fold, units)
+        say("cross-validation of the nonlinear head is done")
+        if form == "temporal" or found["nonlinear"]["beyond_doubt"]:
             head, gaps = fit_heads.temporal(data, frames, straight), curved
     factor = fit_validation.temperature(data.choice, gaps, data.weight)
-    rows = _values(known)
+    crossed = fit_validation.calibrated(data.choice, gaps, data.weight, fold)
     found |= {
         "temperature": factor,
         "accuracy": fit_validation.accuracy(data, gaps, units),
-        "reliability": fit_validation.reliability(data.choice, gaps * factor),
-        "rivals": fit_validation.rivals(data, gaps, units, rows),
+        "reliability": fit_validation.reliability(data.choice, crossed, data.weight),
+        "rivals": fit_validation.rivals(data, gaps, units, known.rivals),
         "learning_curve": fit_validation.learning_curve(data, frames, np.array(units), line)
         if by_prompt
         else [],
@@ -150,23 +162,29 @@ def validated(
     return head.scaled(factor), found
 
 
-def _bent(data: Data, frames: Frames, std: float) -> Head:
-    """Return a single bent head, fast enough for cross-validation."""
+def _single(data: Data, frames: Frames, std: float) -> Head:
+    """Return a single nonlinear head, fast enough for cross-validation."""
     start = fit_heads.linear(data, frames, (std,))
     return fit_heads.temporal(data, frames, start, count=1, epochs=100)
 
 
 def _compared(
-    data: Data, gaps: np.ndarray, curved: np.ndarray, units: Sequence[Hashable]
+    data: Data,
+    gaps: np.ndarray,
+    curved: np.ndarray,
+    fold: np.ndarray,
+    units: Sequence[Hashable],
 ) -> dict[str, Any]:
-    """Return the bent head's gain in log-likelihood, both heads calibrated on the same gaps."""
+    """Return the nonlinear head's gain in log-likelihood, both heads calibrated by other folds."""
     likely = [
         fit_validation.log_likelihoods(
-            data.choice, each * fit_validation.temperature(data.choice, each, data.weight)
+            data.choice,
+            fit_validation.calibrated(data.choice, each, data.weight, fold),
+            data.weight,
         )
         for each in (gaps, curved)
     ]
-    return fit_validation.better(likely[0], likely[1], units)
+    return fit_validation.better(likely[0], likely[1], units, data.weight)
 
 
 def _pairs(data: Data) -> list[Hashable]:
@@ -183,21 +201,27 @@ def _by_rater(data: Data, frames: Frames, line: Callable[[Data], Head]) -> list[
     if len(names) < 2:
         return []
     index = np.array([names.index(one) if one in names else -1 for one in data.rater.tolist()])
-    gaps = fit_validation.held_out(data, frames, index, line)
+    gaps = fit_validation.held_out(data, frames, index, line, fit_validation.by_rater)
     rows = []
     for i, name in enumerate(names):
         own = data.subset(index == i)
         where = fit_validation.prompt_groups(own).tolist()
-        rows.append({"rater": name} | fit_validation.accuracy(own, gaps[index == i], where))
+        row = {"rater": name} | fit_validation.accuracy(own, gaps[index == i], where)
+        if row["value"] is None and own.decided.any():
+            row["note"] = f"the other raters gave fewer than {LEAST} decided answers and points"
+        rows.append(row)
     return rows
 
 
-def _values(known: Known) -> dict[str, np.ndarray]:
-    """Return the values (C,) of each reward among the features, and of the default composite."""
-    means = np.stack([curve.mean(0) for curve in known.curves.curves.values()])
+def _rivals(features: Sequence[Feature], means: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the values (C,) of rewards from the mean features (C, K), and the default composite's.
+
+    The default composite is that of `vidrl.rewards.default`: its parts are features with the same
+    options, and it is a weighted sum of them.
+    """
     rewards = {
         one.name: means[:, k]
-        for k, one in enumerate(known.curves.features)
+        for k, one in enumerate(features)
         if one.reward not in ("picture", "encoder")
     }
     if set(WEIGHTS) <= set(rewards):
@@ -218,6 +242,7 @@ def _facts(known: Known, aspect: str) -> dict[str, Any]:
         "aspect": aspect,
         "choices": len(data.choice),
         "ties": int((data.choice == 0).sum()),
+        "answers": answers(data.weight),
         "points": len(data.scored),
         "local": len(data.local_choice),
         "clips": len(data.clips),
@@ -272,8 +297,8 @@ def _importance(known: Known, head: Head) -> list[dict[str, Any]]:
     """Return how the value changes with each feature, largest first.
 
     For the linear head: the weight of one standard deviation of the feature among the clips, with
-    its standard error. For the bent head: the slope of the regression of the values on the
-    features.
+    its standard error. For the nonlinear head: the slope of the regression of the values on the
+    features, which has no standard error.
     """
     names = [feature.name for feature in known.curves.features]
     if head.form == "linear":

@@ -44,15 +44,12 @@ SURE = 2.0  # standard errors from 0 above which a weight is named a finding
 def sentences(taste: Taste) -> list[str]:
     """Return what the fit found, in sentences."""
     facts = taste.facts
-    liked = [_phrase(row) for row in facts["weights"] if row["weight"] > 0 and _sure(row)][:5]
-    disliked = [_phrase(row) for row in facts["weights"] if row["weight"] < 0 and _sure(row)][:5]
-    found = [f"These people preferred {_list(liked)}."] if liked else []
-    found += [f"They chose against {_list(disliked)}."] if disliked else []
-    if not found:
-        found = ["No single feature stands out from its error: the labels are few, or mixed."]
+    found = _liked(taste)
     if "accuracy" in facts:
         found.append(_accuracy(facts))
         found += _beside(facts["rivals"])
+    else:
+        found.append(f"{_unmeasured(facts)}.")
     found += _form(taste)
     if abs(facts["side"]) > 0.2:
         place = "first" if facts["side"] > 0 else "second"
@@ -63,17 +60,47 @@ def sentences(taste: Taste) -> list[str]:
     return found
 
 
+def _liked(taste: Taste) -> list[str]:
+    """Return what the people went by; a nonlinear head has slopes without errors."""
+    weights = taste.facts["weights"]
+    if taste.form != "linear":
+        up, down = ([row for row in weights if sign * row["weight"] > 0][:5] for sign in (1, -1))
+        rise = f"rises most with {_list(list(map(_phrase, up)))}" if up else ""
+        fall = f"falls most with {_list(list(map(_phrase, down)))}" if down else ""
+        return [
+            f"The value {' and '.join(filter(None, (rise, fall)))}: slopes of a line through the "
+            "values of the nonlinear head, which have no standard errors."
+        ]
+    liked = [_phrase(row) for row in weights if row["weight"] > 0 and _sure(row)][:5]
+    disliked = [_phrase(row) for row in weights if row["weight"] < 0 and _sure(row)][:5]
+    found = [f"These people preferred {_list(liked)}."] if liked else []
+    found += [f"They chose against {_list(disliked)}."] if disliked else []
+    return found or ["No single feature stands out from its error: the labels are few, or mixed."]
+
+
+def _unmeasured(facts: Mapping[str, Any]) -> str:
+    """Return that nothing was measured on held-out labels, and why."""
+    return (
+        "Agreement on held-out labels, calibration and the comparison with other rewards were not "
+        f"measured, because {facts.get('unmeasured', 'the fit has no such record')}"
+    )
+
+
 def _accuracy(facts: Mapping[str, Any]) -> str:
     own = facts["accuracy"]
+    if own["value"] is None:
+        return f"Agreement on held-out choices was not measured, because {own['note']}."
     unit = "prompts" if facts["split"] == "prompt" else "pairs, whose clips the fit had seen,"
+    stands = "" if own["answers"] == own["choices"] else f" for {own['answers']:g} answers"
+    counted = f"{own['choices']} decided choices{stands}"
     return (
         f"On choices of {unit} that were held out, the reward agrees with the raters in "
-        f"{_percent(own)} of {own['choices']} decided choices (chance is 50 %)."
+        f"{_percent(own)} of {counted} (chance is 50 %)."
     )
 
 
 def _beside(rivals: list[dict[str, Any]]) -> list[str]:
-    if not rivals:
+    if not rivals or rivals[0]["value"] is None:
         return []
     best = rivals[0]
     gain = best["difference"]
@@ -88,22 +115,30 @@ def _beside(rivals: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+NONLINEAR = "nonlinear (a small network that reads three frames at a time)"
+
+
 def _form(taste: Taste) -> list[str]:
-    bent = taste.facts.get("bent")
-    if bent is None:
-        return ["The head is linear." if taste.form == "linear" else "The head is bent, as asked."]
+    other = taste.facts.get("nonlinear")
+    if other is None:
+        asked = f"The head is {NONLINEAR}, as the option form asks."
+        return ["The head is linear." if taste.form == "linear" else asked]
     if taste.form == "linear":
         return [
-            "The head is linear: a small bent head over three frames did not explain held-out "
-            "choices better beyond doubt."
+            f"The head is linear: one that is {NONLINEAR} did not explain held-out choices better "
+            "beyond doubt."
         ]
-    return [
-        "The head is a small bent one over three frames, which explained held-out choices better."
-    ]
+    if not other["beyond_doubt"]:
+        return [
+            f"The head is {NONLINEAR}, as the option form asks; it did not explain held-out "
+            "choices better than a linear one beyond doubt."
+        ]
+    return [f"The head is {NONLINEAR}: it explained held-out choices better than a linear one."]
 
 
 def _sure(row: Mapping[str, Any]) -> bool:
-    return row["error"] is None or abs(row["weight"]) > SURE * row["error"]
+    """Return whether a weight is a finding; one without an error is none."""
+    return row["error"] is not None and abs(row["weight"]) > SURE * row["error"]
 
 
 def _phrase(row: Mapping[str, Any]) -> str:
@@ -143,7 +178,11 @@ def readme(taste: Taste, audit: Mapping[str, Any] | None = None, command: str = 
         "## Weights",
         _weights_table(facts),
     ]
-    if "accuracy" in facts:
+    if "accuracy" not in facts:
+        blocks += ["## Held-out agreement", f"{_unmeasured(facts)}."]
+    elif facts["accuracy"]["value"] is None:
+        blocks += ["## Held-out agreement", _accuracy(facts), *_more(facts)]
+    else:
         blocks += ["## Held-out agreement", _rivals_table(facts), *_more(facts)]
     blocks += ["## Audit", _audit(audit), "## Limits", _bullets(_limits(facts))]
     if command:
@@ -161,8 +200,11 @@ def _labels(facts: Mapping[str, Any]) -> list[str]:
     rates = sorted({f"{rate:g}" for rate in facts["rates"]}, key=float)
     length = f"{low}" if low == high else f"{low} to {high}"
     who = len(facts["raters"])
+    every = facts["answers"]
+    stand = "" if every == facts["choices"] else f"that stand for {every:g} answers, "
     rows = [
-        f"{facts['choices']} choices, {facts['ties']} of them ties; {facts['points']} points; "
+        f"{facts['choices']} choices, {stand}{facts['ties']} of them ties; "
+        f"{facts['points']} points; "
         f"{facts['local']} comparisons of segments or marked faults",
         f"{facts['clips']} clips of {length} frames at {' to '.join(rates)} frames a second, of "
         f"{facts['prompts']} prompts",
@@ -184,8 +226,13 @@ def _weights_table(facts: Mapping[str, Any]) -> str:
         f"{'' if row['error'] is None else format(row['error'], '.2f')} |"
         for row in facts["weights"]
     ]
+    slopes = any(row["error"] is None for row in facts["weights"])
     head = [
-        "A weight is the gain in logits for one standard deviation of the feature among the clips.",
+        "A weight is the slope of a line through the values of the nonlinear head: the gain in "
+        "logits for one standard deviation of the feature among the clips, without an error."
+        if slopes
+        else "A weight is the gain in logits for one standard deviation of the feature among the "
+        "clips.",
         "",
         "| feature | more of it means | weight | standard error |",
         "|---|---|---|---|",
@@ -207,19 +254,23 @@ def _rivals_table(facts: Mapping[str, Any]) -> str:
 
 
 def _more(facts: Mapping[str, Any]) -> list[str]:
-    found = [
-        f"Calibration: the mean distance of predicted and observed shares is "
-        f"{100 * facts['reliability']['error']:.1f} points, after all values were multiplied by "
-        f"{facts['temperature']:.2f}."
-    ]
+    found = [_calibration(facts)]
     if facts["learning_curve"]:
         steps = ", ".join(
             f"{row['labels']}: {100 * row['accuracy']:.0f} %" for row in facts["learning_curve"]
         )
         found.append(f"Agreement by the number of choices that were learned: {steps}.")
     if facts["by_rater"]:
-        rows = [f"{row['rater']}: {_percent(row)}" for row in facts["by_rater"]]
-        found.append("A rater whom the fit did not see:\n\n" + _bullets(rows))
+        rows = [
+            f"{row['rater']}: {_percent(row)}"
+            if row["value"] is not None
+            else f"{row['rater']}: not measured, because {row['note']}"
+            for row in facts["by_rater"]
+        ]
+        found.append(
+            "A rater whose choices, points and marks the fit did not see, on clips that it may "
+            "have seen:\n\n" + _bullets(rows)
+        )
     else:
         found.append(
             "Agreement with a rater whom the fit did not see is not known: the labels name fewer "
@@ -228,10 +279,26 @@ def _more(facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _calibration(facts: Mapping[str, Any]) -> str:
+    found = facts["reliability"]
+    if found["error"] is None:
+        own = facts["accuracy"]
+        why = own["note"] if own["value"] is None else found["why"]
+        factor = f"The reward's values were multiplied by {facts['temperature']:.2f}."
+        return f"Calibration: not measured, because {why}. {factor}"
+    return (
+        f"Calibration: the mean distance of predicted and observed shares is "
+        f"{100 * found['error']:.1f} points. Here the predictions of each fold were multiplied by "
+        "the factor that suits the other folds; the reward's values were multiplied by "
+        f"{facts['temperature']:.2f}, the factor that suits all."
+    )
+
+
 def _audit(audit: Mapping[str, Any] | None) -> str:
     if audit is None:
         return (
-            "Not run. `vidrl audit fitted --option model=THIS_FOLDER` shows what raises the reward."
+            "No result: the audit was left out, or it did not end. "
+            "`vidrl audit fitted --option model=THIS_FOLDER` shows what raises the reward."
         )
     lines = [f"{audit['outcome']}: {audit['verdict']}"]
     if audit["wins"]:
@@ -307,7 +374,7 @@ def _bar(low: float, middle: float, high: float, reach: float, style: str) -> An
 
 
 def _reliability(facts: Mapping[str, Any]) -> Any:
-    if "reliability" not in facts:
+    if facts.get("reliability", {}).get("error") is None:
         return None
     bins = facts["reliability"]["bins"]
     ideal = Line("ideal", [0.0, 1.0], [0.0, 1.0], "before")
@@ -333,7 +400,7 @@ def _growth(facts: Mapping[str, Any]) -> Any:
 
 def _rival_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for row in facts.get("rivals", []):
+    for row in (one for one in facts.get("rivals", []) if one["value"] is not None):
         gain = row["difference"]
         mean = gain["mean"] or 0.0
         low, high = (mean if gain[end] is None else gain[end] for end in ("low", "high"))

@@ -5,16 +5,18 @@ Legend: C clips, N choices, L local comparisons, P points, F frames, K features.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from vidrl.feedback.judgments import OVERALL, Choice, Fault, Judgments, Points
 from vidrl.lookup.advice import nearest
 
-LEAST = 20  # decided choices, or points: fewer cannot rank even a few features
+LEAST = 20  # decided answers, or points: fewer cannot rank even a few features
 LEVELS = 10  # at most, into which points of a fine scale are sorted
 
 
@@ -27,10 +29,12 @@ class Data:
     """Labels of one aspect as arrays; clips are numbers.
 
     - `clips`: C names; `prompts`: C texts.
-    - `first`, `second`, `choice`, `weight`, `rater` (N,): the choices.
+    - `first`, `second`, `choice`, `weight`, `rater` (N,): the choices; a weight is how many answers
+      a choice stands for, as where a file holds the share of the votes for each clip of a pair.
     - `local_first`, `local_second` (L, F): weights of the frames of the two sides, which sum to 1
-      in each row; `local_clips` (L, 2); `local_choice`, `local_weight` (L,); `local_row` (L,), the
-      choice that a local comparison belongs to, −1 for one of a marked fault.
+      in each row; `local_clips` (L, 2); `local_choice`, `local_weight`, `local_rater`
+      (L,); `local_row` (L,), the choice that a local comparison belongs to, −1 for one of a marked
+      fault.
     - `scored`, `level`, `point_rater` (P,): points, sorted into levels from 0; `levels`: how many.
     - `notes`: sentences for the card.
     """
@@ -47,6 +51,7 @@ class Data:
     local_second: np.ndarray
     local_choice: np.ndarray
     local_weight: np.ndarray
+    local_rater: np.ndarray
     local_row: np.ndarray
     scored: np.ndarray
     level: np.ndarray
@@ -60,30 +65,79 @@ class Data:
         return self.choice != 0
 
     @property
+    def answers(self) -> float:
+        """Return how many answers the decided choices stand for."""
+        return answers(self.weight[self.decided])
+
+    @property
     def raters(self) -> list[str]:
         """Return the names of the raters."""
-        return sorted({*self.rater.tolist(), *self.point_rater.tolist()} - {""})
+        named = (self.rater, self.point_rater, self.local_rater)
+        return sorted({name for names in named for name in names.tolist()} - {""})
 
-    def subset(self, rows: np.ndarray, points: np.ndarray | None = None) -> Data:
+    @property
+    def ballots(self) -> np.ndarray:
+        """Return the ballot of each choice, (N,): shares of the votes on one pair are one ballot.
+
+        Any other choice is a ballot by itself.
+        """
+        sides = np.sort(np.stack([self.first, self.second], 1), 1).tolist()
+        rows = zip(sides, self.rater.tolist(), self.weight.tolist(), strict=True)
+        return ballots([(*pair, rater, weight) for pair, rater, weight in rows])
+
+    def subset(
+        self,
+        rows: np.ndarray,
+        points: np.ndarray | None = None,
+        faults: np.ndarray | None = None,
+    ) -> Data:
         """Return the choices `rows`, bool (N,), with their local comparisons, and the points.
 
-        Marked faults stay with the clips that the remaining choices or points name.
+        `points` (P,) and `faults` (L,) are the points and the marked faults to keep, all by
+        default. A marked fault stays only with a clip that the remaining choices or points name.
         """
         points = np.ones(len(self.scored), bool) if points is None else points
+        faults = np.ones(len(self.local_row), bool) if faults is None else faults
         kept = np.zeros(len(self.clips), bool)
         kept[np.concatenate([self.first[rows], self.second[rows], self.scored[points]])] = True
         # one more entry, so that the row −1 of a fault has an index too
         asked, number = np.append(rows, False), np.append(np.cumsum(rows) - 1, -1)
-        of_fault = self.local_row < 0
-        local = np.where(of_fault, kept[self.local_clips].all(1), asked[self.local_row])
+        of_fault = kept[self.local_clips].all(1) & faults
+        local = np.where(self.local_row < 0, of_fault, asked[self.local_row])
         row = number[self.local_row]
         of_choices = ("first", "second", "choice", "weight", "rater")
-        of_local = ("local_clips", "local_first", "local_second", "local_choice", "local_weight")
+        of_local = ("clips", "first", "second", "choice", "weight", "rater")
         of_points = ("scored", "level", "point_rater")
         changed = {name: getattr(self, name)[rows] for name in of_choices}
-        changed |= {name: getattr(self, name)[local] for name in of_local}
+        changed |= {f"local_{name}": getattr(self, f"local_{name}")[local] for name in of_local}
         changed |= {name: getattr(self, name)[points] for name in of_points}
         return replace(self, local_row=row[local], **changed)
+
+
+def answers(weights: Iterable[float]) -> float:
+    """Return the sum of weights, free of the rounding of shares.
+
+    >>> answers([0.7, 0.3] * 20)
+    20.0
+    """
+    return round(math.fsum(weights), 6)
+
+
+def ballots(rows: Sequence[tuple[Any, Any, str, float]]) -> np.ndarray:
+    """Return the ballot of each row (clip, other clip, rater, weight), (N,), numbers from 0.
+
+    All rows of one pair and one rater are one ballot where a weight among them is not 1, in
+    whatever order the clips are named: they are shares of the votes. Any other row is one by
+    itself.
+
+    >>> ballots([("a", "b", "", 0.7), ("b", "a", "", 0.3), ("c", "d", "", 1), ("c", "d", "", 1)])
+    array([0, 0, 1, 2])
+    """
+    pairs: list[Hashable] = [(frozenset((a, b)), rater) for a, b, rater, _ in rows]
+    shared = {pair for pair, row in zip(pairs, rows, strict=True) if row[3] != 1}
+    names = [pair if pair in shared else n for n, pair in enumerate(pairs)]
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
 
 
 def aspect_of(judgments: Judgments, aspect: str = "") -> str:
@@ -123,8 +177,9 @@ def collect(
     named = [one for one in _choices(judgments, aspect) if {one.first, one.second} <= at.keys()]
     points = [one for one in _lone_points(judgments, aspect) if one.clip in at]
     check(named, points)
-    prompts = {one.clip: one.prompt for one in judgments.points}
-    prompts |= {clip: one.prompt for one in named for clip in (one.first, one.second)}
+    told = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
+    told += [(clip, one.prompt) for one in named for clip in (one.first, one.second)]
+    prompts = {clip: prompt for clip, prompt in told if prompt}
     faults = [one for one in judgments.faults if one.clip in at]
     local = _Local(at, frames, seconds)
     for row, one in enumerate(named):
@@ -162,11 +217,14 @@ def _lone_points(judgments: Judgments, aspect: str) -> list[Points]:
     """Return the points for the ordinal regression.
 
     Points of several clips of one prompt by one rater are choices already, free of the rater's
-    own scale; counted a second time they would weigh twice.
+    own scale; counted a second time they would weigh twice. Several points of one clip are no
+    choice, so all of them count here.
     """
     of_aspect = [one for one in judgments.points if one.aspect == aspect]
-    groups = Counter((one.prompt, one.rater) for one in of_aspect if one.prompt)
-    return [one for one in of_aspect if not one.prompt or groups[(one.prompt, one.rater)] == 1]
+    rated: dict[tuple[str, str], set[str]] = {}
+    for one in of_aspect:
+        rated.setdefault((one.prompt, one.rater), set()).add(one.clip)
+    return [one for one in of_aspect if not one.prompt or len(rated[one.prompt, one.rater]) == 1]
 
 
 def _levels(points: Sequence[Points]) -> np.ndarray:
@@ -180,13 +238,17 @@ def _levels(points: Sequence[Points]) -> np.ndarray:
 
 
 def check(choices: Sequence[Choice], points: Sequence[Points]) -> None:
-    """Raise TooLittle for labels from which nothing can be learned, with the cure."""
-    decided = sum(one.choice != 0 for one in choices)
+    """Raise TooLittle for labels from which nothing can be learned, with the cure.
+
+    A choice counts as many times as its weight, the answers that it stands for.
+    """
+    decided = answers(one.weight for one in choices if one.choice)
+    tied = answers(one.weight for one in choices if not one.choice)
     clips = {clip for one in choices for clip in (one.first, one.second)}
     clips |= {one.clip for one in points}
     if choices and not decided and not points:
         raise TooLittle(
-            f"expected choices of one clip over another, got {len(choices)} ties and nothing else: "
+            f"expected choices of one clip over another, got {tied:g} ties and nothing else: "
             "ask again with clips that differ more, or by a finer question"
         )
     if len(clips) == 1:
@@ -195,29 +257,38 @@ def check(choices: Sequence[Choice], points: Sequence[Points]) -> None:
             "nothing can be compared"
         )
     if decided < LEAST and len(points) < LEAST:
-        ties = f" and {len(choices) - decided} ties" if decided < len(choices) else ""
+        ties = f" and {tied:g} ties" if tied else ""
         given = f", {len(points)} points" if points else ""
         raise TooLittle(
-            f"expected at least {LEAST} choices that are no ties, or {LEAST} points; got {decided} "
-            f"choices{ties}{given}: collect {LEAST - max(decided, len(points))} more "
-            "(a useful fit needs about 200)"
+            f"expected at least {LEAST} choices that are no ties, or {LEAST} points; got "
+            f"{decided:g} choices{ties}{given}: collect "
+            f"{math.ceil(LEAST - max(decided, len(points)))} more (a useful fit needs about 200)"
         )
     if points and not choices and len({one.points for one in points}) == 1:
         raise TooLittle(f"expected points that differ, got {points[0].points} for every clip")
 
 
-def contradictions(choices: Iterable[tuple[str, str, int]]) -> tuple[int, int]:
+def contradictions(choices: Iterable[Choice]) -> tuple[int, int]:
     """Return how many pairs were decided both ways, and how many were decided more than once.
 
-    A choice is (first, second, choice); ties are left out.
+    Shares of the votes on one pair are one decision, that of the larger share. Ties are left out.
 
-    >>> contradictions([("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("c", "d", 1), ("e", "f", 1)])
+    >>> rows = [("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("c", "d", 1), ("e", "f", 1)]
+    >>> contradictions([Choice(*row) for row in rows])
     (1, 2)
+    >>> contradictions([Choice("a", "b", 1, weight=0.7), Choice("a", "b", -1, weight=0.3)])
+    (0, 0)
     """
-    sides: dict[tuple[str, str], list[int]] = {}
-    for a, b, choice in choices:
-        if choice:
-            sides.setdefault((min(a, b), max(a, b)), []).append(choice if a < b else -choice)
+    given = list(choices)
+    ballot = ballots([(one.first, one.second, one.rater, one.weight) for one in given])
+    total, pairs = np.zeros(len(given)), dict[int, frozenset[str]]()
+    for number, one in zip(ballot.tolist(), given, strict=True):
+        pairs[number] = frozenset((one.first, one.second))
+        total[number] += one.weight * one.choice * (1 if one.first < one.second else -1)
+    sides: dict[frozenset[str], list[float]] = {}
+    for number, pair in pairs.items():
+        if abs(total[number]) > 1e-9:
+            sides.setdefault(pair, []).append(float(np.sign(total[number])))
     repeated = [found for found in sides.values() if len(found) > 1]
     return sum(len(set(found)) > 1 for found in repeated), len(repeated)
 
@@ -225,13 +296,16 @@ def contradictions(choices: Iterable[tuple[str, str, int]]) -> tuple[int, int]:
 def _notes(
     choices: Sequence[Choice], faults: Sequence[Fault], points: Sequence[Points]
 ) -> list[str]:
-    both, repeated = contradictions([(one.first, one.second, one.choice) for one in choices])
+    both, repeated = contradictions(choices)
     found = []
     if repeated:
         found.append(
             f"{both} of {repeated} pairs that were decided more than once were decided both ways "
             f"({100 * both / repeated:.0f} %): no reward agrees with both answers"
         )
+    again = Counter((one.clip, one.rater, one.prompt) for one in points if one.rater)
+    if more := sum(count > 1 for count in again.values()):
+        found.append(f"{more} clips have several points of one rater; each of them counts")
     if faults:
         found.append(f"{len(faults)} marked faults count as comparisons within their clips")
     if points:
@@ -247,7 +321,7 @@ class _Local:
     ) -> None:
         self.at, self.frames = at, frames
         self.seconds, self.longest = seconds, max(frames.values(), default=0)
-        self.rows: list[tuple[tuple[int, int], np.ndarray, np.ndarray, int, float, int]] = []
+        self.rows: list[tuple[tuple[int, int], np.ndarray, np.ndarray, int, float, str, int]] = []
 
     def add_labels(self, row: int, one: Choice) -> None:
         """Add a comparison for each label; all labels of a choice together count once."""
@@ -257,7 +331,7 @@ class _Local:
             if all(side.any() for side in sides):
                 pair = (self.at[one.first], self.at[one.second])
                 weight = one.weight / len(one.labels)
-                self._add(pair, sides[0], sides[1], label, weight, row)
+                self._add(pair, sides[0], sides[1], label, weight, one.rater, row)
 
     def add_fault(self, fault: Fault) -> None:
         """Add the comparison of the frames outside a fault with those inside it."""
@@ -268,7 +342,7 @@ class _Local:
         outside = self._inside(fault.clip, 0, 1) & ~inside
         if inside.any() and outside.any():
             clip = self.at[fault.clip]
-            self._add((clip, clip), outside, inside, 1, 1.0, -1)
+            self._add((clip, clip), outside, inside, 1, 1.0, fault.rater, -1)
 
     def _add(
         self,
@@ -277,10 +351,11 @@ class _Local:
         second: np.ndarray,
         choice: int,
         weight: float,
+        rater: str,
         row: int,
     ) -> None:
         sides = [side / side.sum() for side in (first, second)]
-        self.rows.append((pair, sides[0], sides[1], choice, weight, row))
+        self.rows.append((pair, sides[0], sides[1], choice, weight, rater, row))
 
     def _inside(self, clip: str, begin: float, end: float) -> np.ndarray:
         """Return the frames whose middle lies in a part of the clip, bool (longest,)."""
@@ -291,8 +366,8 @@ class _Local:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the fields of `Data` that hold the local comparisons."""
         wide = (len(self.rows), self.longest)
-        clips, first, second, choice, weight, row = (
-            zip(*self.rows, strict=True) if self.rows else ([],) * 6
+        clips, first, second, choice, weight, rater, row = (
+            zip(*self.rows, strict=True) if self.rows else ([],) * 7
         )
         return {
             "local_clips": np.array(clips, int).reshape(-1, 2),
@@ -300,5 +375,6 @@ class _Local:
             "local_second": np.array(second, float).reshape(wide),
             "local_choice": np.array(choice, int),
             "local_weight": np.array(weight, float),
+            "local_rater": np.array(rater, object),
             "local_row": np.array(row, int),
         }

@@ -1,4 +1,4 @@
-"""Fit the heads of a reward: a linear one by Newton's method, a small bent one by an ensemble.
+"""Fit the heads of a reward: a linear one by Newton's method, a small nonlinear one by an ensemble.
 
 Legend: C clips, F frames, K features, N choices, L local comparisons, P points, M members.
 """
@@ -23,10 +23,10 @@ STDS = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the prior of a weight, tried by the evide
 BESIDE_STD = 3.0  # of the prior of ties, side, thresholds
 OFFSET_STD = 1.0  # of the prior of a rater's offset in points
 STEPS = 60  # of Newton's method, at most
-HIDDEN = 12  # units of the bent head
+HIDDEN = 12  # units of the nonlinear head
 MEMBERS = 5
 EPOCHS = 150
-DECAY = 0.02  # of the weights of the bent head, beside the answers' mean log-likelihood
+DECAY = 0.02  # of the weights of the nonlinear head, beside the answers' mean log-likelihood
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class Frames:
 
 
 def standardised(curves: list[np.ndarray], centre: np.ndarray, scale: np.ndarray) -> Frames:
-    """Return curves (F, K) of clips of several lengths as one tensor; NaN becomes the centre."""
+    """Return curves (F, K) of clips of several lengths as one tensor.
+
+    What is not finite becomes the centre, as in the reward `fitted`.
+    """
     longest = max(len(curve) for curve in curves)
     z = np.zeros((len(curves), longest, len(centre)))
     mask = np.zeros((len(curves), longest))
     for i, curve in enumerate(curves):
-        z[i, : len(curve)] = np.nan_to_num((curve - centre) / scale)
+        found = (curve - centre) / scale
+        z[i, : len(curve)] = np.where(np.isfinite(found), found, 0.0)
         mask[i, : len(curve)] = 1
     return Frames(torch.tensor(z), torch.tensor(mask))
 
@@ -58,7 +62,7 @@ class Head:
     """A fitted head: its tensors, and what was fitted beside it.
 
     `tie` and `side` belong to the choices of whole clips; `std` is that of the prior;
-    `evidence` the log of the evidence (NaN for the bent head).
+    `evidence` the log of the evidence (NaN for the nonlinear head).
     """
 
     form: str
@@ -99,16 +103,48 @@ class _Labels:
         self.local_clips = torch.tensor(data.local_clips)
         self.local_first, self.local_second = of(data.local_first), of(data.local_second)
         self.local_choice, self.local_weight = of(data.local_choice), of(data.local_weight)
-        self.scored, self.level = torch.tensor(data.scored), torch.tensor(data.level)
+        self.scored = torch.tensor(data.scored)
+        # a level that no point has would leave two thresholds without order
+        seen, level = np.unique(data.level, return_inverse=True)
+        self.level = torch.tensor(level)
+        self.point_weight = torch.ones(len(self.scored), dtype=dtype)
+        self.ballot, self.row = torch.tensor(data.ballots), torch.tensor(data.local_row)
         names = sorted(set(data.point_rater.tolist()))
         self.offset = torch.tensor([names.index(name) for name in data.point_rater.tolist()]).long()
-        self.thresholds = max(data.levels - 1, 0) if len(data.scored) else 0
+        self.thresholds = max(len(seen) - 1, 0)
         self.raters = len(names) if len(names) > 1 else 0
+
+    def resample(self, draw: torch.Generator) -> None:
+        """Multiply the weights of all labels by exponential draws."""
+
+        def drawn(count: int) -> Tensor:
+            return -torch.rand(count, generator=draw).clamp(min=1e-6).log()
+
+        of_choice = drawn(len(self.ballot))[self.ballot]
+        of_local = torch.where(self.row < 0, drawn(len(self.row)), _at(of_choice, self.row))
+        self.weight = self.weight * of_choice
+        self.local_weight = self.local_weight * of_local
+        self.point_weight = self.point_weight * drawn(len(self.point_weight))
 
     def start(self) -> Tensor:
         """Return the first values of τ, side, local τ, thresholds and raters' offsets."""
         ladder = torch.linspace(-1.5, 1.5, self.thresholds) if self.thresholds else torch.zeros(0)
         return torch.cat([torch.tensor([-1.0, 0.0, -0.5]), ladder, torch.zeros(self.raters)])
+
+    def ascending(self, free: Tensor) -> Tensor:
+        """Return parameters whose thresholds ascend, from free ones of the same number.
+
+        The first threshold is free, and each further one adds the exponential of its number.
+        """
+        ends = 3 + self.thresholds
+        steps = torch.cat([free[3:4], free[4:ends].exp()])[: self.thresholds]
+        return torch.cat([free[:3], steps.cumsum(0), free[ends:]])
+
+    def free(self, beside: Tensor) -> Tensor:
+        """Return the free parameters of which `ascending` makes these."""
+        found = beside.clone()
+        found[4 : 3 + self.thresholds] = beside[3 : 3 + self.thresholds].diff().log()
+        return found
 
     def prior(self, beside: Tensor) -> Tensor:
         """Return the negative log-prior of the parameters beside the head."""
@@ -123,8 +159,14 @@ class _Labels:
         if self.thresholds:
             offsets = beside[3 + self.thresholds :]
             felt = points + (offsets[self.offset] if self.raters else 0)
-            total = total + ordinal(felt, self.level, beside[3 : 3 + self.thresholds]).sum()
+            found = ordinal(felt, self.level, beside[3 : 3 + self.thresholds])
+            total = total + found @ self.point_weight
         return total
+
+
+def _at(of_choice: Tensor, row: Tensor) -> Tensor:
+    """Return the entry of each row, 0 for the row −1 of a marked fault."""
+    return torch.cat([of_choice, of_choice.new_zeros(1)])[row]
 
 
 def linear(data: Data, frames: Frames, stds: tuple[float, ...] = STDS) -> Head:
@@ -195,9 +237,10 @@ def temporal(
     count: int = MEMBERS,
     epochs: int = EPOCHS,
 ) -> Head:
-    """Fit an ensemble of bent heads, each from the linear head `start` and its own bootstrap.
+    """Fit an ensemble of nonlinear heads, each from the linear head `start` and its own bootstrap.
 
-    A member sees the choices with the weights of a Bayesian bootstrap (exponential draws).
+    A member sees the labels with the weights of a Bayesian bootstrap: exponential draws, one for
+    each ballot with its local comparisons, for each marked fault, and for each point.
     """
     found = [
         _member(data, frames, start, seed * 1009 + m, epochs, bootstrap=count > 1)
@@ -218,18 +261,17 @@ def _member(
     mask = frames.mask.float()
     width = z.shape[2]
     if bootstrap:
-        drawn = torch.rand(len(labels.weight), generator=draw).clamp(min=1e-6)
-        labels.weight = labels.weight * -drawn.log()
+        labels.resample(draw)
     leaves = {
         "linear": start.tensors["weights"].float().clone(),
         "outer": 0.1 * torch.randn(HIDDEN, generator=draw),
         "bias": 0.5 * torch.randn(HIDDEN, generator=draw),
         "window": torch.randn(HIDDEN, 3 * width, generator=draw) / math.sqrt(3 * width),
-        "beside": labels.start().float(),
+        "beside": labels.free(labels.start()).float(),
     }
     leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
     optimiser = torch.optim.Adam(leaves.values(), lr=0.02)
-    answers = max(float(labels.weight.sum()) + len(labels.scored), 1.0)
+    answers = max(float(labels.weight.sum() + labels.point_weight.sum()), 1.0)
     for _ in range(epochs):
         head = {name: leaf[None] for name, leaf in leaves.items() if name != "beside"}
         u = members(z, head)[0]
@@ -239,9 +281,11 @@ def _member(
             for n, weight in enumerate((labels.local_first, labels.local_second))
         ]
         gap = value[labels.first] - value[labels.second]
-        found = labels.likelihood(gap, sides[0] - sides[1], value[labels.scored], leaves["beside"])
+        # Adam knows no bounds, so it moves parameters whose thresholds ascend whatever they are
+        beside = labels.ascending(leaves["beside"])
+        found = labels.likelihood(gap, sides[0] - sides[1], value[labels.scored], beside)
         size = sum((head[name] ** 2).sum() for name in ("linear", "outer", "window"))
-        loss = (labels.prior(leaves["beside"]) - found) / answers + DECAY * size / 2
+        loss = (labels.prior(beside) - found) / answers + DECAY * size / 2
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

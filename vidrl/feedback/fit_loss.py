@@ -27,7 +27,7 @@ def ordinal(utility: Tensor, level: Tensor, thresholds: Tensor) -> Tensor:
     """Return the log-probability of levels 0 to L − 1, (P,): the proportional-odds model.
 
     P(level ≤ k) = σ(θ_k − u) with ascending thresholds θ (L − 1,); McCullagh 1980. Thresholds
-    that do not ascend have the log-probability −inf.
+    that do not ascend have no probability, and give NaN.
 
     >>> ordinal(torch.zeros(1), torch.tensor([1]), torch.tensor([0.0])).exp()
     tensor([0.5000])

@@ -5,7 +5,7 @@ because clips of one prompt resemble each other: to treat them as independent wo
 intervals too narrow.
 
 Legend: n values, G groups; a group has the sum s and the count c of its values; the mean is
-Σs / Σc, in which each value has the same weight.
+Σs / Σc, in which each value has the same weight unless weights are given.
 """
 
 from __future__ import annotations
@@ -76,19 +76,24 @@ def finite_values(values: Values, groups: Groups) -> tuple[Array, list[Hashable]
     return numbers[finite], [name for name, keep in zip(names, finite, strict=True) if keep]
 
 
-def clusters(values: Array, groups: Iterable[Hashable]) -> Clusters:
-    """Return the sums and counts of the values of each group.
+def clusters(values: Array, groups: Iterable[Hashable], weights: Array | None = None) -> Clusters:
+    """Return the sums and counts of the values of each group, each value times its weight.
 
-    The result does not depend on the order of the values or on the groups' names, to the
-    last digit.
+    A weight is how many equal values the value stands for, 1 by default. The result does not
+    depend on the order of the values or on the groups' names, to the last digit.
+
+    >>> clusters(np.array([1.0, 0.0]), ["a", "a"], np.array([0.75, 0.25])).mean
+    0.75
     """
     rows = group_numbers(list(groups))
+    w = np.ones(len(values)) if weights is None else weights
     # Sorted before and after the sums: a sum of floats depends on the order of its terms,
     # and a seeded bootstrap depends on the order of the groups.
-    order = np.argsort(values, kind="stable")
-    sums, counts = np.bincount(rows[order], values[order]), np.bincount(rows)
+    order = np.lexsort((w, values))
+    sums = np.bincount(rows[order], (w * values)[order])
+    counts = np.bincount(rows[order], w[order])
     order = np.lexsort((sums, counts))
-    return Clusters(sums[order], counts[order].astype(float))
+    return Clusters(sums[order], counts[order])
 
 
 class SingleClip:

@@ -61,6 +61,7 @@ def interval(
     seed: int = 0,
     limits: Limits = NO_LIMITS,
     unit: str = "prompts",
+    weights: Array | None = None,
 ) -> Interval:
     """Return the mean of values with its interval over their groups, by the rule above.
 
@@ -75,9 +76,11 @@ def interval(
       differences of values in (a, b) use `limits_of_difference`. A limit that a value
       exceeds is not used, and the note says so.
     - `unit`: the word for the groups in the note.
+    - `weights`: how many equal values each one stands for, above 0; 1 by default. `n` counts the
+      values, whatever their weights.
 
     The order of the values does not change the result, to the last digit. Raises ValueError
-    if values and groups differ in number.
+    if values and groups or weights differ in number.
 
     >>> interval([0.5, 0.7, float("nan"), 0.6], ["a cat", "a cat", "a cat", "a dog"])[0:4:3]
     (0.6, 3)
@@ -90,14 +93,25 @@ def interval(
     'an interval needs 6 prompts, and there are 3'
     """
     numbers, names = finite_values(values, groups)
+    kept = None if weights is None else _of_finite(values, weights)
     limits, limit_note = _usable_limits(numbers, limits)
     single = len(set(names)) == 1 < len(numbers)  # all clips have the same prompt
-    side = clusters(numbers, range(len(numbers)) if single else names)
+    side = clusters(numbers, range(len(numbers)) if single else names, kept)
     found = interval_of_sides([side], limits, level, draws, seed, "clips" if single else unit)
     note = "; ".join(filter(None, (found.note, limit_note)))
     return found._replace(
         n=len(numbers), groups=len(set(names)), p=math.nan if single else found.p, note=note
     )
+
+
+def _of_finite(values: Values, weights: Array) -> Array:
+    """Return the weights of the values that are finite numbers."""
+    if len(weights) != len(values):
+        raise ValueError(f"expected a weight for each of {len(values)} values, got {len(weights)}")
+    given = np.asarray(weights, float)
+    if not ((given > 0) & np.isfinite(given)).all():
+        raise ValueError(f"expected finite weights above 0, got {given.min()}")
+    return given[np.isfinite([math.nan if value is None else value for value in values])]
 
 
 def difference(
