@@ -57,7 +57,7 @@ PROMPTS = [
 class Light(Reward):
     """The light of each frame, less three times its change from the frame before."""
 
-    time_support = "pair"
+    time_support = "prefix"  # a change is in the entry of the later frame
     card = Card(sees="Light.", blind_to="All else.", hacks="A white clip.", input="Any clip.")
 
     def terms(self, samples: Samples) -> Tensor:

@@ -130,7 +130,8 @@ class Credited(Algorithm):
     def unbounded(self, score: Score, group: Tensor, plan: Plan) -> Tensor:
         """Return advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
-        score = returns.causal(score) if self.discount and self.credit != "whole" else score
+        if self.discount and self.credit != "whole":
+            score = returns.causal(score, self.reward, self.backbone.fps)
         if self.measured_influence is not None and self.reads_influence:
             moments = self.measured_influence.moments(
                 score, [plan.times[k] for k in plan.keep], plan.segments
