@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from math import exp
 from pathlib import Path
 
@@ -199,7 +200,10 @@ def publish() -> None:
 
 
 def check(n: int, chunks: int) -> dict[str, list[float]]:
-    """Return what the verifier reads of each chunk of held-out captions, as fractions of n."""
+    """Return what the verifier reads of each chunk of clips of n held-out captions.
+
+    The clips have `chunks` chunks; the numbers are fractions of n.
+    """
     from vidrl.backbones.long import Long
     from vidrl.training.clips import generate
     from vidrl.training.rollout import draws
@@ -208,10 +212,11 @@ def check(n: int, chunks: int) -> dict[str, list[float]]:
     long = Long(str(tiny.MODEL), chunks=chunks, weights=str(MODEL), options=options)
     captions = [scene.caption for scene in world.scenes("held_out", n)]
     clips = generate(long, captions, draws(0, [(i,) for i in range(n)]), steps=8)
+    edges = [0, *long.borders, clips.video.shape[1]]
     return {
         name: [
             float(getattr(verifier.verify(clips.video[:, a:b], captions, FPS), name).float().mean())
-            for a, b in zip([0, *SEAMS], [*SEAMS, FRAMES], strict=True)
+            for a, b in pairwise(edges)
         ]
         for name in ("colour", "shape", "motion")
     }
@@ -224,6 +229,7 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=("encode", "flow", "publish", "check"))
     parser.add_argument("-n", type=int, default=32, help="check: how many held-out captions")
+    parser.add_argument("--chunks", type=int, default=CHUNKS, help="check: chunks of a clip")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -231,7 +237,7 @@ def main() -> None:
     tiny.WORK = WORK
     WORK.mkdir(parents=True, exist_ok=True)
     if args.stage == "check":
-        print(json.dumps(check(args.n, CHUNKS)))
+        print(json.dumps(check(args.n, args.chunks)))
         return
     {"encode": encode, "flow": flow, "publish": publish}[args.stage]()
 

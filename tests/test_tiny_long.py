@@ -28,9 +28,7 @@ def test_the_recipe_is_right() -> None:
     options, algorithm = loaded.backbone.options, loaded.algorithm.options
     assert algorithm["segments"] == options["chunks"]
     long = Long(**{**options, "model": options["model"]})
-    seams = loaded.reward.parts["segment_seam"]["options"]["borders"]
-    latents = long.shape[1] // long.chunks
-    assert seams == [long.frame_map[latents * j][0] for j in range(1, long.chunks)]
+    assert loaded.reward.parts["segment_seam"]["options"]["borders"] == long.borders == [13, 29]
 
 
 def test_only_seams_change_colour_shape_or_light(script, monkeypatch) -> None:
@@ -71,6 +69,22 @@ def test_the_pretraining_and_the_backbone_call_the_network_alike(script) -> None
         # the script appends a padding token, which here is one of the padded text
         own = script.predict(wan.network, x, time, cond["history"], cond["text"][:, :-1])
     assert torch.allclose(own, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_check_reads_each_chunk(script, chunks, monkeypatch) -> None:
+    """For another number of chunks than that of the corpus, too."""
+    monkeypatch.setattr(script.tiny, "MODEL", Path("assets/tiny-wan-32"))
+    lengths = []
+    read = script.verifier.verify
+    monkeypatch.setattr(
+        script.verifier,
+        "verify",
+        lambda video, captions, fps: lengths.append(video.shape[1]) or read(video, captions, fps),
+    )
+    found = script.check(2, chunks)
+    assert [len(values) for values in found.values()] == [chunks] * 3
+    assert lengths == 3 * [13, 16][:chunks]
 
 
 @pytest.mark.slow

@@ -61,8 +61,7 @@ def table(run: str, n: int) -> str:
     source = resolve(run=run)
     model = plugin.load("backbones", source.backbone, **source.options)
     prompts = [scene.caption for scene in world.scenes("held_out")][-n:]
-    latents = model.shape[1] // model.chunks
-    edges = [model.frame_map[latents * j][0] for j in range(model.chunks)]
+    edges = [0, *model.borders]
     before = clips(model, model, prompts, source.steps or 8)
     policy = load_adapter(model, str(source.lora), False)
     after = clips(model, policy, prompts, source.steps or 8)

@@ -4,11 +4,16 @@ import json
 
 import pytest
 import torch
+from pretend_gpu import PretendGpu
 
+from vidrl.backbones.base import SharedCond, on, rows
 from vidrl.backbones.gan import Gan
 from vidrl.backbones.long import Long
 from vidrl.backbones.toy import Toy
 from vidrl.backbones.wan import Wan
+from vidrl.diffusion import transition
+from vidrl.training.chunks import sample, split
+from vidrl.training.rollout import Plan, draws, join
 
 TINY = "assets/tiny-wan-32"
 
@@ -20,6 +25,7 @@ TINY = "assets/tiny-wan-32"
         ({"history": 0}, "history ≥ 1"),
         ({"base": "toy"}, "can continue a clip, got Toy"),
         ({"base": "pipeline"}, "got WanPipeline, which takes no image"),
+        ({"weights": "assets/tiny-lomg"}, "network.safetensors in .* got assets/tiny-lomg"),
     ],
 )
 def test_what_cannot_be_continued_is_refused_before_a_model_is_read(options, told):
@@ -39,9 +45,45 @@ def test_a_history_longer_than_a_chunk_is_refused():
         Wan.tiny().continuation(3)
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
+def test_missing_weights_are_refused_before_the_model_is_read(tmp_path):
     with pytest.raises(ValueError, match="network.safetensors"):
-        Long(Long.tiny().base.pipe, options=SIZE, weights=str(tmp_path))
+        Long("no/such/model", weights=str(tmp_path))
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="of other names or shapes"):
+        Long(Long.tiny().base.pipe, options=SIZE, weights="assets/tiny-long")
+
+
+def test_all_entries_of_a_condition_are_on_one_device():
+    """With rollouts on the host, conditions and latents are not where the network is."""
+    long = Long.tiny()
+    cond = long.encode(["a", "b"])
+    latents = torch.zeros(2, *long.base.shape)
+    for before in (None, latents, latents.to("meta")):
+        for place in ("cpu", "meta"):
+            if before is not None and before.device.type == "meta" and place == "cpu":
+                continue  # nothing can be copied from "meta"
+            found = long.following(on(cond, torch.device(place)), before)
+            assert {value.device.type for value in found.values()} == {place}
+
+
+def test_a_round_of_a_gpu_keeps_its_rollout_on_the_host():
+    """Chunks are sampled and predicted on the GPU, and split on the host."""
+    long, host = Long.tiny(), torch.device("cpu")
+    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
+    table = SharedCond(long.encode(["a"]), torch.tensor([0, 0]))
+    with PretendGpu():
+        long.to("cuda:0")
+        made = sample(long, table, draws(0, [(0,), (1,)]), plan, keep_on=host)
+        chunks = split(join([made], table), long)
+        assert {v.device.type for v in chunks.cond.values()} == {"cpu"}
+        batch = on(rows(chunks.cond, torch.tensor([2, 0])), long.device)
+        x = chunks.before[[2, 0], 0].to(long.device)
+        step = chunks.plan.step(long, x, 0, batch)
+        again = transition.log_density(step, chunks.after[[2, 0], 0].to(long.device))
+        found = again.flatten(1).mean(1).cpu()
+    assert torch.allclose(found, chunks.log_density[[2, 0], 0, 0], atol=1e-4)
 
 
 SIZE = {"height": 16, "width": 16, "frames": 5, "fps": 8.0, "text_length": 16}

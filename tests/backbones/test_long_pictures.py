@@ -9,6 +9,7 @@ pytest.importorskip("diffusers", reason="needs vidrl[train]")
 from families import FAMILIES, picture
 
 from vidrl.backbones import _picture_continuation
+from vidrl.backbones.base import rows
 from vidrl.backbones.long import Long
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.data.prompt import Prompt
@@ -37,12 +38,14 @@ def test_a_chunk_of_a_picture_pipeline_follows_the_last_frame(name, tmp_path):
     plan = Plan(times, "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
     made = sample(long, cond, draws(0, [("a",)]), plan)
     chunks = split(made, long)
-    first, second = chunks.cond["row"].tolist()
-    halves = chunks.latents
-    begun = pipeline.decode_with(halves[:1], {"row": torch.tensor([first])})
-    image = np.asarray(pipeline.runner.table[second].references["image"])
-    last = (255 * begun[0, -1]).round().byte().permute(1, 2, 0).numpy()
-    assert np.abs(image.astype(int) - last).max() <= 1
+    first, later = rows(chunks.cond, slice(0, 1)), rows(chunks.cond, slice(1, 2))
+    assert first["row"].tolist() == later["row"].tolist() == cond["row"].tolist()
+    begun = pipeline.decode_with(chunks.latents[:1], {"row": cond["row"]})
+    last = (255 * begun[0, -1]).round().byte()
+    assert torch.equal(later["picture"][0], last)
+    (row,) = long.continued._rows(later)["row"].tolist()
+    image = np.asarray(pipeline.runner.table[row].references["image"])
+    assert np.array_equal(image, last.permute(1, 2, 0).numpy())
     clip = long.decode_with(made.latents, cond)
     assert clip.shape[1] == 2 * frames - 1 and torch.equal(clip[:, :frames], begun)
     step = chunks.plan.step(long, chunks.before[:, 0], 0, chunks.cond)
@@ -55,12 +58,53 @@ def test_a_pipeline_without_a_picture_is_refused():
         long_of("wan")
 
 
-def test_the_oldest_pictures_are_freed(monkeypatch, tmp_path):
-    monkeypatch.setattr(_picture_continuation, "ROWS", 2)
-    long = long_of("wan_i2v", chunks=2)
-    number = long.base.dry_row
-    size = long.base.clip_shape[2:]
-    rows = [long.continued._row(number, picture(*size, seed)) for seed in range(4)]
-    table = long.base.runner.table
-    assert [bool(table[row].references) for row in rows] == [False, False, True, True]
-    assert long.continued._row(number, picture(*size, 3)) == rows[3]
+@pytest.fixture
+def i2v(tmp_path):
+    """A model of two chunks, three prompts with an image, and a plan."""
+    long = long_of("wan_i2v")
+    prompts = []
+    for number in range(3):
+        file = tmp_path / f"{number}.png"
+        picture(*long.base.clip_shape[2:], number).save(file)
+        prompts.append(Prompt("a red circle", {"image": str(file)}))
+    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
+    return long, prompts, plan
+
+
+def test_a_picture_that_was_dropped_is_made_again(monkeypatch, i2v):
+    """The pipeline keeps one row, and each chunk is still predicted under its own picture."""
+    monkeypatch.setattr(_picture_continuation, "ROWS", 1)
+    long, prompts, plan = i2v
+    made = sample(long, long.encode(prompts), draws(0, [(i,) for i in range(3)]), plan)
+    chunks = split(made, long)
+    for i in (3, 4, 5, 3):
+        one = rows(chunks.cond, slice(i, i + 1))
+        step = chunks.plan.step(long, chunks.before[i : i + 1, 0], 0, one)
+        again = transition.log_density(step, chunks.after[i : i + 1, 0]).mean()
+        assert torch.allclose(again, chunks.log_density[i, 0, 0], atol=1e-3)
+    assert len(long.continued.rows) == 1
+
+
+def test_rows_of_one_call_are_never_dropped(monkeypatch, i2v):
+    monkeypatch.setattr(_picture_continuation, "ROWS", 1)
+    long, prompts, _ = i2v
+    cond = {**long.encode(prompts), "follows": torch.ones(3)}
+    size = long.base.clip_shape[1:]
+    cond["picture"] = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, *size)
+    found = long.continued._rows(cond)["row"].tolist()
+    images = [long.base.runner.table[row].references["image"] for row in found]
+    assert [int(np.asarray(image).max()) for image in images] == [0, 1, 2]
+
+
+def test_a_chunk_is_decoded_once_for_the_next_one(i2v):
+    """While sampling, each chunk but the last; for the clip, each chunk once more."""
+    long, prompts, plan = i2v
+    calls, decode = [], long.base.decode_with
+    long.base.decode_with = lambda x, cond: calls.append(len(x)) or decode(x, cond)
+    cond = long.encode(prompts)
+    made = sample(long, cond, draws(0, [(i,) for i in range(3)]), plan)
+    assert sum(calls) == 3
+    split(made, long)
+    assert sum(calls) == 3, "the conditions were made when the chunks were sampled"
+    long.decode_with(made.latents, cond)
+    assert sum(calls) == 3 + 6

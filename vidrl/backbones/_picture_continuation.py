@@ -1,11 +1,15 @@
 """Continue a clip of an image-to-video pipeline: the last frame is the image of the next chunk.
 
-The pipeline makes the first frame of a chunk like its image, so that this frame, which repeats
-the last frame of the chunk before, is left out of the clip.
+The pipeline makes the first frame of a chunk like its image. This frame repeats the last frame of
+the chunk before and is left out of the clip.
+
+The condition of a chunk has the picture itself (B, 3, H, W), in levels from 0 to 255. A row of the
+pipeline's table, which its calls read, is made of the picture when it is needed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,11 +23,13 @@ from vidrl.diffusion.segments import Span
 
 from . import _components, _references
 from ._runner import Row
-from .base import Cond, Continuation
+from .base import FOLLOWS, Cond, Continuation, extended
 
 IMAGE = "image"
-# the continued rows whose image is kept in memory: more than the chunks of a round
-ROWS = 2048
+PICTURE = "picture"
+# The rows of continued chunks that the pipeline's table keeps, so that its encoders run once for
+# the steps of a chunk. A row that was dropped is made again from the picture of the condition.
+ROWS = 256
 
 
 def check(model: object) -> None:
@@ -57,55 +63,84 @@ class PictureContinuation(Continuation):
                 f"{history}"
             )
         self.pipeline = pipeline
-        self.rows = OrderedDict[Any, int]()
+        self.rows = OrderedDict[tuple[int, bytes], int]()  # in the order of use
         # the first pixel frame of a following chunk is left out
         self.frame_map: list[Span] = [
             (max(0, start - 1), max(0, end - 1)) for start, end in pipeline.frame_map
         ]
 
+    @torch.no_grad()
     def condition(self, cond: Cond, before: Tensor) -> Cond:
-        """Return the rows of the pipeline's table that have the last frames as their image."""
-        pipeline = self.pipeline
-        with torch.no_grad():
-            pieces = [
-                pipeline.decode_with(before[i : i + 1].to(pipeline.device), {"row": row[None]})
-                for i, row in enumerate(cond["row"])
-            ]
-        numbers = [
-            self._row(int(row), _references.image(piece[0, -1].cpu()))
-            for row, piece in zip(cond["row"], pieces, strict=True)
-        ]
-        return {"row": torch.tensor(numbers, device=cond["row"].device)}
+        """Return the last frames of the chunks before."""
+        return {PICTURE: levels(self._decoded(before.to(self.pipeline.device), cond)[:, -1])}
 
     def absent(self, count: int) -> Cond:
-        """Return nothing: the rows of first chunks are those of the prompts."""
-        return {}
-
-    def _row(self, number: int, picture: Any) -> int:
-        """Return the row of a prompt with another image; the oldest rows lose theirs."""
-        table = self.pipeline.runner.table
-        references = {**table[number].references, IMAGE: picture}
-        key = table[number].prompt, _references.identity(references)
-        if key not in self.rows:
-            table.append(Row(table[number].prompt, references))
-            self.rows[key] = len(table) - 1
-        self.rows.move_to_end(key)
-        while len(self.rows) > ROWS:
-            _, old = self.rows.popitem(last=False)
-            table[old] = Row(table[old].prompt, {})
-        return self.rows[key]
+        """Return black pictures, which no call reads."""
+        height, width = self.pipeline.clip_shape[2:]
+        return {PICTURE: torch.zeros(count, 3, height, width, dtype=torch.uint8)}
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Return the pipeline's prediction under the image."""
-        raw: Tensor = self.pipeline.predict(x, t, cond)
+        """Return the pipeline's prediction under the picture."""
+        raw: Tensor = self.pipeline.predict(x, t, self._rows(cond))
         return raw
 
     def decode(self, chunks: Sequence[Tensor], cond: Cond | None) -> Tensor:
-        """Return the clips, each chunk decoded under its own image."""
-        dry = torch.full((len(chunks[0]),), self.pipeline.dry_row, device=self.pipeline.device)
+        """Return the clips, each chunk decoded under its own picture."""
+        dry = torch.full((len(chunks[0]),), self.pipeline.dry_row)
         under: Cond = {"row": dry} if cond is None else cond
-        clips = [self.pipeline.decode_with(chunks[0], under)]
-        for before, chunk in zip(chunks, chunks[1:], strict=False):
-            under = self.condition(under, before.detach())
-            clips.append(self.pipeline.decode_with(chunk, under)[:, 1:])
-        return torch.cat(clips, 1)
+        clips = [self._decoded(chunks[0], under)]
+        for chunk in chunks[1:]:
+            picture = levels(clips[-1][:, -1].detach())
+            under = extended(under, {PICTURE: picture, FOLLOWS: torch.ones(len(chunk))})
+            clips.append(self._decoded(chunk, under))
+        return torch.cat([clips[0], *(clip[:, 1:] for clip in clips[1:])], 1)
+
+    def _decoded(self, latents: Tensor, cond: Cond) -> Tensor:
+        """Return the clips of chunks, each decoded alone.
+
+        The decoder rounds otherwise in a batch, and the picture would depend on the other clips.
+        """
+        row = self._rows(cond)["row"]
+        clips = [
+            self.pipeline.decode_with(latents[i : i + 1], {"row": row[i : i + 1]})
+            for i in range(len(row))
+        ]
+        return torch.cat(clips)
+
+    def _rows(self, cond: Cond) -> Cond:
+        """Return the pipeline's own condition: a row of its table for each chunk."""
+        row = cond["row"].clone()
+        if FOLLOWS in cond:
+            pictures = cond[PICTURE].cpu()
+            for i in cond[FOLLOWS].nonzero().flatten().tolist():
+                row[i] = self._row(int(row[i]), pictures[i])
+            self._drop(len(row))
+        return {"row": row}
+
+    def _row(self, prompt: int, picture: Tensor) -> int:
+        """Return the row that has the prompt of another row, and a picture as its image."""
+        table = self.pipeline.runner.table
+        key = prompt, hashlib.sha256(picture.numpy().tobytes()).digest()
+        if key not in self.rows:
+            references = {**table[prompt].references, IMAGE: _references.image(picture / 255)}
+            table.append(Row(table[prompt].prompt, references))
+            self.rows[key] = len(table) - 1
+        self.rows.move_to_end(key)
+        return self.rows[key]
+
+    def _drop(self, used: int) -> None:
+        """Drop the rows that were used longest ago, but none of the last `used` ones."""
+        while len(self.rows) > max(ROWS, used):
+            _, old = self.rows.popitem(last=False)
+            # the numbers of the other rows must stay; no key leads to this one any more
+            self.pipeline.runner.table[old] = Row("", {})
+
+
+def levels(pixels: Tensor) -> Tensor:
+    """Return pixels in [0, 1] as levels from 0 to 255.
+
+    Example:
+        >>> levels(torch.tensor([0.0, 0.5, 1.2]))
+        tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (pixels.clamp(0, 1) * 255).round().byte()

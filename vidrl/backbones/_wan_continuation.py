@@ -2,8 +2,8 @@
 
 The transformer reads one time for each token, as Wan 2.2's image-to-video models do
 (`expand_timesteps` of diffusers), and diffusion forcing (arXiv 2407.01392) trains a model for.
-The given frames are clean: with the prediction (x − c)/t for them, the steps end at the given c
-exactly and their log-ratio is 0, so that they are left out of the latents of the chunk.
+The frames before are given and clean. They are no part of the latents of the chunk: no step
+changes them, so that they have no log-density.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class WanContinuation(Continuation):
         return {HISTORY: before[:, :, -self.history :]}
 
     def absent(self, count: int) -> Cond:
-        """Return zeros, which `predict` is not given."""
+        """Return zeros in the shape of those latent frames; a first chunk does not read them."""
         channels, _, *size = self.wan.shape
         zeros = torch.zeros(count, channels, self.history, *size, device=self.wan.device)
         return {HISTORY: zeros}

@@ -32,6 +32,8 @@ from vidrl.training.pieces import Pieces
 from ._attention import AttentionSwitch
 
 Cond = Mapping[str, Tensor]  # conditioning by name, each (B, ...)
+# the entry of the condition of a chunk: 1 where it follows another chunk, 0 for a first chunk
+FOLLOWS = "follows"
 # The bytes of conditions that a PromptCache keeps in host memory: about 1000 prompts of Wan in
 # bfloat16.
 CACHE_BYTES = 4 * 2**30
@@ -258,10 +260,7 @@ class Denoiser(Generator):
 
         Raises ValueError for a family that cannot, which is the default.
         """
-        raise ValueError(
-            f"expected a backbone that can continue a clip, got {type(self).__name__}, which takes "
-            "no earlier frames: use wan, or pipeline with a pipeline that takes an image"
-        )
+        raise _cannot_continue(type(self).__name__)
 
     @classmethod
     def check_continuation(cls, options: Mapping[str, object]) -> None:
@@ -270,13 +269,14 @@ class Denoiser(Generator):
         Nothing of the model but its index is read.
         """
         if cls.continuation is Denoiser.continuation:
-            cls.continuation(cls.__new__(cls), 1)
+            raise _cannot_continue(cls.__name__)
 
     def following(self, cond: Cond, before: Tensor | None) -> Cond:
         """Return the condition of a chunk that follows the latents `before` of a chunk.
 
         `cond` is the condition of the chunk before. Without `before`, `cond` is what `encode`
-        returned, and the result is the condition of a clip's first chunk.
+        returned, and the result is the condition of a clip's first chunk. The result has the
+        entries of `encode` unchanged, and further ones on their device.
         """
         raise NotImplementedError(f"{type(self).__name__} makes a clip in one piece")
 
@@ -370,12 +370,16 @@ class Continuation(ABC):
     def condition(self, cond: Cond, before: Tensor) -> Cond:
         """Return what a chunk reads of the latents `before` of the chunk before it, (B, ...).
 
-        `cond` is the condition of the chunk before; the result has the entries to be added.
+        `cond` is the condition of the chunk before; the result has the entries to be added,
+        under names that `encode` does not use, on any device.
         """
 
     @abstractmethod
     def absent(self, count: int) -> Cond:
-        """Return the same entries for `count` first chunks, which have no chunk before them."""
+        """Return entries of the same names and shapes for `count` first chunks of clips.
+
+        Nothing comes before a first chunk, so that no method reads the values.
+        """
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -390,6 +394,14 @@ class Continuation(ABC):
 
     def check_length(self, latents: int) -> None:  # noqa: B027  most families have no limit
         """Raise ValueError for chunks that are too long for the network."""
+
+
+def _cannot_continue(name: str) -> ValueError:
+    """Return the error for a family that makes each clip in one piece."""
+    return ValueError(
+        f"expected a backbone that can continue a clip, got {name}, which takes no earlier "
+        "frames: use wan, or pipeline with a pipeline that takes an image"
+    )
 
 
 def is_hub_id(model: str | Folder) -> bool:
@@ -443,6 +455,23 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
     if isinstance(cond, SharedCond):
         return SharedCond(cond.table, cond.row[index], rows(cond.own, index))
     return {name: value[index] for name, value in cond.items()}
+
+
+def size_and_device(cond: Cond) -> tuple[int, torch.device]:
+    """Return how many rows a condition has, and the device of its tensors.
+
+    Raises ValueError for a condition without tensors, which has neither.
+
+    Example:
+        >>> size_and_device({"text": torch.zeros(3, 8)})
+        (3, device(type='cpu'))
+    """
+    if isinstance(cond, SharedCond):
+        return len(cond.row), cond.row.device
+    if not cond:
+        raise ValueError("expected a condition of one tensor or more, got none: encode prompts")
+    first = next(iter(cond.values()))
+    return len(first), first.device
 
 
 def extended(cond: Cond, added: Cond) -> Cond:

@@ -22,9 +22,7 @@ from vidrl import plugin
 from vidrl.diffusion.segments import Span
 from vidrl.lora.file import FULL
 
-from .base import Cond, Denoiser, extended, rows
-
-FOLLOWS = "follows"  # 1 for a chunk that follows another one, 0 for a first chunk
+from .base import FOLLOWS, Cond, Denoiser, extended, on, rows, size_and_device
 
 
 class Long(Denoiser):
@@ -61,6 +59,8 @@ class Long(Denoiser):
         weights: str = "",
     ):
         _check(chunks, history)
+        if weights:
+            _weights_file(weights)  # found missing before the model is read, which takes long
         self.base: Denoiser = plugin.load("backbones", base, model=model, **(options or {}))
         self.chunks = chunks
         self.latents = self.base.shape[1]
@@ -73,7 +73,7 @@ class Long(Denoiser):
                 f"{switch.rollout}: leave it out"
             )
         if weights:
-            _load(self.base, Path(weights))
+            _load(self.base, _weights_file(weights))
         self._describe(weights)
 
     def _describe(self, weights: str) -> None:
@@ -97,12 +97,24 @@ class Long(Denoiser):
             self.frame_map += [(end + a, end + b) for a, b in following]
         self.clip_shape = (self.frame_map[-1][1], *base.clip_shape[1:])
 
+    @property
+    def borders(self) -> list[int]:
+        """The first pixel frames of all chunks but the first: where a seam can be.
+
+        Example:
+            >>> Long.tiny().borders
+            [5]
+        """
+        return [self.frame_map[self.latents * j][0] for j in range(1, self.chunks)]
+
     @classmethod
     def check_options(cls, options: Mapping[str, object]) -> None:
         """Raise for what cannot work, before the model of the chunks is read."""
         chunks, history = options.get("chunks", 4), options.get("history", 1)
         if isinstance(chunks, int) and isinstance(history, int):
             _check(chunks, history)
+        if options.get("weights"):
+            _weights_file(str(options["weights"]))
         base: Any = plugin.find("backbones", str(options.get("base", "wan")))
         own = options.get("options") or {}
         given = {"model": options.get("model"), **(own if isinstance(own, Mapping) else {})}
@@ -150,14 +162,15 @@ class Long(Denoiser):
 
         `before` None: the condition of a first chunk.
         """
-        if before is None:
-            count = len(next(iter(cond.values())))
-            added = self.continued.absent(count)
-        else:
-            count, added = len(before), self.continued.condition(cond, before)
+        count, device = size_and_device(cond)
+        added = (
+            self.continued.absent(count)
+            if before is None
+            else self.continued.condition(cond, before)
+        )
         follows = torch.full((count,), float(before is not None))
-        device = next(iter(added.values()), follows).device
-        return extended(cond, {**added, FOLLOWS: follows.to(device)})
+        # the rows of a condition are taken by indices of one device
+        return extended(cond, on({**added, FOLLOWS: follows}, device))
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the prediction of chunks, whose condition is that of `following`.
@@ -248,16 +261,21 @@ def _check(chunks: int, history: int) -> None:
         )
 
 
-def _load(base: Denoiser, folder: Path) -> None:
-    """Copy all weights of the base's network from a folder's network.safetensors."""
-    from safetensors.torch import load_file
-
-    file = folder / FULL
+def _weights_file(folder: str) -> Path:
+    """Return the file of weights in a folder; raises ValueError where there is none."""
+    file = Path(folder) / FULL
     if not file.is_file():
         raise ValueError(
             f"expected {FULL} in the folder of backbone.options.weights, got {folder}: name a "
             "folder such as assets/tiny-long, or a run of full weights"
         )
+    return file
+
+
+def _load(base: Denoiser, file: Path) -> None:
+    """Copy all weights of the base's network from a file."""
+    from safetensors.torch import load_file
+
     found, own = load_file(file), dict(base.network.named_parameters())
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     if shapes != {name: tuple(p.shape) for name, p in own.items()}:

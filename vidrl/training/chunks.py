@@ -1,25 +1,25 @@
 """Sample a clip chunk after chunk, and cut a rollout of such clips into rows of one chunk each.
 
-A chunk is denoised from noise along all times of the plan, under what it reads of the chunk
-before (`Denoiser.following`). Given that, its log-density is one of its own:
-log p(clip) = Σ_j log p(chunk j | chunk j − 1), so that an update needs one chunk at a time, and
-its memory does not grow with the number of chunks.
+A chunk is denoised from noise along all times of the plan, under a condition that has the end of
+the chunk before (`Denoiser.following`). The log-density of a clip is a sum over its chunks,
+log p(clip) = Σ_j log p(chunk j | chunk j − 1). So an update needs one chunk at a time, and the
+memory of the update does not grow with the number of chunks.
 
 Legend: B samples, J chunks, K kept steps, C latent channels, L latent frames of a chunk, S
-segments of a clip; of a clip: latents (B, C, J·L, h, w) and log-densities (B, K, S), which are
-(B, J, K, S/J) in the rows of chunks.
+segments of a clip. Latents of clips are (B, C, J·L, h, w) and log-densities (B, K, S). In rows of
+one chunk each, latents are (J·B, C, L, h, w) and log-densities (J·B, K, S/J), or (J·B, K, 1) where
+a segment is longer than a chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from vidrl.backbones.base import Cond, Denoiser, on, rows, stacked
+from vidrl.backbones.base import Cond, Denoiser, extended, on, rows, size_and_device, stacked
 from vidrl.diffusion.path import Path
 
 from . import rollout
@@ -29,7 +29,7 @@ from .rollout import Level, Plan, Rollout, backbone_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A denoiser of one chunk of a backbone, which `rollout.sample` can sample."""
+    """Shows a policy as a denoiser of single chunks, which `rollout.sample` takes."""
 
     policy: Policy | Denoiser
     backbone: Denoiser
@@ -71,7 +71,7 @@ def sample(
     if backbone.chunks == 1:
         return rollout.sample(policy, cond, generators, plan, above, keep_on)
     levels = [*above, Level(range(len(generators)), generators)]
-    piece, parts = cast(Denoiser, Piece(policy, backbone)), list[Rollout]()
+    piece, parts = Piece(policy, backbone), list[Rollout]()
     for chunk in range(backbone.chunks):
         last = parts[-1] if parts else None
         parts.append(_chunk(piece, cond, levels, plan_of(plan, backbone, chunk), last, keep_on))
@@ -79,28 +79,33 @@ def sample(
 
 
 def _chunk(
-    piece: Denoiser,
+    piece: Piece,
     cond: Cond,
     levels: Sequence[Level],
     plans: tuple[Plan, int],
     last: Rollout | None,
     keep_on: torch.device | None,
 ) -> Rollout:
-    """Return one chunk of every sample, after its `last` one; each node is sampled once."""
+    """Return one chunk of every sample, after its `last` one; each node is sampled once.
+
+    The result has no `cond`, and `added` of this chunk alone.
+    """
     plan, start = plans
     *above, level = levels[start : start + len(plan.forks) + 1]
     first = torch.tensor(level.first, dtype=torch.long)
     # the levels above number samples; here they number the nodes of the chunk's last level
     above = [Level([each.node[i] for i in level.first], each.generators) for each in above]
-    backbone = cast(Piece, piece).backbone
-    under = on(rows(cond if last is None else last.cond, first), piece.device)
+    earlier = cond if last is None else extended(cond, last.added[0])
+    under = on(rows(earlier, first), piece.device)
     before = None if last is None else last.latents[first].to(piece.device)
-    under = backbone.following(under, before)
+    under = piece.backbone.following(under, before)
     made = rollout.sample(piece, under, level.generators, plan, above, keep_on)
     node = list(level.node)
+    added = {name: value[node] for name, value in under.items() if name not in cond}
     return replace(
         made,
-        cond=rows(under, torch.tensor(node, device=piece.device)),
+        cond={},  # else the device would hold the encoded prompts of all samples, for each chunk
+        added=[on(added, size_and_device(cond)[1])],
         latents=made.latents[node],
         before=made.before[node],
         after=made.after[node],
@@ -164,14 +169,12 @@ def columns(values: Tensor, chunks: int) -> list[Tensor]:
 def split(made: Rollout, backbone: Denoiser) -> Rollout:
     """Return a rollout whose rows are chunks, (J·B, ...): all first chunks, then the second ones.
 
-    The conditions of the rows have what each chunk reads of the one before. A rollout without
+    The conditions of the rows are those under which `sample` made the chunks. A rollout without
     conditions, as before the first round, stays without.
     """
     chunks, plan = backbone.chunks, made.plan
     latents = made.latents.tensor_split(chunks, 2)
-    conds = list[Cond]()
-    for last in (None, *latents[:-1]) if made.cond else ():
-        conds.append(backbone.following(conds[-1] if conds else made.cond, last))
+    conds = [extended(made.cond, added) for added in made.added]
 
     def flat(kept: Tensor) -> Tensor:
         # a rollout without kept steps has no latent frames to cut
@@ -205,4 +208,5 @@ def _joined(parts: Sequence[Rollout], cond: Cond, plan: Plan) -> Rollout:
         log_density=along("log_density", 2),
         plan=plan,
         mean=None if parts[0].mean is None else along("mean", 3),
+        added=[part.added[0] for part in parts],
     )

@@ -10,14 +10,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vidrl.backbones.base import Cond, Denoiser, on, rows, without_autocast
+from vidrl.backbones.base import Cond, Denoiser, on, rows, stacked, without_autocast
 from vidrl.data import references
 from vidrl.diffusion import transition
-from vidrl.diffusion.path import exact
+from vidrl.diffusion.path import Path, exact
 from vidrl.diffusion.segments import pool
 from vidrl.rewards import Samples
 
@@ -26,6 +27,28 @@ from .policy import Policy
 
 # How many clips are decoded and scored at once, unless the caller gives another number.
 SCORE_BATCH = 4
+
+
+class Sampled(Protocol):
+    """What `sample` needs of a policy or a backbone: a denoiser of latents of one shape."""
+
+    @property
+    def path(self) -> Path:
+        """Return the noise path."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device on which the network computes."""
+        ...
+
+    def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
+        """Return unit noise for each random generator; see `Denoiser.noise`."""
+        ...
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the prediction at x_t; see `Denoiser.predict`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,17 +104,17 @@ class Plan:
         """Return how many forks lie at or before step k."""
         return sum(step <= k for step, _ in self.forks)
 
-    def step(self, policy: Denoiser | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
+    def step(self, policy: Sampled | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
         """Return the Gaussian of step k at x."""
         t = torch.full((len(x),), self.times[k], device=x.device)
         raw = policy.predict(x, t, cond)
         return self.gaussian(
-            backbone_of(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic
+            _sampled(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic
         )
 
     def gaussian(
         self,
-        backbone: Denoiser,
+        backbone: Sampled,
         raw: Tensor,
         x: Tensor,
         t: Tensor | float,
@@ -121,6 +144,8 @@ class Rollout:
     plan: Plan
     # The means of the kept steps, (B, K, C, L, h, w), where the plan asks for them.
     mean: Tensor | None = None
+    # What the condition of each chunk has beside `cond`, for clips that are made of chunks.
+    added: Sequence[Cond] = ()
 
     def __len__(self) -> int:
         """Return the number of samples, B."""
@@ -201,7 +226,7 @@ def tree(plan: Plan, seed: int, samples: Sequence[tuple[int, int, int]], group: 
 
 @torch.no_grad()
 def sample(
-    policy: Policy | Denoiser,
+    policy: Policy | Sampled,
     cond: Cond,
     generators: Sequence[torch.Generator],
     plan: Plan,
@@ -215,7 +240,7 @@ def sample(
     last fork. Latents that several samples share are computed once. What is kept goes to
     `keep_on`, such as the CPU, step by step; None is the backbone's device.
     """
-    backbone, levels = backbone_of(policy), [*above, Level(range(len(generators)), generators)]
+    backbone, levels = _sampled(policy), [*above, Level(range(len(generators)), generators)]
     if len(levels) != len(plan.forks) + 1:
         raise ValueError(
             f"expected one level above the samples for each of {len(plan.forks)} forks, got "
@@ -249,7 +274,8 @@ def sample(
         if kept
         else (x.new_zeros(len(generators), 0, device=keep_on),) * (4 if plan.means else 3)  # K = 0
     )
-    return Rollout(cond, x[list(level.node)].to(keep_on), before, after, logs, plan, *mean)
+    latents = x[list(level.node)].to(keep_on)
+    return Rollout(cond, latents, before, after, logs, plan, mean[0] if mean else None)
 
 
 def density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
@@ -265,14 +291,16 @@ def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
     kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
     latents, before, after, log_density = (torch.cat(parts) for parts in zip(*kept, strict=True))
     means = [r.mean for r in rollouts if r.mean is not None]
+    added = [stacked(each) for each in zip(*(r.added for r in rollouts), strict=True)]
     return Rollout(
-        cond,
-        latents,
-        before,
-        after,
-        log_density,
-        rollouts[0].plan,
-        torch.cat(means) if means else None,
+        cond=cond,
+        latents=latents,
+        before=before,
+        after=after,
+        log_density=log_density,
+        plan=rollouts[0].plan,
+        mean=torch.cat(means) if means else None,
+        added=added,
     )
 
 
@@ -323,6 +351,11 @@ def decoded_pieces(
         return decoded(backbone, latents[part].to(device), prompts[part], under)
 
     return pieces(size).each(len(prompts), piece)
+
+
+def _sampled(policy: Policy | Sampled) -> Sampled:
+    """Return what has the path and the noise of a policy."""
+    return policy.backbone if isinstance(policy, Policy) else policy
 
 
 def backbone_of(policy: Policy | Denoiser) -> Denoiser:
