@@ -124,6 +124,7 @@ LAYERS = [
         "feedback.answers",
         "feedback.reliability",
         "feedback.raters_page",
+        "feedback.pace",
     },
     {"lookup", "report.render", "diffusion.precision", "feedback.judgments"},
 ]

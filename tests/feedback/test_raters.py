@@ -112,6 +112,17 @@ def test_two_raters_who_contradict_each_other_are_below_chance():
     assert found["agreement"][0]["cohen"]["value"] == 0.0
 
 
+def test_raters_whose_names_have_brackets_have_a_kappa_too():
+    rows = votes(
+        *((f"m/{i}", f"n/{i}", 1, who, f"p{i}") for i in range(4) for who in ("Ann (lab)", "(0)")),
+        ("m/5", "n/5", -1, "Ann (lab)", "p5"),
+        ("m/5", "n/5", -1, "(0)", "p5"),
+        ("m/5", "n/5", 1, "", "p5"),
+    )
+    found = report(rows)[0]["agreement"][0]["cohen"]
+    assert found == {"value": 1.0, "raters": ["(0)", "Ann (lab)"], "units": 5, "why": ""}
+
+
 def test_points_have_an_alpha_of_intervals():
     points = [
         Points(c, n, 1, 5, "q", c, r)
@@ -128,6 +139,38 @@ def test_texts_of_others_cannot_break_the_page():
     rows = votes(("m/a", "n/b", 1, "<script>|x\n", "p"))
     page = report(rows)[1]
     assert "<script>" not in page and "&lt;script>\\|x " in page
+
+
+@pytest.mark.parametrize("mode", ["points", "ranking"])
+def test_a_store_of_points_or_rankings_is_reported_with_its_pace(tmp_path, mode):
+    pytest.importorskip("sqlalchemy")
+    from vidrl.feedback.questionnaire import Axis, Questionnaire
+    from vidrl.feedback.store import Answer, Shown, Store
+
+    axes = (Axis("picture", "How is the picture?"), Axis("overall", "How is the clip?"))
+    store = Store(tmp_path / "taste.db", Questionnaire(mode, axes))
+    clips = tuple(Shown(f"/{name}.mp4") for name in "ab")[: 1 if mode == "points" else 2]
+    value = 4 if mode == "points" else [1, 2]  # a ranking of two clips is no pair
+    for i, seconds in enumerate((9.0, 9.0, 0.5, 0.0)):  # 0 stands for a time that is not known
+        given, at = {"picture": value, "overall": value}, f"2026-01-01T00:00:0{i}.000Z"
+        store.add(Answer("Ann", clips, given, prompt=f"p{i}", seconds=seconds, at=at))
+    store.add(Answer("Ann", clips))  # a skip is no answer
+    store.close()
+    found = raters.run(tmp_path / "taste.db", tmp_path / "out")
+    (pace,) = found["pace"]
+    assert (pace["answers"], pace["seconds"], pace["quick"]) == (4, 9.0, 1)
+    assert [half["seconds"] for half in pace["halves"]] == [9.0, 4.75]
+    assert found["raters"] == {"Ann": 8} and found["votes"] == 0
+    kind = {"points": "8 judgments in points", "ranking": "8 rankings"}[mode]
+    page = (tmp_path / "out/raters.md").read_text()
+    assert f"{kind}, from" in page and "seconds 9 → 4.75 |" in page
+    assert "ties" not in page.partition("seconds 9")[2]
+
+
+def test_the_points_of_a_file_have_a_pace_without_seconds():
+    points = [Points("x", 3, 1, 5, aspect, "q", "Ann") for aspect in ("picture", "motion")]
+    (pace,) = raters.report([], Judgments(points=points))["pace"]
+    assert (pace["answers"], pace["seconds"], pace["why"]) == (1, None, "the file keeps no times")
 
 
 def test_a_store_is_reported_with_its_sides_and_its_pace(tmp_path):

@@ -10,18 +10,18 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vidrl.feedback import files, raters_page
 from vidrl.feedback.answers import joined, pairs_of
-from vidrl.feedback.judgments import Choice, Judgments, Points
+from vidrl.feedback.judgments import OVERALL, Choice, Judgments, Points
+from vidrl.feedback.pace import Timed, pace
 from vidrl.feedback.reliability import Agreement, cohen, fleiss, krippendorff
 from vidrl.inference.means import Interval
 from vidrl.inference.power import prompts_needed
@@ -29,7 +29,6 @@ from vidrl.inference.proportions import proportion_interval
 from vidrl.rewards._files.atomic_file import write_bytes
 
 Row = dict[str, Any]
-QUICK = 1.0  # seconds; a faster answer cannot have seen the clips
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,18 @@ class Vote:
     at: str = ""  # UTC, ISO 8601
 
 
+class Evidence(NamedTuple):
+    """What a store or a file says of its raters."""
+
+    votes: list[Vote]
+    judgments: Judgments
+    sides: bool  # whether the first clip of a vote was on the left
+    answers: list[Timed]
+
+
 def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Row:
     """Return the report on a store or a file, and write raters.json and raters.md to `out`."""
-    votes, judgments, sides = evidence(path)
-    found = {"source": os.fspath(path)} | report(votes, judgments, sides)
+    found = {"source": os.fspath(path)} | report(*evidence(path))
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,36 +63,59 @@ def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None)
     return found
 
 
-def evidence(path: str | os.PathLike[str]) -> tuple[list[Vote], Judgments, bool]:
-    """Return the votes, all judgments, and whether the first clip of a vote was on the left."""
+def evidence(path: str | os.PathLike[str]) -> Evidence:
+    """Return what a store or a file says of its raters."""
     if not files.is_store(path):
         judgments = files.read(path).judgments
-        return [Vote(choice) for choice in judgments.choices], judgments, False
-    from vidrl.feedback.store import GIVEN, Store
+        votes = [Vote(choice) for choice in judgments.choices]
+        return Evidence(votes, judgments, False, answered(votes, judgments))
+    from vidrl.feedback.store import Store
 
     store = Store(path)
     try:
-        answers, judgments = store.answers(), store.judgments()
+        answers = [one for one in store.answers() if not one.skipped]
+        judgments, pairs = store.judgments(), store.questionnaire.mode == "pairs"
     finally:
         store.close()
-    votes = [
-        Vote(
-            Choice(a.shown[0].path, a.shown[1].path, GIVEN[value], name, a.prompt, a.rater),
-            a.reason,
-            GIVEN.get(a.expected),
-            a.seconds or math.nan,
-            a.at,
-        )
-        for a in answers
-        if len(a.shown) == 2
-        for name, value in a.given.items()
-        if value in GIVEN
+    votes = {one.number: _votes(one) if pairs else [] for one in answers}
+    timed = [
+        Timed(one.rater, one.seconds or math.nan, one.at, _main_choice(votes[one.number]))
+        for one in answers
     ]
-    return votes, judgments, True
+    return Evidence([vote for some in votes.values() for vote in some], judgments, True, timed)
 
 
-def report(votes: Sequence[Vote], judgments: Judgments, sides: bool = False) -> Row:
-    """Return the numbers of the report, ready for JSON."""
+def _votes(answer: Any) -> list[Vote]:
+    """Return the choice of each question that an answer to a pair has."""
+    from vidrl.feedback.store import GIVEN
+
+    first, second = (clip.path for clip in answer.shown)
+    about = (answer.prompt, answer.rater)
+    known = (answer.reason, GIVEN.get(answer.expected), answer.seconds or math.nan, answer.at)
+    return [
+        Vote(Choice(first, second, GIVEN[value], name, *about), *known)
+        for name, value in answer.given.items()
+    ]
+
+
+def _main_choice(votes: Sequence[Vote]) -> int | None:
+    """Return the choice of the aspect overall, else of the last one; None without a choice."""
+    given = {vote.choice.aspect: vote.choice.choice for vote in votes}
+    return given.get(OVERALL, next(reversed(given.values()), None))
+
+
+def report(
+    votes: Sequence[Vote],
+    judgments: Judgments,
+    sides: bool = False,
+    answers: Sequence[Timed] | None = None,
+) -> Row:
+    """Return the numbers of the report, ready for JSON.
+
+    `sides` is whether the first clip of a vote was on the left. The `answers` are those of which
+    the pace is measured, by default what `answered` finds.
+    """
+    timed = answered(votes, judgments) if answers is None else answers
     first = first_answers(votes)
     implied = replace(judgments, choices=[]).all_choices()
     choices = [vote.choice for vote in first] + implied
@@ -95,6 +125,8 @@ def report(votes: Sequence[Vote], judgments: Judgments, sides: bool = False) -> 
         "raters": dict(Counter(vote.choice.rater for vote in votes) or _raters(judgments)),
         "votes": len(votes),
         "ties": sum(vote.choice.choice == 0 for vote in votes),
+        "points": len(judgments.points),
+        "rankings": len(judgments.rankings),
         "notes": list(judgments.notes),
         "agreement": [_agreement(aspect, choices) for aspect in aspects]
         + [_points_agreement(aspect, judgments.points) for aspect in _aspects(judgments.points)],
@@ -103,7 +135,11 @@ def report(votes: Sequence[Vote], judgments: Judgments, sides: bool = False) -> 
         "repeats": [_repeats(name, some) for name, some in by_rater(votes).items()],
         "gold": [_gold(name, some) for name, some in by_rater(overall).items()],
         "wins": [row for aspect in aspects for row in wins(aspect, _drawn(first, implied))],
-        "pace": [_pace(name, some) for name, some in by_rater(_answers(votes)).items() if name],
+        "pace": [
+            pace(name, [one for one in timed if one.rater == name])
+            for name in dict.fromkeys(one.rater for one in timed)
+            if name
+        ],
     }
 
 
@@ -139,15 +175,27 @@ def by_rater(votes: Sequence[Vote]) -> dict[str, list[Vote]]:
 def _main(votes: Sequence[Vote]) -> list[Vote]:
     """Return one vote of each item: that of the aspect overall, else of the last aspect asked."""
     aspects = list(dict.fromkeys(vote.choice.aspect for vote in votes))
-    chosen = "overall" if "overall" in aspects or not aspects else aspects[-1]
+    chosen = OVERALL if OVERALL in aspects or not aspects else aspects[-1]
     return [vote for vote in votes if vote.choice.aspect == chosen]
 
 
-def _answers(votes: Sequence[Vote]) -> list[Vote]:
-    """Return one vote of each answer, of an answer that was sent in part too.
+def answered(votes: Sequence[Vote], judgments: Judgments) -> list[Timed]:
+    """Return the answers of raters as far as a file has them, those that were sent in part too.
 
-    An answer has a vote for each question; that of the aspect overall is returned, or the last.
+    An answer to a pair has a vote for each question; that of the aspect overall counts as its
+    choice, or the last. An answer to a clip has points for each question, one to a ranking places.
     """
+    timed = [
+        Timed(vote.choice.rater, vote.seconds, vote.at, vote.choice.choice)
+        for vote in _one_of_each_answer(votes)
+    ]
+    clips = dict.fromkeys((one.rater, one.clip, one.prompt) for one in judgments.points)
+    orders = dict.fromkeys((one.rater, one.clips, one.prompt) for one in judgments.rankings)
+    return timed + [Timed(key[0]) for key in (*clips, *orders)]
+
+
+def _one_of_each_answer(votes: Sequence[Vote]) -> list[Vote]:
+    """Return the vote of the aspect overall, else the last one, of each answer to a pair."""
     found: dict[tuple[Any, ...], Vote] = {}
     times: Counter[tuple[Any, ...]] = Counter()
     for vote in votes:
@@ -155,7 +203,7 @@ def _answers(votes: Sequence[Vote]) -> list[Vote]:
         pair = (frozenset((one.first, one.second)), one.prompt, one.rater, vote.reason, vote.at)
         times[(*pair, one.aspect)] += 1
         key = (*pair, times[(*pair, one.aspect)])
-        if key not in found or found[key].choice.aspect != "overall":
+        if key not in found or found[key].choice.aspect != OVERALL:
             found[key] = vote
     return list(found.values())
 
@@ -180,7 +228,7 @@ def _agreement(aspect: str, choices: Sequence[Choice]) -> Row:
     """Return the agreement of raters on the pairs of one aspect."""
     pairs = pairs_of(one for one in choices if one.aspect == aspect)
     answers = [
-        {one.rater or f"({n})": float(one.choice) for n, one in enumerate(pair)} for pair in pairs
+        {_key(one.rater, n): float(one.choice) for n, one in enumerate(pair)} for pair in pairs
     ]
     prompts = [pair[0].prompt for pair in pairs]
     return {
@@ -196,10 +244,10 @@ def _agreement(aspect: str, choices: Sequence[Choice]) -> Row:
 
 def _points_agreement(aspect: str, points: Sequence[Points]) -> Row:
     """Return the agreement of raters on the points of one aspect."""
-    units: dict[tuple[str, str], dict[str, float]] = {}
+    units: dict[tuple[str, str], dict[Hashable, float]] = {}
     for n, one in enumerate(points):
         if one.aspect == aspect:
-            units.setdefault((one.clip, one.prompt), {})[one.rater or f"({n})"] = one.points
+            units.setdefault((one.clip, one.prompt), {})[_key(one.rater, n)] = one.points
     answers, prompts = list(units.values()), [prompt for _, prompt in units]
     return {
         "aspect": aspect,
@@ -210,11 +258,15 @@ def _points_agreement(aspect: str, points: Sequence[Points]) -> Row:
     }
 
 
-def _cohen(answers: Sequence[Mapping[str, float]]) -> Row:
-    """Return Cohen's kappa of the two raters who share the most units."""
-    shared = Counter(
-        pair for unit in answers for pair in combinations(sorted(unit), 2) if "(" not in pair[0]
-    )
+def _key(rater: str, number: int) -> Hashable:
+    """Return a rater's name, or the number of an answer without a name as a rater of its own."""
+    return rater or number
+
+
+def _cohen(answers: Sequence[Mapping[Hashable, float]]) -> Row:
+    """Return Cohen's kappa of the two raters with a name who share the most units."""
+    named = [sorted(key for key in unit if isinstance(key, str)) for unit in answers]
+    shared = Counter(pair for names in named for pair in combinations(names, 2))
     if not shared:
         return {"value": None, "why": "no two named raters judged the same unit"}
     (a, b), _ = shared.most_common(1)[0]
@@ -224,7 +276,7 @@ def _cohen(answers: Sequence[Mapping[str, float]]) -> Row:
     return {"value": _number(kappa), "raters": [a, b], "units": len(both), "why": why}
 
 
-def _fleiss(answers: Sequence[Mapping[str, float]]) -> Row:
+def _fleiss(answers: Sequence[Mapping[Hashable, float]]) -> Row:
     """Return Fleiss' kappa over the units with the most frequent number of answers above one."""
     sizes = Counter(len(unit) for unit in answers if len(unit) > 1)
     if not sizes:
@@ -240,7 +292,7 @@ def _fleiss(answers: Sequence[Mapping[str, float]]) -> Row:
     return {"value": _number(kappa), "answers": size, "units": len(counts), "why": why}
 
 
-# --- one rater: sides, consistency, pace
+# --- one rater: sides, consistency
 
 
 def _side(rater: str, votes: Sequence[Vote]) -> Row:
@@ -267,33 +319,6 @@ def _gold(rater: str, votes: Sequence[Vote]) -> Row:
     known = [v for v in votes if v.reason == "gold" and v.expected is not None]
     right = [float(v.choice.choice == v.expected) for v in known]
     return {"rater": rater} | _share(right, _prompts(v.choice for v in known))
-
-
-def _pace(rater: str, votes: Sequence[Vote]) -> Row:
-    """Return a rater's median seconds, and how the second half differs from the first."""
-    ordered = sorted(votes, key=lambda vote: vote.at)
-    halves = ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
-    seconds = [vote.seconds for vote in votes if math.isfinite(vote.seconds)]
-    known = len(seconds) == len(votes) and all(vote.at for vote in votes)
-    why = "" if known else "the file keeps no times"
-    return {
-        "rater": rater,
-        "answers": len(votes),
-        "seconds": _number(median(seconds)) if seconds else None,
-        "quick": sum(s < QUICK for s in seconds) if seconds else None,
-        "halves": [_half(half) for half in halves] if known else [],
-        "why": why or ("" if len(votes) > 1 else "one answer has no two halves"),
-    }
-
-
-def _half(votes: Sequence[Vote]) -> Row:
-    """Return what may drift: seconds, the share of ties, the share of the left clip."""
-    decided = [vote.choice.choice for vote in votes if vote.choice.choice]
-    return {
-        "seconds": _number(median(vote.seconds for vote in votes)) if votes else None,
-        "ties": _number(1 - len(decided) / len(votes)) if votes else None,
-        "left": _number(decided.count(1) / len(decided)) if decided else None,
-    }
 
 
 # --- models

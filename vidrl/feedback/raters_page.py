@@ -14,9 +14,9 @@ def page(found: Row) -> str:
     """Return the page of raters.md; the same text is printed."""
     parts = [
         "# Raters",
-        f"{counted(found['votes'], 'choices')} between two clips, {found['ties']} of them ties, "
-        f"from {found['source']}. An answer to a pair has a choice for each answered question. "
-        f"Choices by rater: {_raters(found['raters'])}.",
+        f"{_kinds(found)}, from {found['source']}. An answer has a judgment for each answered "
+        f"question. {'Choices' if found['votes'] else 'Judgments'} by rater: "
+        f"{_raters(found['raters'])}.",
         *(f"- {note}" for note in found["notes"]),
         "## Agreement",
         "1 is full agreement, 0 that of chance. Intervals are over prompts.",
@@ -51,7 +51,7 @@ def page(found: Row) -> str:
         ),
         "## Pace and drift",
         "Median seconds an answer; `quick` counts answers below one second. Ties and left are "
-        "shares in a rater's first and second half.",
+        "shares of the pairs in a rater's first and second half.",
         _table(
             ("rater", "answers", "seconds", "quick", "first half → second half"),
             [
@@ -67,6 +67,15 @@ def page(found: Row) -> str:
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _kinds(found: Row) -> str:
+    """Return how many judgments of each kind there are."""
+    choices = f"{counted(found['votes'], 'choices')} between two clips"
+    choices += f", {found['ties']} of them ties" if found["votes"] else ""
+    names = {"points": "judgments in points", "rankings": "rankings"}
+    others = [counted(found[kind], name) for kind, name in names.items() if found[kind]]
+    return ", ".join([choices] * bool(found["votes"] or not others) + others)
 
 
 def _agreement(row: Row) -> tuple[Any, ...]:
@@ -120,14 +129,15 @@ def _more(row: Row) -> str:
 
 def _drift(row: Row) -> str:
     """Return what changed between a rater's halves."""
-    if not row["halves"] or row["why"]:
+    if not row["halves"]:
         return f"not known: {row['why']}"
     first, second = row["halves"]
-    return ", ".join(f"{key} {_cell(first[key])} → {_cell(second[key])}" for key in first)
+    known = [key for key in first if (first[key], second[key]) != (None, None)]
+    return ", ".join(f"{key} {_cell(first[key])} → {_cell(second[key])}" for key in known)
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _raters(raters: Mapping[str, int]) -> str:

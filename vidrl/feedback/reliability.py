@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-Answers = Sequence[Mapping[str, float]]  # of each unit: rater to value
+Answers = Sequence[Mapping[Hashable, float]]  # of each unit: rater to value
 LEVELS = ("nominal", "ordinal", "interval")
 DRAWS = 2_000
 

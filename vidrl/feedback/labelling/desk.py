@@ -159,7 +159,11 @@ class Desk:
             if given or marked:
                 _check_delivered(task, receipts)
             answer = Answer(rater, task.shown, dict(given), marked, task.prompt, task.reason)
-            known = {"expected": task.expected, "seconds": _spent(seconds), "click": name}
+            known: dict[str, Any] = {
+                "expected": task.expected,
+                "seconds": _spent(seconds),
+                "click": name,
+            }
             try:
                 self.store.add(replace(answer, **known))
             except ValueError as error:
