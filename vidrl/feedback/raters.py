@@ -77,12 +77,12 @@ def evidence(path: str | os.PathLike[str]) -> Evidence:
         judgments, pairs = store.judgments(), store.questionnaire.mode == "pairs"
     finally:
         store.close()
-    votes = {one.number: _votes(one) if pairs else [] for one in answers}
+    by_answer = {one.number: _votes(one) if pairs else [] for one in answers}
     timed = [
-        Timed(one.rater, one.seconds or math.nan, one.at, _main_choice(votes[one.number]))
+        Timed(one.rater, one.seconds or math.nan, one.at, _main_choice(by_answer[one.number]))
         for one in answers
     ]
-    return Evidence([vote for some in votes.values() for vote in some], judgments, True, timed)
+    return Evidence([vote for some in by_answer.values() for vote in some], judgments, True, timed)
 
 
 def _votes(answer: Any) -> list[Vote]:
