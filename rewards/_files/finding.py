@@ -131,3 +131,19 @@ def _visible(folder: Path) -> list[Path]:
 def _is_media(file: Path) -> bool:
     """Return whether the suffix of a file is one of videos or images."""
     return str(mimetypes.guess_type(file.name)[0]).startswith(("video/", "image/"))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file that a table names: absolute, or inside the table's folder.
+
+    Links are not followed. Raises ValueError for a relative path that leads out of the folder.
+
+    >>> inside(Path("/data"), "clips/../a.mp4").as_posix()
+    '/data/a.mp4'
+    """
+    if not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise ValueError(
+            f"expected a path inside the folder of the table, got {name}: move the file there, or "
+            "write its absolute path"
+        )
+    return Path(os.path.normpath(folder / name))

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from vidrl.data.clip_files import read_clips, read_pairs
+from vidrl.feedback.questionnaire import Questionnaire
+from vidrl.feedback.store import Answer, Shown, Store
 from vidrl.rewards._files.tables import BadTable
+from vidrl.training import inputs
 
 
 @pytest.fixture
@@ -89,6 +92,24 @@ def test_clips_that_are_not_there_and_rows_without_prompt_are_left_out_with_the_
     assert len(found.left_out) == 2 and all(
         name in told for name in ("line 2", "line 3", "gone.mp4")
     )
+
+
+def test_the_address_of_a_store_is_read_as_an_address(tmp_path):
+    """A path would change the two slashes of an address to one."""
+    pytest.importorskip("sqlalchemy")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    store = Store(tmp_path / "taste.db", Questionnaire())
+    shown = tuple(Shown(str(tmp_path / name)) for name in ("a.mp4", "b.mp4"))
+    store.add(Answer("Ann", shown, {"overall": "B"}, prompt="a dog"))
+    (entry,) = read_pairs(f"sqlite:///{tmp_path}/taste.db").entries
+    assert [clip.name for clip in entry.clips] == ["b.mp4", "a.mp4"]
+    with pytest.raises(BadTable, match="PGPASSWORD") as error:
+        read_pairs("postgresql://ann:secret@host/taste")
+    assert "secret" not in str(error.value)
+    recipe = {"data": {"pairs": f"sqlite:///{tmp_path}/taste.db"}}
+    found = inputs.named(recipe, "data.pairs")
+    assert sorted(file.name for file in found.values()) == ["a.mp4", "b.mp4"]
 
 
 def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folder):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -473,4 +474,13 @@ def test_an_embedded_picture_stays_in_the_folder_for_media(name, tmp_path):
             clips.embedded(b"one", name)
     else:
         assert clips.embedded(b"one", name) == str(tmp_path / "media/evil.jpg")
+
+
+def test_embedded_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for _ in range(2):  # the second time nothing new is written
+        clips = Clips(tmp_path, tmp_path / "media")
+        paths = [clips.embedded(content, "x/a.jpg") for content in (b"one", b"two", b"one")]
+        assert [Path(path).read_bytes() for path in paths] == [b"one", b"two", b"one"]
+        assert paths[0] == paths[2] == str(tmp_path / "media/a.jpg")
+        assert len(list((tmp_path / "media").iterdir())) == 2
     assert not list(tmp_path.parent.glob("*.jpg"))

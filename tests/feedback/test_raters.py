@@ -1,6 +1,7 @@
 """The raters' report: numbers by hand, and words instead of crashes where nothing is known."""
 
 import json
+import sys
 
 import pytest
 
@@ -171,6 +172,19 @@ def test_the_points_of_a_file_have_a_pace_without_seconds():
     points = [Points("x", 3, 1, 5, aspect, "q", "Ann") for aspect in ("picture", "motion")]
     (pace,) = raters.report([], Judgments(points=points))["pace"]
     assert (pace["answers"], pace["seconds"], pace["why"]) == (1, None, "the file keeps no times")
+
+
+def test_the_report_of_a_store_needs_no_package_of_the_server(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sqlalchemy")
+    from vidrl import cli
+    from vidrl.feedback.questionnaire import Questionnaire
+    from vidrl.feedback.store import Store
+
+    Store(tmp_path / "taste.db", Questionnaire()).close()
+    for package in ("starlette", "uvicorn", "jinja2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["label", "--report", "--store", str(tmp_path / "taste.db")]) == 0
+    assert capsys.readouterr().out.startswith("# Raters")
 
 
 def test_a_store_is_reported_with_its_sides_and_its_pace(tmp_path):

@@ -10,10 +10,12 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from vidrl import cli
+from vidrl.feedback import files
 from vidrl.feedback.judgments import Fault
 from vidrl.feedback.questionnaire import Axis, Questionnaire, read
 from vidrl.feedback.store import Answer, NameTaken, Shown, Store, tables
-from vidrl.feedback.store_tables import WrongStore
+from vidrl.feedback.store_tables import WrongStore, is_store
 
 PAIR = (Shown("/clips/a.mp4", "aa", 2.0), Shown("/clips/b.mp4", "bb", 2.0))
 
@@ -71,7 +73,7 @@ def test_points_and_rankings(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "shown", "given", "expected"),
     [
-        ("pairs", PAIR[:1], {"overall": "A"}, "1 clips do not fit"),
+        ("pairs", PAIR[:1], {"overall": "A"}, "expected two clips in the mode pairs, got 1"),
         ("pairs", PAIR, {"overall": "C"}, "A, B, tie, bad"),
         ("pairs", PAIR, {"colour": "A"}, "an axis of motion"),
         ("points", PAIR[:1], {"visual quality": 6}, "1 to 5"),
@@ -104,7 +106,23 @@ def test_a_click_that_is_sent_twice_is_kept_once(store):
     assert len(store.records()) == 1
 
 
-@pytest.mark.parametrize("change", ["UPDATE records SET given = '{}'", "DELETE FROM records"])
+COLUMNS = (
+    "number, at, rater, prompt, reason, expected, shown, given, faults, protocol, seconds, click"
+)
+OTHER = "1, at, 'Eve', prompt, reason, expected, shown, given, faults, protocol, seconds, 'x'"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET given = '{}'",
+        "DELETE FROM records",
+        f"INSERT OR REPLACE INTO records ({COLUMNS}) SELECT {OTHER} FROM records",
+        f"REPLACE INTO records ({COLUMNS}) SELECT {OTHER.replace('1', '2', 1).replace(repr('x'), 'click')} FROM records",
+        "REPLACE INTO questionnaire VALUES (1, 1, 'hash', '{}', 'now')",
+        "UPDATE OR REPLACE records SET click = 'x'",
+    ],
+)
 def test_the_file_itself_refuses_changes(store, change):
     store.add(Answer("Ann", PAIR, {"overall": "A"}))
     raw = sqlite3.connect(store.where)
@@ -112,7 +130,69 @@ def test_the_file_itself_refuses_changes(store, change):
     with pytest.raises(sqlite3.IntegrityError, match="only grows"):
         raw.execute(change)
     raw.close()
-    assert len(store.answers()) == 1
+    assert [one.rater for one in store.answers()] == ["Ann"]
+
+
+@pytest.mark.parametrize("name", ["taste?.db", "a b.db", "50%.db", "x#y.db", "mode=ro.db", "taste"])
+def test_any_name_of_a_file_is_a_store(tmp_path, name):
+    file = tmp_path / "what?" / name
+    file.parent.mkdir()
+    Store(file, Questionnaire()).add(Answer("Ann", PAIR, {"overall": "A"}))
+    assert file.is_file() and [one.name for one in tmp_path.iterdir()] == ["what?"]
+    assert len(Store(file).answers()) == 1
+    assert is_store(file)  # by its content, whatever its name
+    assert len(files.read(file).judgments.choices) == 1
+
+
+def test_the_address_of_a_sqlite_file_is_the_file(tmp_path):
+    store = Store(f"sqlite:///{tmp_path}/taste.db", Questionnaire())
+    assert store.file == tmp_path / "taste.db" and store.file.is_file()
+    with pytest.raises(WrongStore, match="in memory would be lost"):
+        Store("sqlite://", Questionnaire())
+
+
+def test_addresses_of_web_pages_are_no_stores(tmp_path):
+    address = "https://ann:secret@host/taste.db"
+    assert not is_store(address) and not is_store(tmp_path / "none.csv")
+    with pytest.raises(files.BadTable, match=r"got the address https://ann:\*\*\*@host/taste.db"):
+        files.read(address)
+    with pytest.raises(WrongStore, match=r"postgresql://host/name, got https://ann:\*\*\*@"):
+        Store(address, Questionnaire())
+
+
+def test_a_database_without_its_driver_is_refused_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError) as error:
+        Store("postgresql+psycopg://ann:secret@host/taste", Questionnaire())
+    told = str(error.value)
+    assert "expected the driver psycopg for the store postgresql+psycopg://ann:***@host" in told
+    assert "pip install 'psycopg[binary]'" in told and "secret" not in told
+    with pytest.raises(WrongStore) as wrong:
+        Store("postgresql://ann:secret@host:port/taste", Questionnaire())
+    assert "host:port/name, got postgresql://ann:***@" in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pairs", "show"],
+        ["pairs", "report"],
+        ["label", "--report", "--store"],
+        ["fit", "--out", "OUT"],
+        ["bench", "--preferences"],
+    ],
+)
+def test_no_command_prints_the_password_of_a_database(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in words]
+    where = "postgresql+psycopg://ann:secret@127.0.0.1:1/taste"
+    assert cli.main([*words, where]) == 2
+    shown = capsys.readouterr()
+    told = shown.out + shown.err
+    assert "secret" not in told and "ann:***@127.0.0.1" in told
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(b"secret" in text for text in written)
+    assert not any("secret" in str(file) for file in tmp_path.rglob("*"))
 
 
 def test_a_store_of_other_questions_is_refused_with_both_hashes_and_the_cure(store):

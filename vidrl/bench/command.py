@@ -340,7 +340,7 @@ def _run_preferences(args: argparse.Namespace, command: str) -> int:
     """Compute the agreement of dims with people; the path may be the folder of the videos."""
     from vidrl.bench import preference_page, preferences
 
-    base = folders.usual([Path(args.preferences).stem])
+    base = folders.of_preferences(args.preferences)
     out = Path(args.out or folders.of_command(base, "preferences.json", command))
     chosen = suite_from(args) if args.suite or args.dims or args.profile else None
     found = preferences.run(

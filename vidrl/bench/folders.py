@@ -12,6 +12,7 @@ from typing import Any
 
 from vidrl.bench.results import FILE
 from vidrl.bench.suite import Suite
+from vidrl.lookup.passwords import hidden
 
 # of what results are: the sets, the suite, and the dims with the digest of what defines them
 About = dict[str, Any]
@@ -46,6 +47,16 @@ def usual(names: Sequence[str]) -> Path:
     """
     name = re.sub(r"[^\w.-]+", "-", "-vs-".join(names)).strip("-.")[:80]
     return Path(f"runs/bench-{name or 'clips'}")
+
+
+def of_preferences(file: str) -> Path:
+    """Return the folder of a call without --out that reads preferences from a file or a store.
+
+    Example:
+        >>> of_preferences("postgresql://ann:secret@host").as_posix()
+        'runs/bench-ann-host'
+    """
+    return usual([Path(hidden(file)).stem])
 
 
 def choose(base: Path, wanted: About) -> Path:

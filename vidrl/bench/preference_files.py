@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from vidrl.feedback import files
 from vidrl.feedback.answers import joined
 from vidrl.feedback.judgments import Choice, Judgments, Points
+from vidrl.lookup.passwords import hidden
 
 __all__ = ["Choice", "Preferences", "read"]
 
@@ -85,7 +86,8 @@ def read(
     )
     if not choices and not preferences.scores:
         raise ValueError(
-            f"{file} was read as {found.title}, but holds no pair: {'; '.join(preferences.notes)}"
+            f"{hidden(os.fspath(file))} was read as {found.title}, but holds no pair: "
+            f"{'; '.join(preferences.notes)}"
         )
     return preferences
 

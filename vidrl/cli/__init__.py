@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vidrl import __version__
+from vidrl.lookup.passwords import hidden
 
 from . import (
     audit,
@@ -64,7 +65,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     command_line = build()
     args, rest = command_line.parse_known_args(arguments)
     args.reader = command_line  # `vidrl completion` writes a script from the parser
-    args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
+    words = sys.argv[1:] if arguments is None else map(str, arguments)
+    args.words = [hidden(word) for word in words]  # as results keep the command
     # argparse does not take KEY=VALUE after an option, so these words are collected here
     if rest and not (
         hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)

@@ -141,7 +141,10 @@ def _declare_sampling(group: Any) -> None:
         "--samples", type=whole_number(2), default=2, metavar="N", help="clips of each prompt (2)"
     )
     group.add_argument(
-        "--out", type=new_folder, metavar="DIR", help="the folder of the clips (STORE.clips)"
+        "--out",
+        type=new_folder,
+        metavar="DIR",
+        help="the folder of the clips (STORE.clips; vidrl_label.clips for a database server)",
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
     group.add_argument("--steps", type=whole_number(1), metavar="N", help="denoising steps")
@@ -149,9 +152,9 @@ def _declare_sampling(group: Any) -> None:
 
 
 def _label(args: argparse.Namespace) -> int:
-    _check_packages()
     if args.report:
         return _report(args)
+    _check_packages()
     from vidrl.feedback.labelling import app, serve
 
     token = serve.chosen_token()
@@ -205,10 +208,12 @@ def _folders(args: argparse.Namespace) -> list[str]:
 def _sampled(args: argparse.Namespace) -> Path:
     """Sample clips of each prompt as `vidrl sample` does, unless the folder has them already."""
     from vidrl import config
+    from vidrl.feedback.store_tables import file_of
 
     from . import sample
 
-    out = Path(args.out or f"{Path(args.store).with_suffix('')}.clips")
+    file = file_of(args.store)
+    out = Path(args.out or (f"{file.with_suffix('')}.clips" if file else "vidrl_label.clips"))
     if (out / "prompts.csv").is_file():
         print(f"vidrl: the clips of {out} are shown; name another --out to sample new ones")
         return out
@@ -300,7 +305,7 @@ def _print_start(args: argparse.Namespace, desk: Desk, link: str) -> None:
     groups = desk.selection.groups
     shown = {"pairs": "pairs", "points": "clips", "ranking": "rankings"}[args.mode]
     items = counted(sum(map(len, groups)), shown)
-    print(f"{items} of {counted(len(desk.clips.clips), 'clips')}, answers in {args.store}")
+    print(f"{items} of {counted(len(desk.clips.clips), 'clips')}, answers in {desk.store.name}")
     largest = max((len(item) for group in groups for item in group), default=0)
     if args.mode == "ranking" and largest < args.rank:
         print(f"the largest ranking has {largest} clips of --rank {args.rank}: no prompt has more")
@@ -319,5 +324,5 @@ def _print_end(args: argparse.Namespace, desk: Desk) -> None:
 
     answers = [one for one in desk.store.answers() if not one.skipped]
     raters = counted(len({one.rater for one in answers}), "raters")
-    print(f"{counted(len(answers), 'answers')} of {raters} in {args.store}")
+    print(f"{counted(len(answers), 'answers')} of {raters} in {desk.store.name}")
     desk.store.close()

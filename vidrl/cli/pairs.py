@@ -65,7 +65,9 @@ def declare(commands: Any) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     """Add the file that is read, and how it is understood."""
     parser.add_argument(
-        "source", metavar="FILE", help="a .csv, .tsv, .json, .jsonl or .parquet file, or a store"
+        "source",
+        metavar="FILE",
+        help="a .csv, .tsv, .json, .jsonl or .parquet file, or a store of `vidrl label`",
     )
     parser.add_argument(
         "--from", dest="form", default="", metavar="FORMAT", help="its format (recognised)"
@@ -108,13 +110,14 @@ def _show(args: argparse.Namespace) -> int:
     import json
 
     from vidrl.feedback import summary
+    from vidrl.lookup.passwords import hidden
 
     read = _read(args)
     found = {"format": read.format} | summary.summary(read.judgments)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print(f"{args.source}: {read.title}\n{summary.text(found)}")
+        print(f"{hidden(args.source)}: {read.title}\n{summary.text(found)}")
     return 0
 
 

@@ -16,7 +16,9 @@ from typing import Any
 from vidrl.feedback import files
 from vidrl.feedback.answers import joined, main_aspect, pairs_of
 from vidrl.feedback.judgments import Choice, Judgments
+from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files import manifests
+from vidrl.rewards._files.finding import inside
 from vidrl.rewards._files.tables import BadTable
 
 from . import references
@@ -92,7 +94,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
         Entry(
             row.where,
             _prompt(table, row.where, row.prompt, row.meta),
-            (inside(table, row.where, row.path),),
+            (named_file(table, row.where, row.path),),
         )
         for row in rows
         if row.prompt.strip()
@@ -108,9 +110,9 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     −1, one number a segment, equally long in all rows. Several answers on one pair are
     joined by majority; ties, pairs without a prompt and pairs with a clip that does not exist are
     left out. Points and rankings give the pairs that they imply. Of several aspects the
-    one called overall or preference counts. Paths are as in `read_clips`. Raises BadTable
-    for a file that is not understood, and if no pair is left; ImportError for .parquet
-    without pyarrow.
+    one called overall or preference counts. Paths are as in `read_clips`. A store of `vidrl
+    label` is read too. Raises BadTable for a file that is not understood, if no pair is left, and
+    for an address with a password; ImportError for .parquet without pyarrow.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -119,13 +121,14 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     >>> read_pairs(folder / "pairs.jsonl").entries[0].labels
     (1, 1, -1)
     """
-    table = Path(path)
+    table = Path(path)  # for messages: a path changes the // of the address of a database
+    _check_no_password(os.fspath(path))
     if table.is_dir():
         raise BadTable(
             f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet "
             f"file in it"
         )
-    found = files.read(table)
+    found = files.read(path)
     _check_label_counts(table, found)
     choices = _of_main_aspect(table, found.judgments)
     places = dict(zip(map(id, found.judgments.choices), found.places, strict=True))
@@ -142,6 +145,16 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     several = len(choices) - len(answered)
     notes = [f"{several} answers are joined with others on a pair"] if several else []
     return _existing(table, created, why, [*found.judgments.notes, *notes])
+
+
+def _check_no_password(where: str) -> None:
+    """Raise BadTable for an address with a password, which the folder of a run would keep."""
+    if "://" in where and hidden(where) != where:
+        raise BadTable(
+            f"expected the address of a database without its password, got {hidden(where)}: the "
+            "folder of the run keeps this address, so write the password to ~/.pgpass or to the "
+            "environment variable PGPASSWORD"
+        )
 
 
 def read(key: str, path: str | os.PathLike[str]) -> Table:
@@ -177,25 +190,19 @@ def _table_of_folder(path: Path) -> Path:
     )
 
 
-def inside(table: Path, where: str, name: str) -> Path:
+def named_file(table: Path, where: str, name: str) -> Path:
     """Return the path of a file that a row names: absolute, or inside the table's folder.
 
     Raises BadTable for an address, and for a relative path that leads out of the folder.
     """
-    if os.path.isabs(name):
-        return Path(os.path.normpath(name))
-    if "://" in name:
+    if "://" in name and not os.path.isabs(name):
         raise _bad(
             table, where, f"expected the path of a file, got the address {name}: download the file"
         )
-    if os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        raise _bad(
-            table,
-            where,
-            f"expected a path inside the folder of the table, got {name}: move the file there, or "
-            "write its absolute path",
-        )
-    return Path(os.path.normpath(table.parent / name))
+    try:
+        return inside(table.parent, name)
+    except ValueError as error:
+        raise _bad(table, where, str(error)) from None
 
 
 def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str:
@@ -203,7 +210,7 @@ def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str
     found = references.named({_small(name): value for name, value in cells.items()})
     try:
         return (
-            references.prompt(text, found, lambda name: inside(table, where, name))
+            references.prompt(text, found, lambda name: named_file(table, where, name))
             if found
             else text
         )

@@ -145,7 +145,9 @@ def _prompt_of_row(
         return "", [f"expected {column} to be text, got {str(text)[:60]!r}"]
     found = references.named({name: value for name, value in cells.items() if name != column})
     try:
-        created = references.prompt(text, found, lambda name: clip_files.inside(path, where, name))
+        created = references.prompt(
+            text, found, lambda name: clip_files.named_file(path, where, name)
+        )
     except ValueError as error:
         return "", [f"expected {str(error).partition('expected ')[2]}"]  # without the place
     return created, [

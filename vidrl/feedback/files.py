@@ -23,15 +23,16 @@ from vidrl.feedback.formats._clips import Clips
 from vidrl.feedback.formats.base import Format, Row, Table, relative_to, small
 from vidrl.feedback.held import reduced
 from vidrl.feedback.judgments import Choice, Fault, Judgments, Points, Ranking
+from vidrl.feedback.store_tables import is_store
 from vidrl.lookup.advice import nearest
 from vidrl.lookup.extras import install
 from vidrl.lookup.grammar import counted
+from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files.atomic_file import new_path, write_bytes
 from vidrl.rewards._files.spreadsheet_cells import escape_formula
 from vidrl.rewards._files.tables import SEPARATORS, BadTable, read_table
 
 KIND = "feedback.formats"
-STORES = (".db", ".sqlite", ".sqlite3")  # suffixes of stores
 FIELDS = {Choice: "choices", Points: "points", Ranking: "rankings", Fault: "faults"}
 
 
@@ -72,15 +73,15 @@ def read(
     - `folder`: where clips are searched, by default the folder of the file.
     - `media`: a folder to which pictures are written that the file embeds.
 
-    A store of `vidrl label`, a .db file or the URL of a database, is read too; its repeated and
-    gold pairs are left out (see `vidrl.feedback.store`). Raises BadTable for a file that is
-    not understood, UnknownName for an unknown format, and ImportError for .parquet without
-    pyarrow.
+    A store of `vidrl label`, a SQLite file or the address of a database, is read too; its
+    repeated and gold pairs are left out (see `vidrl.feedback.store`). Raises BadTable for a file
+    that is not understood, UnknownName for an unknown format, and ImportError for .parquet
+    without pyarrow.
     """
     if is_store(path):
         return _of_store(os.fspath(path))
+    _check_is_file(path)
     source = Path(path)
-    _check_is_file(source)
     renamed = {small(theirs): small(ours) for ours, theirs in (columns or {}).items()}
     known = formats() if not form else {form: named(form)}
     notes: list[str] = []
@@ -97,17 +98,14 @@ def read(
     return _assembled(source, name, chosen, table, notes)
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is that of a store of answers: a .db file, or a database's URL.
-
-    >>> is_store("taste.db"), is_store("postgresql://host/taste"), is_store("taste.csv")
-    (True, True, False)
-    """
-    return Path(path).suffix.lower() in STORES or "://" in os.fspath(path)
-
-
-def _check_is_file(path: Path) -> None:
-    """Raise BadTable for a path of a folder, and for one where nothing is."""
+def _check_is_file(named: str | os.PathLike[str]) -> None:
+    """Raise BadTable for an address, a path of a folder, and a path where nothing is."""
+    path = Path(named)
+    if "://" in os.fspath(named):
+        raise BadTable(
+            f"expected a file of judgments, or a store, got the address {hidden(os.fspath(named))}"
+            ": download the file and name the copy"
+        )
     if path.is_dir():
         raise BadTable(
             "expected a file of judgments, such as choices.jsonl, or a store, got the folder "
@@ -127,7 +125,7 @@ def _of_store(where: str) -> Read:
     finally:
         store.close()
     places = [f"answer {number}" for number in range(1, len(found.choices) + 1)]
-    return Read("store", f"the store of vidrl label {where}", found, places)
+    return Read("store", f"the store of vidrl label {hidden(where)}", found, places)
 
 
 def _assembled(source: Path, name: str, form: Format, table: Table, notes: list[str]) -> Read:

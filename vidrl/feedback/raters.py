@@ -23,9 +23,11 @@ from vidrl.feedback.answers import joined, pairs_of
 from vidrl.feedback.judgments import OVERALL, Choice, Judgments, Points
 from vidrl.feedback.pace import Timed, pace
 from vidrl.feedback.reliability import Agreement, cohen, fleiss, krippendorff
+from vidrl.feedback.store_tables import is_store
 from vidrl.inference.means import Interval
 from vidrl.inference.power import prompts_needed
 from vidrl.inference.proportions import proportion_interval
+from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files.atomic_file import write_bytes
 
 Row = dict[str, Any]
@@ -53,7 +55,7 @@ class Evidence(NamedTuple):
 
 def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Row:
     """Return the report on a store or a file, and write raters.json and raters.md to `out`."""
-    found = {"source": os.fspath(path)} | report(*evidence(path))
+    found = {"source": hidden(os.fspath(path))} | report(*evidence(path))
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None)
 
 def evidence(path: str | os.PathLike[str]) -> Evidence:
     """Return what a store or a file says of its raters."""
-    if not files.is_store(path):
+    if not is_store(path):
         judgments = files.read(path).judgments
         votes = [Vote(choice) for choice in judgments.choices]
         return Evidence(votes, judgments, False, answered(votes, judgments))

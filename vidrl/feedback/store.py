@@ -1,9 +1,10 @@
-"""Keep what raters answered in a database that only grows: SQLite, or PostgreSQL by its URL.
+"""Keep what raters answered in a database: a SQLite file, or PostgreSQL by its address.
 
-Each click is one row of `records` and is never changed: undo is a further row that names the
-row it revokes. A row is on the disk before the rater's browser is answered, so that a killed
-server loses at most the click that was under way. `Store.judgments` is what `vidrl fit`,
-`vidrl pairs` and the raters' report read.
+Each click is one row of `records`, and vidrl never changes a row: undo is a further row that names
+the row it revokes. In a SQLite file triggers refuse UPDATE, DELETE and REPLACE by any program,
+until somebody drops the triggers; in PostgreSQL the rights of the user decide. A row is on the
+disk before the rater's browser is answered, so that a killed server loses at most the click that
+was under way. `Store.judgments` is what `vidrl fit`, `vidrl pairs` and the raters' report read.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from vidrl.feedback.store_tables import (
     create_tables,
     engine_of,
     explained,
+    file_of,
     tables,
 )
 from vidrl.lookup.grammar import counted
+from vidrl.lookup.passwords import hidden
 
 VERSION = 1  # of the tables
 # Why a rater saw these clips: drawn at random, chosen as the most informative, shown a second
@@ -84,8 +87,10 @@ class Store:
 
     With a questionnaire, the store is created where it is missing, and refused with WrongStore
     where its questionnaire is another one. Without a questionnaire the store must exist.
-    `where` is a path, or a URL of SQLAlchemy such as postgresql://host/name. Raises
-    ImportError without sqlalchemy, and FileNotFoundError where there is no store to read.
+    `where` is a path, or an address such as postgresql://host/name; `name` is the same without
+    the password, for messages. Raises ImportError without sqlalchemy or the driver of the
+    database, WrongStore for what is no store, and FileNotFoundError where there is no store to
+    read.
 
     >>> import tempfile
     >>> store = Store(tempfile.mkdtemp() + "/taste.db", Questionnaire())
@@ -102,7 +107,8 @@ class Store:
         self, where: str | os.PathLike[str], questionnaire: Questionnaire | None = None
     ) -> None:
         self.where = os.fspath(where)
-        self.file = None if "://" in self.where else Path(self.where).resolve()
+        self.name = hidden(self.where)
+        self.file = file_of(self.where)
         check_file(self.file, may_create=questionnaire is not None)
         self.engine = engine_of(self.where, self.file)
         self.tables = tables()
@@ -111,7 +117,7 @@ class Store:
                 self._create(questionnaire)
             self.questionnaire, self.made = self._stored_questionnaire()
         if questionnaire is not None and questionnaire.hash != self.questionnaire.hash:
-            raise WrongStore(_other_questionnaire(self.where, self.questionnaire, questionnaire))
+            raise WrongStore(_other_questionnaire(self.name, self.questionnaire, questionnaire))
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -257,7 +263,7 @@ class Store:
         names = sql.inspect(self.engine).get_table_names()
         if names and "questionnaire" not in names:
             raise WrongStore(
-                f"expected a store of vidrl at {self.where}, got a database with other tables, "
+                f"expected a store of vidrl at {self.name}, got a database with other tables, "
                 f"such as {names[0]}: name another file"
             )
         create_tables(self.tables, self.engine)
@@ -280,7 +286,7 @@ class Store:
             row = connection.execute(sql.select(table)).mappings().first()
         if row is None or row["version"] != VERSION:
             found = "none" if row is None else f"version {row['version']}"
-            raise WrongStore(f"expected a store of version {VERSION} at {self.where}, got {found}")
+            raise WrongStore(f"expected a store of version {VERSION} at {self.name}, got {found}")
         return from_text(row["text"]), row["at"]
 
     def _number_of(self, click: str) -> int | None:
@@ -350,7 +356,11 @@ def check(answer: Answer, questionnaire: Questionnaire) -> None:
     count = {"pairs": answer.shown[2:] == () and len(answer.shown) == 2}
     count |= {"points": len(answer.shown) == 1, "ranking": len(answer.shown) >= 2}
     if not count[questionnaire.mode]:
-        raise ValueError(f"{len(answer.shown)} clips do not fit the mode {questionnaire.mode}")
+        asked = {"pairs": "two clips", "points": "one clip", "ranking": "two clips or more"}
+        raise ValueError(
+            f"expected {asked[questionnaire.mode]} in the mode {questionnaire.mode}, got "
+            f"{len(answer.shown)}"
+        )
     for name, value in answer.given.items():
         _check_value(value, questionnaire, name, len(answer.shown))
 

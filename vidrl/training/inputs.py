@@ -76,8 +76,13 @@ def files(name: str) -> dict[str, Path]:
 
 
 def _of_table(table: clip_files.Table) -> dict[str, Path]:
-    """Return the files of a table and of its clips, by their paths from the table's folder."""
-    clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
+    """Return the files of a table and of its clips, by their paths from the table's folder.
+
+    A store of a database server is no file; its clips have their whole paths.
+    """
+    own = {table.path.name: table.path} if table.path.is_file() else {}
+    start = table.path.parent if own else Path(os.sep)
+    clips = {os.path.relpath(clip, start): clip for clip in table.clips}
     pictures = {
         f"{name}/{picture.name}": picture
         for name, clip in clips.items()
@@ -86,7 +91,7 @@ def _of_table(table: clip_files.Table) -> dict[str, Path]:
         if picture.is_file()
     }
     return {
-        table.path.name: table.path,
+        **own,
         **{name: clip for name, clip in clips.items() if clip.is_file()},
         **pictures,
         **_of_prompts(table.prompts),

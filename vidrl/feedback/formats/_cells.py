@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from vidrl.data import references
 from vidrl.data.prompt import is_file, is_text, of
 from vidrl.feedback.judgments import Choice
+from vidrl.rewards._files.finding import inside
 
 from .base import Relative, Row, Table
 
@@ -83,7 +83,7 @@ def prompt(row: Row, table: Table) -> str:
     named = _references(tuple(row.cells))
     found = references.named({key: row.cells[key] for key in named}) if named else {}
     return (
-        references.prompt(text, found, lambda name: Path(table.clips.inside(name)))
+        references.prompt(text, found, lambda name: inside(table.clips.folder, name))
         if found
         else text
     )

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vidrl.rewards._files.atomic_file import write_bytes
+from vidrl.rewards._files.finding import inside
 from vidrl.rewards._files.pictures import IMAGES
 from vidrl.rewards.video import SUFFIXES, find
 
@@ -47,27 +48,19 @@ class Clips:
         """Return the path of a clip that was not searched before."""
         address = "://" in name
         name = file_name(name) if address else name
-        direct = self.inside(name)
+        direct = str(inside(self.folder, name))
         if os.path.exists(direct):
             return direct
         searched = bool(address or other or not Path(name).suffix)
         found = (self._by_name(word) for word in (name, other) if word and searched)
         return os.path.normpath(next((path for path in found if path), direct))
 
-    def inside(self, name: str) -> str:
-        """Return the path of a file: absolute, or inside the folder; raise ValueError outside."""
-        if not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] == os.pardir:
-            raise ValueError(
-                f"expected a path inside the folder of the table, got {name}: move the file there, "
-                "or write its absolute path"
-            )
-        return os.path.normpath(os.path.join(self.folder, name))
-
     def embedded(self, content: bytes, name: str) -> str:
         """Return the path of a clip that the file embeds, written to `media` if there is one.
 
-        Without `media` the clip is searched by its name, and counted in
-        `embedded_left_out` if it is not there.
+        Two clips of one name and different content get two files: the name of the second one
+        has a part of its SHA-256, and no file that is there is written over. Without `media` the
+        clip is searched by its name, and counted in `embedded_left_out` if it is not there.
         """
         if self.media is None:
             path = self.path(name, name)
@@ -77,10 +70,13 @@ class Clips:
         if plain in ("", os.curdir, os.pardir):
             raise ValueError(f"expected the name of an embedded clip, got {name!r}")
         self.media.mkdir(parents=True, exist_ok=True)
-        path = os.path.normpath(self.media / plain)
-        if not os.path.isfile(path) or Path(path).read_bytes() != content:
-            write_bytes(Path(path), content)
-        return path
+        file = Path(os.path.normpath(self.media / plain))
+        if file.exists() and not _holds(file, content):
+            sha256 = hashlib.sha256(content).hexdigest()
+            file = file.with_name(f"{file.stem}-{sha256[:16]}{file.suffix}")
+        if not file.exists():
+            write_bytes(file, content)
+        return str(file)
 
     def _by_name(self, word: str) -> Path | None:
         """Return the clip of that name at any depth, with or without the same suffix."""
@@ -102,6 +98,11 @@ class Clips:
                 if path.suffix.lower() in self._suffixes:
                     self._names.setdefault(path.stem, []).append(path)
         return self._names
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Return whether a file has this content."""
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def file_name(address: str) -> str:

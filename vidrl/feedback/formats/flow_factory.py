@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from vidrl.data import references
 from vidrl.data.prompt import is_file, of, stem
 from vidrl.feedback.judgments import Choice, Judgments
+from vidrl.rewards._files.finding import inside
 from vidrl.rewards._files.pictures import IMAGES
 
 from .base import Format, Judgment, Relative, Row, Table
@@ -101,7 +101,7 @@ def _prompt(given: Mapping[str, Any], table: Table) -> str:
         found[name] = one.get("path", "")
     text = str(given.get("prompt") or "")
     return (
-        references.prompt(text, found, lambda name: Path(table.clips.inside(name)))
+        references.prompt(text, found, lambda name: inside(table.clips.folder, name))
         if found
         else text
     )
