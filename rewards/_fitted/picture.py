@@ -129,11 +129,10 @@ class Direction(Reward):
 
 def encoded(samples: Samples, encoder: str) -> Tensor:
     """Return the features of each frame, (B, F, D), computed once for all directions."""
-    from ..encoders import load
 
     def features() -> Tensor:
         frames = samples.frames.expand(-1, -1, 3, -1, -1)
-        return _loaded(encoder, load)(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return loaded(encoder)(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     return samples.memo(("encoder", encoder, torch.is_grad_enabled()), features)
 
@@ -141,8 +140,10 @@ def encoded(samples: Samples, encoder: str) -> Tensor:
 _ENCODERS: dict[str, Callable[[Tensor], Tensor]] = {}
 
 
-def _loaded(encoder: str, load: Callable[[str], Callable[[Tensor], Tensor]]) -> Callable:
+def loaded(encoder: str) -> Callable[[Tensor], Tensor]:
     """Return an encoder that all features of a process share, because its weights are large."""
+    from ..encoders import load
+
     if encoder not in _ENCODERS:
         _ENCODERS[encoder] = load(encoder)
     return _ENCODERS[encoder]

@@ -6,21 +6,24 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import vidrl
 from vidrl.lookup.advice import nearest
 from vidrl.rewards._fitted.folder import Feature, build
 from vidrl.rewards._fitted.offered import ENCODERS, REWARDS
-from vidrl.rewards._fitted.picture import MEASURES
+from vidrl.rewards._fitted.picture import MEASURES, loaded
 
+Scored = tuple[np.ndarray, float, str | None]  # curves, seconds, why there are none
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 DIRECTIONS = 8  # principal directions of an encoder that become features
 GROUPS = ("rewards", "picture")
+GONE = "the file is gone"
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,15 @@ def compute(
 ) -> Curves:
     """Return the features of clip files; a clip that cannot be read is in `lost`.
 
-    What was computed is kept in the folder `cache`, one file a clip, named by a hash of the
-    file's place, size and time, its prompt, and the features. So a later fit with more labels
-    reads only the new clips. `jobs` and `timeout` are those of `vidrl.rewards.score_files`.
+    What was computed is kept in the folder `cache`, one file for the curves and one for each
+    encoder of a clip, named by a hash of the file's place, size and time, its prompt, the features
+    and vidrl's version. So a later fit with more labels reads only the new clips. `jobs` and
+    `timeout` are those of `vidrl.rewards.score_files`; encoders run in this process. Raises
+    ValueError without any name of a feature.
     """
     features, encoders = chosen(names)
+    if not features and not encoders:
+        raise ValueError(f"expected features out of {', '.join((*GROUPS, *ENCODERS))}, got none")
     given = prompts or {}
     kept = None if cache is None else Path(cache)
     found, lost = _from_cache(clips, features, given, kept)
@@ -105,7 +112,7 @@ def compute(
         lost,
     )
     for encoder in encoders:
-        curves = _with_encoder(curves, encoder)
+        curves = _with_encoder(curves, clips, encoder, kept, progress)
     return curves
 
 
@@ -115,10 +122,15 @@ def of_video(
     prompts: Mapping[str, str] | None = None,
     fps: float = 8.0,
 ) -> Curves:
-    """Return the features of clips in memory, (F, C, H, W) each, for studies and tests."""
+    """Return the features of clips in memory, (F, C, H, W) each, for studies and tests.
+
+    Raises ValueError for encoders, whose directions `compute` finds among files, and without names.
+    """
     from vidrl.rewards import Samples
 
-    features, _ = chosen(names)
+    features, encoders = chosen(names)
+    if encoders or not features:
+        raise ValueError(f"expected rewards or picture as features, got {list(names)}")
     rewards = {one.name: build(one) for one in features}
     curves = {}
     for clip, video in videos.items():
@@ -135,9 +147,6 @@ def _curve(score: Any, frames: int) -> np.ndarray:
     return one[0].double().numpy()
 
 
-Scored = tuple[np.ndarray, float, str | None]
-
-
 def _scored(
     clips: Sequence[str],
     features: Sequence[Feature],
@@ -152,7 +161,7 @@ def _scored(
     rewards = {one.name: build(one) for one in features}
     there = [clip for clip in clips if Path(clip).exists()]
     found: dict[str, Scored] = {
-        clip: (np.zeros((0, 0)), 0.0, "the file is gone") for clip in clips if clip not in there
+        clip: (np.zeros((0, 0)), 0.0, GONE) for clip in clips if clip not in there
     }
     rows: Iterable[dict[str, Any]] = score_files(there, rewards, prompts, jobs, timeout)
     for clip, row in zip(there, progress(rows, len(there)) if progress else rows, strict=True):
@@ -176,11 +185,12 @@ def _of_row(row: Mapping[str, Any], names: Sequence[str]) -> Scored:
 # --- kept curves
 
 
-def _key(clip: str, features: Sequence[Feature], prompts: Mapping[str, str]) -> str:
-    """Return the name under which a clip's curves are kept."""
+def _key(clip: str, features: Sequence[Feature] | str, prompts: Mapping[str, str]) -> str:
+    """Return the name under which a clip's curves, or its features of an encoder, are kept."""
     facts = os.stat(clip)
     told = [os.path.abspath(clip), facts.st_size, facts.st_mtime_ns, prompts.get(clip, "")]
-    text = json.dumps([told, [asdict(feature) for feature in features]], sort_keys=True)
+    what = features if isinstance(features, str) else [asdict(feature) for feature in features]
+    text = json.dumps([vidrl.__version__, told, what], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -191,22 +201,30 @@ def _from_cache(
     folder: Path | None,
 ) -> tuple[dict[str, tuple[np.ndarray, float]], dict[str, str]]:
     """Return what was kept of clips, and the clips whose files are gone."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     found, lost = dict[str, tuple[np.ndarray, float]](), dict[str, str]()
     for clip in clips:
         if not Path(clip).exists():
-            lost[clip] = "the file is gone"
-            continue
-        file = folder / f"{_key(clip, features, prompts)}.safetensors" if folder else None
-        if file is not None and file.is_file():
-            try:
-                kept = load_file(file)
-            except SafetensorError:  # a file that is damaged is computed again
-                continue
-            found[clip] = (kept["curve"], float(kept["seconds"][0]))
+            lost[clip] = GONE
+        elif folder is not None and features:
+            kept = _kept(folder / f"{_key(clip, features, prompts)}.safetensors")
+            if kept is not None and kept[0].shape[1] == len(features):
+                found[clip] = kept
     return found, lost
+
+
+def _kept(file: Path) -> tuple[np.ndarray, float] | None:
+    """Return the curves (F, K) and seconds of a kept file; None for one that is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not file.is_file():
+        return None
+    try:
+        kept = load_file(file)
+        curve, seconds = kept["curve"], float(kept["seconds"][0])
+    except (SafetensorError, KeyError, IndexError):
+        return None
+    return (curve, seconds) if curve.ndim == 2 and len(curve) and seconds > 0 else None
 
 
 def _keep(file: Path, curve: np.ndarray, seconds: float) -> None:
@@ -221,33 +239,86 @@ def _keep(file: Path, curve: np.ndarray, seconds: float) -> None:
 # --- encoders
 
 
-def _with_encoder(curves: Curves, encoder: str) -> Curves:
-    """Return the curves with the first principal directions of an encoder's features."""
-    from vidrl.rewards import encoders, video
+def _with_encoder(
+    curves: Curves,
+    clips: Sequence[str],
+    encoder: str,
+    folder: Path | None,
+    progress: Progress | None,
+) -> Curves:
+    """Return the curves with the first principal directions of an encoder's features.
 
-    network = encoders.load(encoder)
-    rows: dict[str, np.ndarray] = {}
-    for clip in curves.curves:
-        frames = video.Video(clip).even().read()
-        frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
-        with torch.no_grad():
-            rows[clip] = network(frames).double().numpy()
-    every = np.concatenate(list(rows.values()))
-    mean = every.mean(0)
-    _, _, directions = np.linalg.svd(every - mean, full_matrices=False)
-    directions = directions[:DIRECTIONS].T
+    Where there are no other features, the encoder decides how many frames a clip has.
+    """
+    rows, seconds, lost = dict[str, np.ndarray](), dict(curves.seconds), dict(curves.lost)
+    asked = [clip for clip in clips if clip not in lost]
+    for clip in progress(asked, len(asked)) if progress else asked:
+        found, length, why = _encoded(clip, encoder, folder)
+        frames = len(curves.curves[clip]) if clip in curves.curves else len(found)
+        if why is None and len(found) != frames:
+            why = f"the encoder {encoder} read {len(found)} frames, the rewards {frames}"
+        if why is not None:
+            lost[clip] = why
+            continue
+        rows[clip], seconds[clip] = found, seconds.get(clip, length)
+    if not rows:
+        return replace(curves, curves={}, lost=lost)
+    mean, directions = principal_directions(np.concatenate(list(rows.values())), DIRECTIONS)
     features = [
         Feature(f"{encoder}.{n}", "encoder", {"encoder": encoder, "direction": n})
         for n in range(directions.shape[1])
     ]
+    before = {clip: curves.curves.get(clip, np.zeros((len(rows[clip]), 0))) for clip in rows}
     joined = {
         clip: np.concatenate([curve, (rows[clip] - mean) @ directions], 1)
-        for clip, curve in curves.curves.items()
+        for clip, curve in before.items()
     }
     tensors = curves.tensors | {
         f"{encoder}.directions": torch.tensor(directions).float(),
         f"{encoder}.offsets": torch.tensor(mean @ directions).float(),
     }
-    return Curves(
-        (*curves.features, *features), joined, curves.seconds, curves.lost, tensors, curves.notes
-    )
+    return Curves((*curves.features, *features), joined, seconds, lost, tensors, curves.notes)
+
+
+def _encoded(clip: str, encoder: str, folder: Path | None) -> Scored:
+    """Return the features of each frame of a clip (F, D), its seconds, and why there are none."""
+    from vidrl.rewards import video
+
+    file = None if folder is None else folder / f"{_key(clip, encoder, {})}.safetensors"
+    if file is not None and (kept := _kept(file)):
+        return (*kept, None)
+    try:
+        film = video.Video(clip).even()
+        frames = film.read()
+    except (OSError, video.Unreadable) as error:
+        return np.zeros((0, 0)), 0.0, f"unreadable: {error}"
+    frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
+    with torch.no_grad():
+        found = loaded(encoder)(frames.expand(-1, 3, -1, -1)).float().numpy()
+    seconds = len(found) / film.fps
+    if file is not None:
+        _keep(file, found, seconds)
+    return found, seconds, None
+
+
+def principal_directions(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (D,) of rows (N, D), and their first principal directions, (D, n).
+
+    n is `count`, or fewer where the rows vary in fewer directions. The directions are
+    eigenvectors of the smaller of the matrices XᵀX and XXᵀ of the centred rows X, so that no
+    singular values of X are computed. The largest entry of a direction is positive.
+
+    >>> mean, found = principal_directions(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]), 2)
+    >>> mean.tolist(), found.T.tolist()
+    ([3.0, 2.0], [[1.0, 0.0]])
+    """
+    mean = rows.mean(0, dtype=float)
+    x = rows - mean
+    wide = len(x) < x.shape[1]
+    values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    large = values[::-1] > 1e-10 * max(float(values[-1]), 1e-30)
+    order = np.arange(len(values))[::-1][large][:count]
+    found = vectors[:, order]
+    found = x.T @ found / np.sqrt(values[order]) if wide else found
+    largest = np.take_along_axis(found, np.abs(found).argmax(0)[None], 0)
+    return mean, found * np.sign(largest)
