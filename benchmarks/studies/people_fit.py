@@ -1,14 +1,15 @@
 """Measure how well `vidrl fit` recovers the taste of simulated raters, by the number of labels.
 
-    python benchmarks/studies/people_fit.py features --out runs/people_fit
-    python benchmarks/studies/people_fit.py agreement --out runs/people_fit
-    python benchmarks/studies/people_fit.py page --out runs/people_fit
+    python benchmarks/studies/people_fit.py features
+    python benchmarks/studies/people_fit.py agreement
+    python benchmarks/studies/people_fit.py page --commit COMMIT
+    python benchmarks/studies/people_fit.py seconds
 
 `features` renders clips of `vidrl.synthetic.world` with faults, eight for each prompt, and keeps
 their features and true utilities, one file a prompt. `agreement` lets a simulated rater answer
-pairs of the training prompts, chosen at random or by expected information, fits a linear head after
-each batch, and measures the accuracy on pairs of other prompts. Each stage continues where it was
-stopped.
+pairs of the training prompts, which one of three rules chooses, fits a linear head, and measures
+the accuracy on pairs of other prompts. Both continue where they were stopped. `seconds` measures
+how long one whole fit with its cross-validation takes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -26,7 +29,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from vidrl.feedback import bradley_terry, fit_features, simulated_raters
+from vidrl.feedback import bradley_terry, fit_features, selection, simulated_raters
+from vidrl.feedback.selection import Past, Selection, Shares
 from vidrl.feedback.simulated_raters import UNITS, Rater
 from vidrl.rewards import Samples
 from vidrl.rewards._fitted.folder import build
@@ -43,7 +47,9 @@ TASTES = {
     "all three": {"smooth": 1.0, "colour": 1.0, "steady": 1.0},
     "smooth motion": {"smooth": 1.7, "colour": 0.0, "steady": 0.0},
 }
-CHANCES = 400  # pairs that the active rule compares at each batch
+CHANCES = 400  # pairs that the rule "features" compares at each batch
+RULES = ("random", "label", "features")
+SHARES = Shares(random=Shares().random, repeats=0.0, gold=0.0)  # of the rule "label"
 
 
 def features(out: Path) -> None:
@@ -119,7 +125,7 @@ def agreement(out: Path, seeds: int) -> None:
     for taste in TASTES:
         for name in RATERS:
             for seed in range(seeds):
-                for rule in ("random", "active"):
+                for rule in RULES:
                     if (taste, name, rule, seed) not in done:
                         _append(file, list(_grown(out, taste, name, rule, seed)))
 
@@ -140,12 +146,15 @@ def _grown(out: Path, taste: str, name: str, rule: str, seed: int) -> Iterator[d
     asked = order[: SIZES[0]].tolist()
     truth = here.gap(here.test)
     best = simulated_raters.ceiling(rater, truth)
+    picker = _Picker(here, given, asked, seed)
     for size in SIZES:
         size = min(size, len(here.train))
         while len(asked) < size:
             more = min(BATCH, size - len(asked))
             if rule == "random":
                 asked = order[: len(asked) + more].tolist()
+            elif rule == "label":
+                asked += [picker.pick() for _ in range(more)]
             else:
                 asked += _informative(here, given, asked, more, draw)
         found = _fit(here, given, asked)
@@ -160,6 +169,30 @@ def _grown(out: Path, taste: str, name: str, rule: str, seed: int) -> Iterator[d
             "ceiling": best,
             "agreement": float((np.sign(predicted) == np.sign(truth)).mean()),
         }
+
+
+class _Picker:
+    """Chooses pairs by the rule of `vidrl label`, which knows the answers but no features."""
+
+    def __init__(self, here: World, given: np.ndarray, asked: list[int], seed: int) -> None:
+        self.pairs, self.given = [(a, b) for a, b in here.train.tolist()], given.tolist()
+        self.at = {pair: n for n, pair in enumerate(self.pairs)}
+        groups: dict[int, list[selection.Item]] = {}
+        for pair in self.pairs:
+            groups.setdefault(pair[0] // PER_PROMPT, []).append(pair)
+        every = tuple(map(tuple, groups.values()))
+        self.rule, self.draw = Selection(every, SHARES, seed=str(seed)), random.Random(seed)
+        self.past = [self._answered(n, "random") for n in asked]
+
+    def _answered(self, n: int, reason: str) -> Past:
+        return Past("rater", self.pairs[n], reason, self.given[n])
+
+    def pick(self) -> int:
+        """Return the number of the next pair, which is then answered."""
+        found = self.rule.pick("rater", self.past, (), self.draw)
+        assert found is not None
+        self.past.append(self._answered(self.at[found.item[0], found.item[1]], found.reason))
+        return self.at[found.item[0], found.item[1]]
 
 
 def _fit(here: World, given: np.ndarray, asked: list[int]) -> bradley_terry.Fit:
@@ -234,23 +267,23 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def differences(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], Any]:
-    """Return the accuracy of active less that of random pairs, with its interval over seeds."""
+def differences(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int, str], Any]:
+    """Return the accuracy of a rule less that of random pairs, with its interval over seeds."""
     from vidrl.inference.means import interval
 
     by_key = {
         (r["taste"], r["rater"], r["labels"], r["seed"], r["rule"]): r["accuracy"] for r in rows
     }
-    found: dict[tuple[str, str, int], list[float]] = {}
+    found: dict[tuple[str, str, int, str], list[float]] = {}
     for (taste, rater, labels, seed, rule), value in by_key.items():
-        if rule == "active":
+        if rule != "random":
             gain = value - by_key[(taste, rater, labels, seed, "random")]
-            found.setdefault((taste, rater, labels), []).append(gain)
+            found.setdefault((taste, rater, labels, rule), []).append(gain)
     return {key: interval(gains, limits=(-1, 1)) for key, gains in found.items()}
 
 
 def saved(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how many labels the active rule needs for the accuracy of N random labels."""
+    """Return how many labels each chosen rule needs for the accuracy of N random labels."""
     found = []
     for taste in TASTES:
         for rater in RATERS:
@@ -260,17 +293,11 @@ def saved(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     for r in rows
                     if (r["taste"], r["rater"], r["rule"]) == (taste, rater, rule)
                 ]
-                for rule in ("random", "active")
+                for rule in RULES
             }
             for labels, level in curves["random"][2:5]:
-                found.append(
-                    {
-                        "taste": taste,
-                        "rater": rater,
-                        "random": labels,
-                        "active": _reached(curves["active"], level),
-                    }
-                )
+                needed = {rule: _reached(curves[rule], level) for rule in RULES[1:]}
+                found.append({"taste": taste, "rater": rater, "random": labels, **needed})
     return found
 
 
@@ -295,16 +322,25 @@ A simulated rater of known utility compares clips of `vidrl.synthetic` with faul
 smoothly the object moves, how strong its colour is, and whether its size jumps. A linear head is
 fitted to 19 features, none of which is the utility. There are {prompts} prompts with {each} clips
 each. The pairs of {train} prompts, drawn by the seed, are labelled; all pairs of the other {test}
-prompts are the test. "Active" asks the pairs of largest expected information (greedy D-optimal
-design, {batch} pairs between two fits); "random" draws them. Both rules get the same answers.
+prompts are the test. All rules get the same answers, and begin with the same {first} random pairs.
+The rules differ in which pair is asked next:
 
-`python benchmarks/studies/people_fit.py page --out runs/people_fit`, after the stages `features`
-and `agreement --seeds 12`; {seeds} seeds;
-commit: {commit}.
+- "random" draws pairs.
+- "label" is the rule of `vidrl label` (`vidrl.feedback.selection.Selection`) for one rater:
+  {random:.0f} % of the pairs are random, and of the others the pair of largest expected information
+  about the strengths of its two clips is asked. This rule knows no features. Repeated and gold
+  pairs, which `vidrl label` also asks, are left out.
+- "features" is no part of `vidrl label`. The pairs of largest expected information about the linear
+  head on the features are asked: a greedy D-optimal design, {batch} pairs between two fits, out of
+  {chances} random pairs.
+
+Made by `python benchmarks/studies/people_fit.py page --commit {commit}`, after the stages
+`features` and `agreement`; {seeds} seeds, 0 to {last}. Seeds 0 to 7 were looked at, with the rules
+"random" and "features", before the number of seeds was fixed at 12.
 
 Accuracy: the expected share of the rater's decided answers on held-out pairs that the fit predicts.
 Ceiling: the accuracy of one who knows the utility. Brackets hold 95 % intervals over seeds; "gain"
-is active less random, paired by seed.
+is the rule less random, in points, paired by seed.
 
 Raters: {raters}.
 
@@ -312,9 +348,9 @@ Raters: {raters}.
 """
 TAIL = """\
 
-## How many labels the active rule saves
+## How many labels a rule saves
 
-The number of actively chosen labels at which the mean accuracy reaches that of N random labels,
+The number of labels at which the mean accuracy of a rule reaches that of N random labels,
 interpolated between the sizes above on a logarithmic axis.
 
 {saved}
@@ -340,6 +376,10 @@ def page(out: Path, folder: Path, commit: str) -> None:
             train=TRAIN,
             test=PROMPTS - TRAIN,
             batch=BATCH,
+            chances=CHANCES,
+            first=SIZES[0],
+            random=100 * SHARES.random,
+            last=max(row["seed"] for row in rows),
             seeds=len({row["seed"] for row in rows}),
             commit=commit,
             raters=named,
@@ -347,9 +387,10 @@ def page(out: Path, folder: Path, commit: str) -> None:
     ]
     blocks += [_section(found, gains, taste, rater) for taste in TASTES for rater in RATERS]
     fewer = saved(found)
-    table_ = "| taste | rater | random labels | active labels |\n|---|---|---|---|\n" + "\n".join(
+    head = "| taste | rater | random | label | features |\n|---|---|---|---|---|\n"
+    table_ = head + "\n".join(
         f"| {r['taste']} | {r['rater']} | {r['random']} | "
-        f"{'more' if r['active'] is None else round(r['active'])} |"
+        f"{' | '.join(_needed(r[rule]) for rule in RULES[1:])} |"
         for r in fewer
     )
     blocks.append(TAIL.format(saved=table_, words=_words(found, gains, fewer)))
@@ -357,11 +398,15 @@ def page(out: Path, folder: Path, commit: str) -> None:
     (folder / "people_fit.svg").write_text(picture(found), encoding="utf-8")
 
 
+def _needed(labels: float | None) -> str:
+    return f"more than {SIZES[-1]}" if labels is None else str(round(labels))
+
+
 def _section(found: list[dict[str, Any]], gains: Any, taste: str, rater: str) -> str:
     lines = [
         f"\n## Taste: {taste}; {rater} rater\n",
-        "| labels | random pairs | active pairs | gain, points | ceiling |",
-        "|---|---|---|---|---|",
+        "| labels | random | label | gain | features | gain | ceiling |",
+        "|---|---|---|---|---|---|---|",
     ]
     for labels in sorted({row["labels"] for row in found}):
         cells = {
@@ -369,59 +414,75 @@ def _section(found: list[dict[str, Any]], gains: Any, taste: str, rater: str) ->
             for row in found
             if (row["taste"], row["rater"], row["labels"]) == (taste, rater, labels)
         }
-        gain = gains[(taste, rater, labels)]
-        ends = f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-        shown = f"{100 * gain.mean:+.1f}{ends}" if labels > SIZES[0] else "the same labels"
+        both = [
+            f"{_cell(cells[rule])} | {_gain(gains[taste, rater, labels, rule], labels)}"
+            for rule in RULES[1:]
+        ]
         lines.append(
-            f"| {labels} | {_cell(cells['random'])} | {_cell(cells['active'])} | "
-            f"{shown} | {100 * cells['random']['ceiling']:.1f} % |"
+            f"| {labels} | {_cell(cells['random'])} | {' | '.join(both)} | "
+            f"{100 * cells['random']['ceiling']:.1f} % |"
         )
     return "\n".join(lines)
 
 
+def _gain(gain: Any, labels: int) -> str:
+    if labels == SIZES[0]:
+        return "the same labels"
+    return f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
 def _words(found: list[dict[str, Any]], gains: Any, fewer: list[dict[str, Any]]) -> str:
     """Return what the tables say, computed from them."""
-    grown = {key: gain for key, gain in gains.items() if SIZES[0] < key[2] < SIZES[-1]}
-    sure = sum(gain.low > 0 for gain in grown.values())
-    worse = sum(gain.high < 0 for gain in grown.values())
     most = max(row["labels"] for row in found)
     reached = [
         100 * row["mean"] / row["ceiling"]
         for row in found
         if row["rule"] == "random" and row["labels"] == most
     ]
-    halved = sum(r["active"] is not None and 2 * r["active"] <= r["random"] for r in fewer)
+    lines = [
+        f"- With all labels the fit reaches {min(reached):.0f} to {max(reached):.0f} % of the "
+        "ceiling's accuracy. How much of the",
+        "  rest is due to the features, to the linear head or to noise in the labels was not "
+        "measured.",
+    ]
+    for rule in RULES[1:]:
+        lines += _words_of_rule(rule, gains, fewer)
+    return "\n".join(lines)
+
+
+def _words_of_rule(rule: str, gains: Any, fewer: list[dict[str, Any]]) -> list[str]:
+    """Return what the tables say of one rule beside random pairs."""
+    grown = {k: gain for k, gain in gains.items() if SIZES[0] < k[2] < SIZES[-1] and k[3] == rule}
+    sure = sum(gain.low > 0 for gain in grown.values())
+    worse = sum(gain.high < 0 for gain in grown.values())
+    halved = sum(r[rule] is not None and 2 * r[rule] <= r["random"] for r in fewer)
     ranges = []
     for labels in sorted({row["random"] for row in fewer}):
-        needed = [row["active"] or math.inf for row in fewer if row["random"] == labels]
-        ranges.append(f"{min(needed):.0f} to {max(needed):.0f} instead of {labels}")
+        needed = [row[rule] or math.inf for row in fewer if row["random"] == labels]
+        most = f"more than {SIZES[-1]}" if math.isinf(max(needed)) else f"{max(needed):.0f}"
+        ranges.append(f"{min(needed):.0f} to {most} instead of {labels}")
     met = "met" if halved == len(fewer) else "not met"
-    ends = f"{min(reached):.0f} to {max(reached):.0f} %"
-    return "\n".join(
-        [
-            f"- With all labels the fit reaches {ends} of the ceiling's accuracy; the rest is what",
-            "  the features do not show.",
-            "- Without the first row, whose labels both rules share, and the last one, the",
-            f"  active rule is better in {sure} of {len(grown)} cells with its whole interval,",
-            f"  and worse in {worse}.",
-            f"- The active rule needs {', '.join(ranges)} labels.",
-            f"- The goal of at most half the labels holds in {halved} of {len(fewer)} comparisons:",
-            f"  the goal is {met}.",
-        ]
-    )
+    return [
+        f'- "{rule}": without the first row, whose labels all rules share, and the last one, this',
+        f"  rule is better than random in {sure} of {len(grown)} cells by its whole interval, and",
+        f"  worse in {worse}. It needs {', '.join(ranges)} labels.",
+        f"  The goal of at most half the labels holds in {halved} of {len(fewer)} comparisons:",
+        f"  the goal is {met}.",
+    ]
 
 
 def _cell(row: dict[str, Any]) -> str:
     return f"{100 * row['mean']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
 
-INK = {"random": "#777f8a", "active": "#0b7a75"}
+INK = {"random": "#777f8a", "label": "#6a4fb3", "features": "#0b7a75"}
+BELOW = {"random": 16, "label": 28, "features": -7}  # where the name of a curve stands
 WIDE, HIGH = 300, 180  # of a panel of the picture
 GAP = 70  # between two panels
 
 
 def picture(found: list[dict[str, Any]]) -> str:
-    """Return the accuracies of both rules as SVG, a panel for each taste and rater."""
+    """Return the accuracies of all rules as SVG, a panel for each taste and rater."""
     cases = [(taste, rater) for taste in TASTES for rater in RATERS]
     panels = [
         f'<g transform="translate({60 + n % 2 * (WIDE + GAP)},{40 + n // 2 * (HIGH + GAP)})">'
@@ -438,7 +499,7 @@ def picture(found: list[dict[str, Any]]) -> str:
 
 
 def _panel(found: list[dict[str, Any]], taste: str, rater: str) -> str:
-    """Return one panel: two curves with their bands, and the ceiling as a line."""
+    """Return one panel: a curve for each rule with their bands, and the ceiling as a line."""
     rows = [row for row in found if (row["taste"], row["rater"]) == (taste, rater)]
     low, high = min(r["low"] for r in rows) - 0.005, max(r["ceiling"] for r in rows) + 0.005
 
@@ -461,7 +522,7 @@ def _panel(found: list[dict[str, Any]], taste: str, rater: str) -> str:
         drawn.append(f'<polygon points="{" ".join(band)}" fill="{ink}" opacity="0.13"/>')
         drawn.append(f'<path d="M{line}" fill="none" stroke="{ink}" stroke-width="2"/>')
         x, y = map(float, at(curve[-1]["labels"], curve[-1]["mean"]).split(","))
-        drawn.append(_text(x - 40, y + (16 if rule == "random" else -7), rule, f'fill="{ink}"'))
+        drawn.append(_text(x - 44, y + BELOW[rule], rule, f'fill="{ink}"'))
     soft, middle = 'fill="#62656b"', 'fill="#62656b" text-anchor="middle"'
     for size in SIZES:
         drawn.append(_text(float(at(size, low).split(",")[0]), HIGH + 15, str(size), middle))
@@ -475,20 +536,48 @@ def _text(x: float, y: float, words: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{words}</text>'
 
 
+def seconds(prompts: int = 40, choices: int = 300) -> None:
+    """Print how long whole fits of simulated choices take, once the curves of clips are there."""
+    from vidrl.feedback.fit import fit
+    from vidrl.feedback.judgments import Judgments
+
+    pool = simulated_raters.pool(prompts, PER_PROMPT, seed=0)
+    videos = dict(zip(pool.names, pool.video, strict=True))
+    curves = fit_features.of_video(videos, prompts=pool.prompts)
+    utility = simulated_raters.Utility()
+    samples = Samples(pool.video, [""] * len(pool.video), 8.0)
+    true = dict(zip(pool.names, utility(samples).frames, strict=True))
+    drawn = np.random.default_rng(0).permutation(len(pool.pairs()))[:choices]
+    pairs = [pool.pairs()[n] for n in drawn]
+    given = Judgments(choices=simulated_raters.choices(Rater(), true, pool.prompts, pairs))
+    for form in ("linear", "auto"):
+        begin = time.perf_counter()
+        found = fit(given, curves, form=form)
+        took = time.perf_counter() - begin
+        print(
+            f"form {form}: {took:.1f} s for {choices} choices on {len(videos)} clips of "
+            f"{pool.video.shape[1]} frames, {len(found.features)} features, one thread"
+        )
+
+
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("features", "agreement", "page"))
+    parser.add_argument("stage", choices=("features", "agreement", "page", "seconds"))
     parser.add_argument("--out", type=Path, default=Path("runs/people_fit"))
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rewards"))
-    parser.add_argument("--commit", default="unknown", help="what the page names as its commit")
+    parser.add_argument("--commit", default="", help="what the page names as its commit")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.stage == "features":
         features(args.out)
     elif args.stage == "agreement":
         agreement(args.out, args.seeds)
+    elif args.stage == "seconds":
+        seconds()
+    elif not args.commit:
+        parser.error("expected --commit, the commit of the code that made the numbers, got none")
     else:
         page(args.out, args.results, args.commit)
 
