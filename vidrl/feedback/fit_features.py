@@ -250,7 +250,8 @@ def _with_encoder(
 
     Where there are no other features, the encoder decides how many frames a clip has.
     """
-    rows, seconds, lost = dict[str, np.ndarray](), dict(curves.seconds), dict(curves.lost)
+    rows = dict[str, np.ndarray]()
+    seconds, lost = dict(curves.seconds), dict(curves.lost)
     asked = [clip for clip in clips if clip not in lost]
     for clip in progress(asked, len(asked)) if progress else asked:
         found, length, why = _encoded(clip, encoder, folder)
