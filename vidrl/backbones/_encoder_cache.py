@@ -37,11 +37,10 @@ def dropped(texts: Sequence[str]) -> ValueError:
 class EncoderCache:
     """A cache, on the CPU, of what the watched modules compute of each row.
 
-    A row is the number of a prompt. `device()` is where outputs are wanted. An offloaded
-    module is on that device while it works, or to the end of a `visit`, and else on the
-    CPU. At most `limit` bytes are
-    kept: the output that was used longest ago is dropped first, and computed again when it
-    is needed.
+    A row is the number of a prompt. `device()` is where outputs are wanted. An offloaded module
+    comes to that device when it works, and goes back to the CPU afterwards; within a `visit` it
+    goes back at the end of the visit. At most `limit` bytes are kept: the output that was used
+    longest ago is dropped first, and computed again when it is needed.
     """
 
     def __init__(self, device: Callable[[], torch.device], limit: int = LIMIT):
