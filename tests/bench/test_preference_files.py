@@ -93,7 +93,7 @@ def test_videofeedback(tmp_path: Path) -> None:
     assert [c.choice for c in found.choices] == [0, 1, 0, 0, 0]
     assert found.choices[0].first == str(tmp_path / "p1.mp4"), "by its name where no file is found"
     assert found.choices[0].second == str(tmp_path / "deep" / "p2.mp4"), "anywhere below"
-    assert found.notes == ["1 prompts have one clip, and so no pair"]
+    assert found.notes == ["1 prompt has one clip, and so no pair"]
     assert found.scores["temporal consistency"] == dict(zip(found.prompts, [4.0, 2.0, 4.0]))
 
 
@@ -198,6 +198,6 @@ def test_shares_of_answers_count_once_as_the_majority(tmp_path: Path) -> None:
         ("2.mp4", "b.mp4", 0, "Preference"),
     ]
     assert found.notes == [
-        "6 answers with weights, or shares of answers, are joined: each of the 3 pairs of a rater "
-        "has the answer of the majority"
+        "6 answers with weights, or shares of answers, are joined: 3 pairs of a rater, each with "
+        "the answer of the majority"
     ]

@@ -126,7 +126,7 @@ def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folde
     [
         ([], "found none"),
         ([{"prompt": "a dog"}], "column path.*got prompt"),
-        ([{"file_name": "a.mp4"}], "column prompt.*no prompt in 1 rows"),
+        ([{"file_name": "a.mp4"}], "column prompt.*no prompt in 1 row:"),
         ([clip("gone.mp4")], "nothing is left to learn from.*gone.mp4.*not there"),
         (
             [clip("a prompt in the wrong column " * 20 + ".mp4")],

@@ -108,6 +108,16 @@ def test_a_rater_judges_by_keys_on_a_desktop(chromium, served, tmp_path):
     assert tab.complaints() == []
 
 
+def test_a_note_says_that_a_clip_is_shown_smaller(chromium, served, tmp_path):
+    for name, width in (("a", 1400), ("b", 1280)):
+        write_clip(tmp_path / name / "x.mp4", 1, frames=3, size=(32, width))
+    _, link = served(folders=[tmp_path / "a", tmp_path / "b"])
+    tab = opened(chromium, link, "Ann", width=1280, height=900)
+    notes = "[...document.querySelectorAll('.note:not([hidden])')].map(note => note.textContent)"
+    assert tab.js(notes) == ["shown at 1280 x 29 of 1400 x 32 pixels"]
+    assert tab.complaints() == []
+
+
 def test_clips_play_in_step_and_stop_on_exact_frames(chromium, served):
     _, link = served()
     tab = opened(chromium, link, "Ann", width=1280, height=900)

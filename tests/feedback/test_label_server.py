@@ -604,6 +604,44 @@ def test_folders_without_a_pair_are_refused_with_the_cure(tmp_path):
         clip_sets.read([one])
 
 
+def test_clips_that_are_in_no_pair_are_named(tmp_path):
+    for i in range(5):
+        write_clip(tmp_path / f"{i}.mp4", i)
+    rows = "path,prompt\n0.mp4,a\n1.mp4,a\n2.mp4,b\n"
+    (tmp_path / "prompts.csv").write_text(rows)
+    pairs = clip_sets.read([tmp_path])
+    assert pairs.pairs == ((0, 1),)
+    no_prompt, alone = pairs.notes[-2:]
+    assert no_prompt.startswith("2 clips without a prompt are not shown, such as")
+    assert "3.mp4: write each prompt to the column prompt of prompts.csv" in no_prompt
+    assert alone.startswith("1 clip that no other clip can be compared with is not shown, such as")
+    assert alone.endswith("2.mp4")
+    assert [note[:23] for note in clip_sets.read([tmp_path], "points").notes] == [no_prompt[:23]]
+    two_folders(tmp_path / "two")
+    write_clip(tmp_path / "two" / "ours" / "3.mp4", 3)
+    (note,) = clip_sets.read([tmp_path / "two" / "base", tmp_path / "two" / "ours"]).notes
+    assert note.startswith("1 clip without a prompt is not shown") and "ours/3.mp4" in note
+
+
+def test_the_pairs_that_are_drawn_at_random_stay_when_a_clip_is_added(home):
+    apart = []
+    for _ in range(2):
+        desk = desk_of(home)
+        clips = [clip.path.name for clip in desk.clips.clips]
+        apart.append(
+            {
+                tuple(sorted(clips[place] for place in item)): desk.selection.drawn("Ann", item)
+                for group in desk.selection.groups
+                for item in group
+            }
+        )
+        for folder in ("base", "ours"):  # a clip that comes first
+            write_clip(home / folder / "00.mp4", 1)
+            with open(home / folder / "prompts.csv", "a") as file:
+                file.write("00.mp4,a new prompt\n")
+    assert len(apart[1]) == len(apart[0]) + 1 and apart[0].items() <= apart[1].items()
+
+
 def test_one_folder_is_compared_within_each_prompt(tmp_path):
     for i in range(4):
         write_clip(tmp_path / f"{i}.mp4", i)

@@ -1,5 +1,6 @@
 """Which pair comes next: the information by hand, the share of random pairs, the checks."""
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -83,9 +84,27 @@ def test_the_random_pairs_do_not_depend_on_answers():
         )
         drawn.append({one.item for one in past if one.reason == "random"})
     assert drawn[0] == drawn[1] == drawn[2]
-    expected = {item for group in groups for item in group if reserved("Ann", item, "s") < 0.3}
+    selection = Selection(groups, seed="s")
+    expected = {i for group in groups for i in group if selection.drawn("Ann", i) < 0.3}
     assert drawn[0] == expected
     assert 120 * 0.3 - 3 * 5 < len(expected) < 120 * 0.3 + 3 * 5  # three standard deviations
+
+
+def test_a_clip_that_is_added_changes_no_other_pair_that_is_set_apart():
+    """The places of clips change with a new clip or another order of folders; the names do not."""
+    names = [f"clips/{i}.mp4" for i in range(12)]
+    found = []
+    for order in (names, names[::-1], ["clips/00.mp4", *names]):
+        pairs = tuple(itertools.combinations(range(len(order)), 2))
+        selection = Selection((pairs,), names=tuple(order), seed="s")
+        apart = {
+            frozenset(order[place] for place in item)
+            for item in pairs
+            if selection.drawn("Ann", item) < 0.3
+        }
+        found.append({pair for pair in apart if pair <= {*names}})
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
+    assert reserved("Ann", ("a", "b"), "s") != reserved("Bob", ("a", "b"), "s")
 
 
 def test_the_averages_of_random_pairs_are_those_of_all_pairs():

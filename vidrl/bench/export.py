@@ -21,12 +21,12 @@ from vidrl.bench.page.facts import (
     group_letters,
     listed,
     mean,
-    plural,
     probability,
     prompts,
     summary_row,
     verdict,
 )
+from vidrl.lookup.grammar import counted
 from vidrl.rewards._files import spreadsheet_cells
 
 ABOUT = (
@@ -297,12 +297,12 @@ def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[st
     suite, sets = results["suite"], results["sets"]
     count = listed(
         [
-            f"{plural(len(sentence_or_set['clips']), 'clip')} of {sentence_or_set['name']}"
+            f"{counted(len(sentence_or_set['clips']), 'clips')} of {sentence_or_set['name']}"
             for sentence_or_set in sets
         ]
     )
     found = prompts(clip for sentence_or_set in sets for clip in sentence_or_set["clips"])
-    prompts_text = f" from {plural(len(found), 'prompt')}" if found else ""
+    prompts_text = f" from {counted(len(found), 'prompts')}" if found else ""
     sentences = [
         f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{prompts_text}, protocol "
         f"{results['protocol']['hash']}.",

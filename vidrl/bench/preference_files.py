@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from vidrl.feedback import files
 from vidrl.feedback.answers import joined
 from vidrl.feedback.judgments import Choice, Judgments, Points
+from vidrl.lookup.grammar import counted
 from vidrl.lookup.passwords import hidden
 
 __all__ = ["Choice", "Preferences", "read"]
@@ -46,8 +47,8 @@ class Preferences:
         several = [clip for clip, prompts in self._prompts().items() if len(prompts) > 1]
         return (
             [
-                f"{len(several)} clips come with several prompts, and are scored with the "
-                f"first: {several[0]}"
+                f"{counted(len(several), 'clips come with several prompts')}, of which the first "
+                f"counts: {several[0]}"
             ]
             if several
             else []
@@ -79,7 +80,7 @@ def read(
     read_points = found.judgments.points
     alone = {one.prompt for one in read_points} - {one.prompt for one in choices}
     if alone:
-        notes.append(f"{len(alone)} prompts have one clip, and so no pair")
+        notes.append(f"{counted(len(alone), 'prompts have')} one clip, and so no pair")
     asked = {one.clip: one.prompt for one in read_points}
     preferences = Preferences(
         f"{found.title}", choices, _means(read_points), asked, [*found.judgments.notes, *notes]
@@ -99,8 +100,9 @@ def _unweighted(judgments: Judgments) -> tuple[list[Choice], list[str]]:
     if not weighted:
         return choices, []
     one_each = joined(choices, keep_raters=True)
-    note = f"{len(choices)} answers with weights, or shares of answers, are joined: each of the "
-    return one_each, [note + f"{len(one_each)} pairs of a rater has the answer of the majority"]
+    what = counted(len(choices), "answers with weights, or shares of answers, are joined")
+    pairs = counted(len(one_each), "pairs of a rater")
+    return one_each, [f"{what}: {pairs}, each with the answer of the majority"]
 
 
 def _means(points: list[Points]) -> dict[str, dict[str, float]]:

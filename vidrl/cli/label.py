@@ -288,8 +288,9 @@ def _disagreement(args: argparse.Namespace, clips: ClipSet) -> Callable[[tuple[i
         raise ValueError(f"expected --mode pairs with --reward, got --mode {args.mode}")
     from vidrl import plugin
     from vidrl.feedback.labelling import taste
+    from vidrl.lookup.grammar import counted
 
-    print(f"vidrl: scoring {len(clips.clips)} clips by {args.fitted}", flush=True)
+    print(f"vidrl: scoring {counted(len(clips.clips), 'clips')} by {args.fitted}", flush=True)
     return taste.of_reward(plugin.load("rewards", "fitted", model=args.fitted), clips.clips)
 
 
@@ -301,14 +302,16 @@ def _print_start(args: argparse.Namespace, desk: Desk, link: str) -> None:
     """Print what is shown, what --public means, and the link; open the link where asked."""
     from vidrl.feedback.labelling import serve
     from vidrl.lookup.grammar import counted
+    from vidrl.lookup.passwords import hidden
 
     groups = desk.selection.groups
     shown = {"pairs": "pairs", "points": "clips", "ranking": "rankings"}[args.mode]
     items = counted(sum(map(len, groups)), shown)
-    print(f"{items} of {counted(len(desk.clips.clips), 'clips')}, answers in {desk.store.name}")
+    print(f"{items} of {counted(len(desk.clips.clips), 'clips')}, answers in {hidden(args.store)}")
     largest = max((len(item) for group in groups for item in group), default=0)
     if args.mode == "ranking" and largest < args.rank:
-        print(f"the largest ranking has {largest} clips of --rank {args.rank}: no prompt has more")
+        found = counted(largest, "clips")
+        print(f"the largest ranking has {found} of --rank {args.rank}: no prompt has more")
     if args.public:
         print(serve.PUBLIC)
     print(f"open {link}", flush=True)

@@ -16,6 +16,7 @@ from typing import Any
 from vidrl.feedback import files
 from vidrl.feedback.answers import joined, main_aspect, pairs_of
 from vidrl.feedback.judgments import Choice, Judgments
+from vidrl.lookup.grammar import counted
 from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files import manifests
 from vidrl.rewards._files.finding import inside
@@ -85,7 +86,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     if not any(row.prompt for row in rows):
         raise BadTable(
             f"expected a column prompt, or caption or text, in {table}, found no prompt in "
-            f"{len(rows)} rows: a clip is learned together with its prompt"
+            f"{counted(len(rows), 'rows')}: a clip is learned together with its prompt"
         )
     without_prompt = [
         f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()
@@ -143,7 +144,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
         if not (one.choice and one.prompt.strip())
     ]
     several = len(choices) - len(answered)
-    notes = [f"{several} answers are joined with others on a pair"] if several else []
+    notes = [counted(several, "answers are joined with others on a pair")] if several else []
     return _existing(table, created, why, [*found.judgments.notes, *notes])
 
 
@@ -248,7 +249,8 @@ def _existing(
     ]
     if not usable:
         raise BadTable(
-            f"{table}: nothing is left to learn from, out of {len(created) + len(left_out)} rows; "
+            f"{table}: nothing is left to learn from, out of "
+            f"{counted(len(created) + len(left_out), 'rows')}; "
             f"{shown(why)}; paths are relative to the table"
         )
     return Table(table, usable, why, notes)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidrl.lookup.grammar import counted
 from vidrl.rewards._files.tables import SUFFIXES
 
 from . import clip_files, prompt_tables
@@ -193,7 +194,8 @@ def _text_prompts(path: Path) -> list[str]:
 def _remarks(path: str) -> list[str]:
     """Return notes on how a table was read."""
     found = table(path)
-    lost = f"{path}: {len(found.left_out)} rows are left out: {clip_files.shown(found.left_out)}"
+    rows = counted(len(found.left_out), "rows are left out")
+    lost = f"{path}: {rows}: {clip_files.shown(found.left_out)}"
     return [*found.notes, *([lost] if found.left_out else [])]
 
 

@@ -5,7 +5,7 @@ A pair's expected information is that of the Bradley-Terry model with ties
 mutual information between its members and the answer is added. Both are in nats.
 
 Estimates from chosen pairs alone are biased towards the pairs that a model finds hard. So a
-share of all pairs is set apart for each rater before any answer, by a hash of rater and pair:
+share of all pairs is set apart for each rater before any answer, by a hash of rater and clips:
 these pairs are shown as "random" and are never chosen for their information. An average over
 the random pairs estimates the average over all pairs.
 """
@@ -111,15 +111,15 @@ def gains(pairs: tuple[Item, ...], answers: tuple[tuple[int, int, int], ...]) ->
 
 
 @lru_cache(maxsize=1 << 18)
-def reserved(rater: str, item: Item, seed: str) -> float:
-    """Return a number in [0, 1) that depends on rater, item and seed alone.
+def reserved(rater: str, clips: tuple[str, ...], seed: str) -> float:
+    """Return a number in [0, 1) that depends on rater, the names of the clips and seed alone.
 
-    An item whose number is below the share of random items is set apart for random draws.
+    Clips whose number is below the share of random items are set apart for random draws.
 
-    >>> reserved("Ann", (0, 1), "s") == reserved("Ann", (0, 1), "s")
+    >>> reserved("Ann", ("a.mp4", "b.mp4"), "s") == reserved("Ann", ("a.mp4", "b.mp4"), "s")
     True
     """
-    digest = hashlib.sha256(f"{seed}\0{rater}\0{item}".encode()).digest()
+    digest = hashlib.sha256("\0".join((seed, rater, *clips)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -147,9 +147,11 @@ class Selection:
 
     `groups` holds the items of each prompt: two clips of a pair, one clip for points, several
     for a ranking. `gold` are the numbers of the gold pairs. `seed` decides which
-    items are set apart for random draws. `pairs` is whether items are pairs, of which the most
-    informative is chosen; of other items, the one with the fewest answers is. `disagreement`
-    returns the mutual information of an ensemble about a pair, in nats.
+    items are set apart for random draws, and `names` names each clip for these draws, so that a
+    clip that is added changes no other item; without names the places count. `pairs` is whether
+    items are pairs, of which the most informative is chosen; of other items, the one with the
+    fewest answers is. `disagreement` returns the mutual information of an ensemble about a pair,
+    in nats.
     """
 
     groups: tuple[tuple[Item, ...], ...]
@@ -158,6 +160,12 @@ class Selection:
     seed: str = ""
     pairs: bool = True
     disagreement: Callable[[Item], float] = lambda item: 0.0
+    names: tuple[str, ...] = ()
+
+    def drawn(self, rater: str, item: Item) -> float:
+        """Return the number by which an item is set apart; see `reserved`."""
+        clips = (self.names[place] if self.names else str(place) for place in item)
+        return reserved(rater, tuple(sorted(clips)), self.seed)
 
     def pick(
         self, rater: str, past: Sequence[Past], taken: Collection[Item], draw: random.Random
@@ -176,10 +184,11 @@ class Selection:
             return pick
         seen = {one.item for one in mine if one.reason != "gold"}
         free = [item for group in self.groups for item in group if item not in seen]
-        apart = [item for item in free if reserved(rater, item, self.seed) < self.shares.random]
-        rest = [item for item in free if reserved(rater, item, self.seed) >= self.shares.random]
+        drawn = {item: self.drawn(rater, item) for item in free}
+        apart = [item for item in free if drawn[item] < self.shares.random]
+        rest = [item for item in free if drawn[item] >= self.shares.random]
         if apart and (not rest or draw.random() < self.shares.random):
-            return Pick(min(apart, key=lambda item: reserved(rater, item, self.seed)), "random")
+            return Pick(min(apart, key=lambda item: drawn[item]), "random")
         return self._informative(rest, past, taken, draw)
 
     def _gold(self, mine: Sequence[Past], draw: random.Random) -> Pick | None:

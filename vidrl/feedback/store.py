@@ -123,6 +123,12 @@ class Store:
         """Close the connections to the database."""
         self.engine.dispose()
 
+    def relative(self, path: str) -> str:
+        """Return a path below the store's folder relative to it, so that the folder can move."""
+        folder = self.file.parent if self.file else None
+        inside = folder is not None and Path(path).is_relative_to(folder)
+        return Path(path).relative_to(folder).as_posix() if folder and inside else path
+
     # --- writing
 
     def add(self, answer: Answer) -> int:
@@ -300,8 +306,8 @@ class Store:
             ).scalar()
 
     def _row(self, answer: Answer) -> dict[str, Any]:
-        """Return an answer as a row of the table, with paths as `_relative` writes them."""
-        shown = [{**asdict(clip), "path": self._relative(clip.path)} for clip in answer.shown]
+        """Return an answer as a row of the table, with paths as `relative` writes them."""
+        shown = [{**asdict(clip), "path": self.relative(clip.path)} for clip in answer.shown]
         places = {clip.path: place for place, clip in enumerate(answer.shown)}
         faults = [
             {"clip": places[fault.clip], "begin": fault.begin, "end": fault.end}
@@ -332,12 +338,6 @@ class Store:
         )
         read = {"shown": shown, "faults": faults, "given": json.loads(row["given"])}
         return Answer(**(dict(row) | read))
-
-    def _relative(self, path: str) -> str:
-        """Return a path below the store's folder relative to it, so that the folder can move."""
-        folder = self.file.parent if self.file else None
-        inside = folder is not None and Path(path).is_relative_to(folder)
-        return Path(path).relative_to(folder).as_posix() if folder and inside else path
 
     def _absolute(self, path: str) -> str:
         return str(self.file.parent / path) if self.file and not os.path.isabs(path) else path

@@ -7,6 +7,7 @@ SINGULAR = {
     "lose": "loses",
     "count": "counts",
     "belong": "belongs",
+    "come": "comes",
 }
 
 

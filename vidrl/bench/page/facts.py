@@ -130,15 +130,6 @@ def listed(words: Sequence[str]) -> str:
     )
 
 
-def plural(count: int, word: str) -> str:
-    """Return a count with its noun.
-
-    >>> plural(1, "clip"), plural(0, "clip"), plural(1200, "clip")
-    ('1 clip', '0 clips', '1200 clips')
-    """
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def dim_name(dim: Row) -> Markup:
     """Return a dimension's name as HTML, with † where the dimension was a training reward."""
     trained = bool(dim.get("trained"))

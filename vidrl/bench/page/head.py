@@ -17,12 +17,12 @@ from vidrl.bench.page.facts import (
     is_inapplicable,
     listed,
     margin_verdict,
-    plural,
     prompts,
     significant_side,
     summary_row,
     verdict,
 )
+from vidrl.lookup.grammar import counted
 from vidrl.report.render import macro
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def _measured(results: Results) -> str:
     sets, dims = results["sets"], results["dims"]
     counts = [len(one["clips"]) for one in sets]
     same = len(set(counts)) == 1
-    clips = plural(counts[0], "clip") if same else f"{listed([str(n) for n in counts])} clips"
+    clips = counted(counts[0], "clips") if same else f"{listed([str(n) for n in counts])} clips"
     each = f" of each of {len(sets)} sets" if len(sets) > 1 and same else ""
     found = prompts(clip for one in sets for clip in one["clips"])
-    source = f", from {plural(len(found), 'prompt')}," if found else ""
+    source = f", from {counted(len(found), 'prompts')}," if found else ""
     return (
-        f"{clips}{each}{source} measured on {plural(len(dims), 'dimension')}. "
+        f"{clips}{each}{source} measured on {counted(len(dims), 'dimensions')}. "
         "Higher is better on every one."
     )
 
@@ -212,8 +212,8 @@ def _lost(results: Results) -> Markup | str:
         for clip in one["clips"]
         for dim, value in clip["value"].items()
     )
-    counts = [f"{plural(skipped, 'clip')} could not be read"] if skipped else []
-    counts += [f"{plural(unscored, 'value')} of clips could not be scored"] if unscored else []
+    counts = [f"{counted(skipped, 'clips')} could not be read"] if skipped else []
+    counts += [f"{counted(unscored, 'values')} of clips could not be scored"] if unscored else []
     return macro(TEMPLATE, "lost", counts=counts) if counts else ""
 
 

@@ -13,9 +13,9 @@ from vidrl.bench.page.facts import (
     dim_name,
     is_inapplicable,
     listed,
-    plural,
     short,
 )
+from vidrl.lookup.grammar import counted
 from vidrl.report.charts import number
 
 MOST = 200  # rows of a list
@@ -53,7 +53,9 @@ def left_out(results: Results) -> list[dict[str, Any]]:
     )
     head = ("set", "dimension", "clips", "why")
     lists = [
-        _list(f"{plural(len(skipped), 'clip')} could not be read", ("set", "file", "why"), skipped),
+        _list(
+            f"{counted(len(skipped), 'clips')} could not be read", ("set", "file", "why"), skipped
+        ),
         _list("Values that could not be scored", head, unscored),
         _list("Values that have no meaning for their clips", head, meaningless),
     ]
@@ -180,7 +182,7 @@ def method(results: Results) -> dict[str, Any]:
     return {
         "facts": [(name, value) for name, value in facts.items() if value],
         "notes": [short(str(note)) for note in _notes(results)[:MOST]],
-        "count": plural(len(results["dims"]), "dimension"),
+        "count": counted(len(results["dims"]), "dimensions"),
         "head": DIMS,
         "dims": [_dim(dim) for dim in results["dims"]],
     }

@@ -15,9 +15,9 @@ from vidrl.bench.page.facts import (
     group_letters,
     hue,
     mean,
-    plural,
     summary_row,
 )
+from vidrl.lookup.grammar import counted
 from vidrl.report.charts import number
 
 FAR = 3.0  # quartile ranges beyond the quartiles: Tukey's far out, drawn at the edge
@@ -94,7 +94,7 @@ def _row(results: Results, one: Row, dim: str, ends: tuple[float, float]) -> dic
         "interval": f"{low} to {high}" if row.get("low") is not None else "–",
         "strip": strip(row, values(one, dim), ends),
         "clips": row.get("n") or 0,
-        "prompts": plural(prompts, "prompt") if prompts and prompts > 1 else "",
+        "prompts": counted(prompts, "prompts") if prompts and prompts > 1 else "",
         "notes": _notes(row),
     }
 
@@ -132,7 +132,7 @@ def strip(row: Row, found: Sequence[float], ends: tuple[float, float]) -> dict[s
         "ticks": "".join(f"M{at:g},0V1" for at in places),
         "bar": _bar(row, ends),
         "dot": place(row["mean"], ends),
-        "words": f"mean {number(row['mean'])}, {plural(len(found), 'clip')} from {span}",
+        "words": f"mean {number(row['mean'])}, {counted(len(found), 'clips')} from {span}",
     }
 
 

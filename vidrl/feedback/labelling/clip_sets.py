@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from vidrl.lookup.grammar import counted
 from vidrl.rewards._files import manifests
 from vidrl.rewards._files.finding import clips_in
 
@@ -57,7 +58,8 @@ def read(folders: Sequence[str | os.PathLike[str]], mode: str = "pairs") -> Clip
     Clips are grouped by the prompts of a table in their folder (`prompts.csv`, as `vidrl sample`
     writes, or `metadata.jsonl`); without prompts by their file names. One folder alone is
     compared within each prompt. Links are followed, and a clip whose file lies outside its
-    folder is left out. Raises NothingToCompare where no pair is found, or no clip for points.
+    folder is left out. `notes` says which clips are shown in no item of this mode. Raises
+    NothingToCompare where no pair is found, or no clip for points.
 
     >>> import tempfile
     >>> home = Path(tempfile.mkdtemp())
@@ -83,7 +85,20 @@ def read(folders: Sequence[str | os.PathLike[str]], mode: str = "pairs") -> Clip
     ]
     found = ClipSet(tuple(clips), tuple(groups), tuple(pairs), notes)
     _check(found, folders, mode)
+    notes += _never_shown(found, keys, mode)
     return found
+
+
+def _never_shown(found: ClipSet, keys: Sequence[str], mode: str) -> list[str]:
+    """Say which clips are in no item: those without a prompt, and those without a partner."""
+    shown = {place for group in items(found, mode) for item in group for place in item}
+    left = [place for place in range(len(keys)) if place not in shown]
+    unasked = [found.clips[place].path for place in left if not keys[place]]
+    alone = [found.clips[place].path for place in left if keys[place]]
+    cure = "write each prompt to the column prompt of prompts.csv in the clip's folder"
+    why = {f"clips without a prompt are not shown, such as {{}}: {cure}": unasked}
+    why |= {"clips that no other clip can be compared with are not shown, such as {}": alone}
+    return [counted(len(paths), words).format(paths[0]) for words, paths in why.items() if paths]
 
 
 def items(

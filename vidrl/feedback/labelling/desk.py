@@ -109,6 +109,8 @@ class Desk:
         named = [*self.clips.clips, *(clip for gold in self.gold for clip in gold.clips)]
         self._by_path = {str(clip.path): clip for clip in named}
         self._places = {str(clip.path): place for place, clip in enumerate(self.clips.clips)}
+        names = tuple(self.store.relative(path) for path in self._places)
+        self.selection = replace(self.selection, names=names)
         self._ids: dict[tuple[str, str], str] = {}  # by path and SHA-256
         self._paths: dict[str, str] = {}  # by such an id
 

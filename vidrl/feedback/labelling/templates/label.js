@@ -152,10 +152,12 @@ async function begin() {
 }
 
 // Take the words "Loading" away when a clip can play, or say why it cannot.
-async function showWhenLoaded({ clip, wait }, i) {
+async function showWhenLoaded({ clip, wait, note }, i) {
   try {
     await clip.ready;
     wait.hidden = true;
+    note.textContent = clip.about.note; // where the clip is shown smaller or shorter than it is
+    note.hidden = !clip.about.note;
     return true;
   } catch (error) {
     wait.textContent = "Not loaded";
@@ -177,11 +179,12 @@ function drawClips() {
     const place = make("i", { hidden: "" });
     const wait = make("p", { class: "wait" }, "Loading …");
     const stage = make("div", { class: "stage" }, canvas, ...(data.mode === "points" ? [] : [make("b", {}, LETTERS[i])]), place, wait);
+    const note = make("p", { class: "note soft", hidden: "" });
     const axis = make("div", { class: "axis", role: "group", "aria-label": `Time axis of ${named(i)}: drag where it goes wrong` });
     const list = make("ul", { class: "marks", "aria-label": `Marks of ${named(i)}` });
     stage.addEventListener("pointerdown", (event) => movePicture(event, stage));
     axis.addEventListener("pointerdown", (event) => dragMark(event, i));
-    return { clip: loaded.get(name), canvas, stage, place, wait, axis, list, figure: make("figure", {}, stage, axis, list) };
+    return { clip: loaded.get(name), canvas, stage, place, wait, note, axis, list, figure: make("figure", {}, stage, note, axis, list) };
   });
   $("clips").replaceChildren(...views.map(({ figure }) => figure));
   drawMarks();
