@@ -20,7 +20,8 @@ from vidrl.rewards import Samples, load
 from vidrl.synthetic import paths, scene_fit, scene_verifier, scenes, splat
 
 PAGE = Path(__file__).resolve().parents[1] / "results" / "rewards" / "moving_scenes.md"
-VIEWS, SIZE, ARCS = 24, 32, 8
+VIEWS, ARCS = 24, 8
+SIZE = 32  # pixels
 CLIPS: dict[str, Callable[[Tensor, torch.Generator], None] | None] = {
     "as the caption says": None,
     "nothing moves": scenes.stall,
