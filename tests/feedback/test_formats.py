@@ -459,7 +459,7 @@ def test_a_store_is_read_as_a_file_is(tmp_path):
     store.add(Answer("Ann", shown, {"overall": "A"}, prompt="a dog", reason="repeat"))
     store.close()
     found = files.read(tmp_path / "taste.db")
-    assert found.format == "store" and found.places == ["answer 1"]
+    assert found.format == "store" and found.places == ["choice 1"]
     files.write(found.judgments, tmp_path / "pairs.jsonl", "trl")
     (choice,) = files.read(tmp_path / "pairs.jsonl").judgments.choices
     assert (choice.first, choice.second) == (str(tmp_path / "b.mp4"), str(tmp_path / "a.mp4"))

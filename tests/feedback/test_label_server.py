@@ -150,6 +150,15 @@ def test_an_answer_that_is_sent_twice_is_kept_once(desk):
     assert len(desk.store.records()) == 1
 
 
+def test_an_undo_with_the_name_of_an_answer_is_refused_with_words(desk):
+    client = client_of(desk, "Ann")
+    task = client.get("/api/state").json()["tasks"][0]
+    send(client, task, overall="A")
+    undo = client.post("/api/undo", json={"click": task["task"]}, headers=ORIGIN)
+    assert undo.status_code == 400 and undo.json()["error"].startswith("Expected")
+    assert len(desk.store.answers()) == 1
+
+
 def test_marked_spans_become_faults_of_the_right_clip(desk):
     client = client_of(desk, "Ann")
     task = client.get("/api/state").json()["tasks"][0]

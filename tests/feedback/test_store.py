@@ -100,6 +100,15 @@ def test_undo_revokes_the_raters_newest_answer_and_deletes_nothing(store):
     assert len(store.records()) == 5
 
 
+def test_the_name_of_an_answer_is_no_undo(store):
+    store.add(Answer("Ann", PAIR, {"overall": "A"}, click="hers"))
+    store.add(Answer("Bob", PAIR, {"overall": "A"}, click="his"))
+    for click in ("hers", "his"):
+        with pytest.raises(ValueError, match="expected the name of a new click"):
+            store.undo("Ann", click)
+    assert len(store.answers()) == 2
+
+
 def test_a_click_that_is_sent_twice_is_kept_once(store):
     first = store.add(Answer("Ann", PAIR, {"overall": "A"}, click="c"))
     assert store.add(Answer("Ann", PAIR, {"overall": "A"}, click="c")) == first
@@ -299,6 +308,11 @@ def test_a_questionnaire_of_a_file(tmp_path):
     file.write_text('[axes.hands]\nquestoin = "Which?"\n')
     with pytest.raises(ValueError, match="did you mean 'question'"):
         read(file)
+    file.write_text('shows_prompt = "false"')
+    with pytest.raises(ValueError, match="to be true or false, got 'false'"):
+        read(file)
+    with pytest.raises(FileNotFoundError, match="expected a TOML file of axes"):
+        read(tmp_path / "none.toml")
     file.write_text("axes = 3")
     with pytest.raises(ValueError, match="tables"):
         read(file)

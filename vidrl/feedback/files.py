@@ -124,7 +124,8 @@ def _of_store(where: str) -> Read:
         found = store.judgments()
     finally:
         store.close()
-    places = [f"answer {number}" for number in range(1, len(found.choices) + 1)]
+    # an answer has a choice for each question, so these numbers are not those of the answers
+    places = [f"choice {number}" for number in range(1, len(found.choices) + 1)]
     return Read("store", f"the store of vidrl label {hidden(where)}", found, places)
 
 

@@ -144,7 +144,8 @@ def from_text(text: str) -> Questionnaire:
 def read(path: str | os.PathLike[str], mode: str = "pairs") -> Questionnaire:
     """Read a questionnaire from a TOML file with tables of axes and a list of tags.
 
-    Raises ValueError for a file that is not TOML, or a key or value of another kind.
+    Raises ValueError for a file that is not TOML, or a key or value of another kind, and
+    FileNotFoundError where there is no file.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "axes.toml"
@@ -152,6 +153,8 @@ def read(path: str | os.PathLike[str], mode: str = "pairs") -> Questionnaire:
     >>> read(file).names, read(file).tags
     (['hands'], ('hands',))
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"expected a TOML file of axes, found none at {path}")
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -162,12 +165,16 @@ def read(path: str | os.PathLike[str], mode: str = "pairs") -> Questionnaire:
         raise ValueError(f'expected tables in {path}, such as [axes.hands] with question = "..."')
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
         raise ValueError(f"expected tags in {path} to be a list of texts, got {tags!r}")
+    if not isinstance(shows_prompt := found.get("shows_prompt", True), bool):
+        raise ValueError(
+            f"expected shows_prompt in {path} to be true or false, got {shows_prompt!r}"
+        )
     for name, table in axes.items():
         _check_keys(table, ("question", "low", "high"), f"{path}, axes.{name}")
         if not isinstance(table.get("question"), str):
             raise ValueError(f'expected question = "..." in {path}, axes.{name}')
     made = tuple(Axis(name, **table) for name, table in axes.items())
-    return Questionnaire(mode, made, tuple(tags), bool(found.get("shows_prompt", True)))
+    return Questionnaire(mode, made, tuple(tags), shows_prompt)
 
 
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -160,13 +160,14 @@ class Store:
         """Revoke a rater's newest answer and return this answer, or None without one.
 
         `among` says of an answer whether it may be revoked. A click that revoked an answer before
-        revokes no second one.
+        revokes no second one. Raises ValueError for a click that is no undo of this rater.
         """
-        done = self._number_of(click) if click else None
         rows = self.records(rater=rater)
-        if done is not None:
-            revoked = next(row.revokes for row in rows if row.number == done)
-            return next(row for row in rows if row.number == revoked)
+        if click and self._number_of(click) is not None:
+            done = next((row.revokes for row in rows if row.click == click), None)
+            if done is None:
+                raise ValueError(f"expected the name of a new click, got {click}, an answer's name")
+            return next(row for row in rows if row.number == done)
         newest = next((row for row in reversed(live(rows)) if among(row)), None)
         if newest is not None:
             why = (newest.prompt, newest.reason, newest.expected)

@@ -180,7 +180,10 @@ class Desk:
         """
         with self._turn(rater):
             waiting, before = self._waiting(rater), self.store.has(click, rater)
-            answer = self.store.undo(rater, click, self._knows)
+            try:
+                answer = self.store.undo(rater, click, self._knows)
+            except ValueError as error:
+                raise Malformed(str(error)) from None
             if answer is not None and not before:
                 waiting.insert(0, self._hand_out_again(answer))
             return answer is not None

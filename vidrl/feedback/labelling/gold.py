@@ -28,7 +28,7 @@ class Gold:
 def read(path: str | os.PathLike[str]) -> list[Gold]:
     """Read gold pairs from a table (.csv, .jsonl ...) or from [[pair]] tables of a TOML file.
 
-    A row has `first`, `second`, `answer` (A, B or tie) and may have `prompt`. The clips lie in
+    A row has `first`, `second`, `answer` (A, B, tie or bad) and may have `prompt`. The clips lie in
     the folder of the file or below. Raises ValueError for a row of another kind, and
     FileNotFoundError for a clip that is not there.
 

@@ -83,10 +83,13 @@ def _addresses() -> list[str]:
 def hosts(port: int, public: bool, allowed: Sequence[str] = ()) -> list[str]:
     """Return the Host headers that are let in: names with the port, and what a proxy sends.
 
+    Browsers leave port 80 out.
+
     >>> hosts(8321, False, ["rate.example.org"])
     ['127.0.0.1:8321', 'localhost:8321', 'rate.example.org', 'rate.example.org:8321']
     """
     local = [f"{name}:{port}" for name in names(public)]
+    local += names(public) if port == 80 else []
     return local + [host for name in allowed for host in (name, f"{name}:{port}")]
 
 
