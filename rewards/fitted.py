@@ -19,8 +19,8 @@ class Fitted(Composite):
 
     `model` is a folder that `vidrl fit` wrote. The curve u_t is a small head on the curves of
     other rewards and simple numbers of each frame; the value is its mean over time. A gap of d
-    between two clips means that the better one is chosen with probability σ(d), ties left out. An
-    average clip of the fit has 0.
+    between two clips means that the better one is chosen with probability σ(d), ties left out. With
+    the linear head, a clip whose features are the average of the fit's clips has 0.
 
     `caution` k lowers each clip's value by k standard deviations of what the labels leave open
     about it. So a policy gains little by clips of which the labels say nothing.

@@ -146,7 +146,7 @@ def test_a_marked_fault_compares_its_frames_with_the_others():
     assert data.local_clips.tolist() == [[at, at]] and data.local_choice.tolist() == [1]
     np.testing.assert_allclose(data.local_second[0], [0, 0, 0, 1, 0, 0])
     np.testing.assert_allclose(data.local_first[0], np.array([1, 1, 1, 0, 1, 1]) / 5)
-    assert any("1 marked faults" in note for note in data.notes)
+    assert "1 marked fault compared with the rest of the clip" in data.notes
 
 
 def test_points_alone_recover_the_taste():
@@ -301,7 +301,7 @@ def test_lost_clips_take_their_labels_along():
     less = Curves(FEATURES, kept, curves.seconds, dict.fromkeys(gone, "the file is gone"))
     taste = fit(judgments, less, form="linear", quick=True)
     assert taste.facts["choices"] == sum(c.prompt != "prompt 0" for c in judgments.choices)
-    assert f"{len(gone)} clips are left out" in fit_card.readme(taste)
+    assert f"{len(gone)} clips left out" in fit_card.readme(taste)
 
 
 def test_unknown_features_get_the_nearest_name():

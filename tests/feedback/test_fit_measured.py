@@ -306,7 +306,19 @@ def test_two_ratings_of_one_clip_by_one_rater_both_count():
         dict.fromkeys((p.clip for p in given), 6),
         dict.fromkeys((p.clip for p in given), 1.0),
     )
-    assert len(data.scored) == 31 and "1 clips have several points of one rater" in data.notes[0]
+    assert len(data.scored) == 31 and data.notes[0].startswith(
+        "1 clip that one rater rated several times;"
+    )
+
+
+def test_a_fault_at_the_very_end_marks_the_last_frame_and_one_of_a_whole_clip_is_named():
+    faults = [Fault("p0_0", 1.0, 1.0), Fault("p1_0", 0.0, 1.0)]
+    judged = Judgments(choices=answered(), faults=faults)
+    data = prepare(judged, world()[0], "overall").data
+    marked = data.local_second[data.local_row < 0]
+    np.testing.assert_allclose(marked, [[0, 0, 0, 0, 0, 1]])
+    assert "1 marked fault compared with the rest of the clip" in data.notes
+    assert any(note.startswith("1 marked fault of a whole clip left out") for note in data.notes)
 
 
 def test_what_is_not_finite_becomes_the_centre():

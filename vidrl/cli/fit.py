@@ -79,7 +79,7 @@ def declare(commands: Any) -> None:
 def _fit(args: argparse.Namespace) -> int:
     from vidrl.feedback import fit_card, fit_features
     from vidrl.feedback.fit import fit
-    from vidrl.feedback.fit_data import aspect_of, check_labels
+    from vidrl.feedback.fit_data import aspect_of, check_labels, prompts_of
     from vidrl.rewards._fitted import folder
 
     judgments = _judgments(args)
@@ -88,7 +88,7 @@ def _fit(args: argparse.Namespace) -> int:
     curves = fit_features.compute(
         judgments.clips,
         [name.strip() for name in args.features.split(",") if name.strip()],
-        _prompts(judgments),
+        prompts_of(judgments),
         out / "cache",
         _jobs(args.jobs),
         args.timeout or None,
@@ -142,13 +142,6 @@ def _judgments(args: argparse.Namespace) -> Any:
     for note in judgments.notes:
         _say(note)
     return judgments
-
-
-def _prompts(judgments: Any) -> dict[str, str]:
-    found = {one.clip: one.prompt for one in judgments.points}
-    for one in judgments.all_choices():
-        found |= {one.first: one.prompt, one.second: one.prompt}
-    return found
 
 
 def _audited(taste: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vidrl.lookup.grammar import counted
 from vidrl.report.charts import TEMPLATE, Line, chart, number
 from vidrl.report.render import inlined, macro, render
 from vidrl.rewards._fitted.folder import Taste, need_trust
@@ -199,22 +200,21 @@ def _labels(facts: Mapping[str, Any]) -> list[str]:
     low, high = facts["frames"]
     rates = sorted({f"{rate:g}" for rate in facts["rates"]}, key=float)
     length = f"{low}" if low == high else f"{low} to {high}"
-    who = len(facts["raters"])
     every = facts["answers"]
     stand = "" if every == facts["choices"] else f"that stand for {every:g} answers, "
     rows = [
-        f"{facts['choices']} choices, {stand}{facts['ties']} of them ties; "
-        f"{facts['points']} points; "
-        f"{facts['local']} comparisons of segments or marked faults",
-        f"{facts['clips']} clips of {length} frames at {' to '.join(rates)} frames a second, of "
-        f"{facts['prompts']} prompts",
-        f"{who} named rater{'s' * (who != 1)}",
+        f"{counted(facts['choices'], 'choices')}, {stand}{facts['ties']} of them ties; "
+        f"{counted(facts['points'], 'points')}; "
+        f"{counted(facts['local'], 'comparisons of segments or marked faults')}",
+        f"{counted(facts['clips'], 'clips')} of {length} frames at {' to '.join(rates)} frames a "
+        f"second, of {counted(facts['prompts'], 'prompts')}",
+        counted(len(facts["raters"]), "named raters"),
         *facts["notes"],
     ]
     if facts["lost"]:
         first = next(iter(facts["lost"].items()))
         rows.append(
-            f"{len(facts['lost'])} clips are left out with their labels, the first is "
+            f"{counted(len(facts['lost']), 'clips')} left out, with their labels; the first is "
             f"{first[0]}: {first[1]}"
         )
     return rows

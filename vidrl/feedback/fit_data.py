@@ -15,6 +15,7 @@ import numpy as np
 
 from vidrl.feedback.judgments import OVERALL, Choice, Fault, Judgments, Points
 from vidrl.lookup.advice import nearest
+from vidrl.lookup.grammar import counted
 
 LEAST = 20  # decided answers, or points: fewer cannot rank even a few features
 LEVELS = 10  # at most, into which points of a fine scale are sorted
@@ -177,15 +178,12 @@ def collect(
     named = [one for one in _choices(judgments, aspect) if {one.first, one.second} <= at.keys()]
     points = [one for one in _lone_points(judgments, aspect) if one.clip in at]
     check(named, points)
-    told = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
-    told += [(clip, one.prompt) for one in named for clip in (one.first, one.second)]
-    prompts = {clip: prompt for clip, prompt in told if prompt}
+    prompts = prompts_of(judgments)
     faults = [one for one in judgments.faults if one.clip in at]
     local = _Local(at, frames, seconds)
     for row, one in enumerate(named):
         local.add_labels(row, one)
-    for fault in faults:
-        local.add_fault(fault)
+    marked = sum([local.add_fault(fault) for fault in faults])
     levels = _levels(points)
     return Data(
         clips=known,
@@ -199,9 +197,21 @@ def collect(
         level=levels,
         point_rater=np.array([one.rater for one in points], object),
         levels=int(levels.max()) + 1 if len(levels) else 0,
-        notes=_notes(named, faults, points),
+        notes=_notes(named, marked, len(faults) - marked, points),
         **local.arrays(),
     )
+
+
+def prompts_of(judgments: Judgments) -> dict[str, str]:
+    """Return the prompt of each clip for which a label names one.
+
+    >>> told = [Choice("a", "b", 1, prompt="a dog"), Choice("a", "b", 1)]
+    >>> prompts_of(Judgments(told))
+    {'a': 'a dog', 'b': 'a dog'}
+    """
+    told = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
+    told += [(clip, c.prompt) for c in judgments.all_choices() for clip in (c.first, c.second)]
+    return {clip: prompt for clip, prompt in told if prompt}
 
 
 def check_labels(judgments: Judgments, aspect: str) -> None:
@@ -294,22 +304,27 @@ def contradictions(choices: Iterable[Choice]) -> tuple[int, int]:
 
 
 def _notes(
-    choices: Sequence[Choice], faults: Sequence[Fault], points: Sequence[Points]
+    choices: Sequence[Choice], marked: int, unmarked: int, points: Sequence[Points]
 ) -> list[str]:
+    """Return sentences for the card; `unmarked` faults could not be compared within their clips."""
     both, repeated = contradictions(choices)
     found = []
     if repeated:
         found.append(
-            f"{both} of {repeated} pairs that were decided more than once were decided both ways "
-            f"({100 * both / repeated:.0f} %): no reward agrees with both answers"
+            f"pairs that were decided more than once: {repeated}, of which {both} were decided "
+            f"both ways ({100 * both / repeated:.0f} %); no reward agrees with both answers"
         )
     again = Counter((one.clip, one.rater, one.prompt) for one in points if one.rater)
     if more := sum(count > 1 for count in again.values()):
-        found.append(f"{more} clips have several points of one rater; each of them counts")
-    if faults:
-        found.append(f"{len(faults)} marked faults count as comparisons within their clips")
+        rated = counted(more, "clips that one rater rated several times")
+        found.append(f"{rated}; all of these points count")
+    if marked:
+        found.append(f"{counted(marked, 'marked faults')} compared with the rest of the clip")
+    if unmarked:
+        whole = counted(unmarked, "marked faults of a whole clip")
+        found.append(f"{whole} left out: the clip has no other part to compare with")
     if points:
-        found.append(f"{len(points)} points count by ordinal regression")
+        found.append(f"{counted(len(points), 'points')} used by ordinal regression")
     return found
 
 
@@ -333,16 +348,20 @@ class _Local:
                 weight = one.weight / len(one.labels)
                 self._add(pair, sides[0], sides[1], label, weight, one.rater, row)
 
-    def add_fault(self, fault: Fault) -> None:
-        """Add the comparison of the frames outside a fault with those inside it."""
-        length = self.seconds[fault.clip]
-        # a fault that was marked at one moment covers the frame of that moment
-        end = max(fault.end, fault.begin + length / max(self.frames[fault.clip], 1))
-        inside = self._inside(fault.clip, fault.begin / length, end / length)
+    def add_fault(self, fault: Fault) -> bool:
+        """Add the comparison of the frames outside a fault with those inside it.
+
+        Return whether there are both.
+        """
+        length, frame = self.seconds[fault.clip], 1 / max(self.frames[fault.clip], 1)
+        # a fault at one moment covers the frame of that moment, and the last one at the very end
+        begin = min(fault.begin / length, 1 - frame)
+        inside = self._inside(fault.clip, begin, max(fault.end / length, begin + frame))
         outside = self._inside(fault.clip, 0, 1) & ~inside
-        if inside.any() and outside.any():
+        if both := bool(inside.any() and outside.any()):
             clip = self.at[fault.clip]
             self._add((clip, clip), outside, inside, 1, 1.0, fault.rater, -1)
+        return both
 
     def _add(
         self,
