@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import flow as optical_flow
+from ._networks.budget import budget
 from ._scoring.curves import (
     LONGEST,
     LOST,
@@ -101,6 +102,9 @@ class Reward(nn.Module):
       keeps only the shrunk frames.
     - `flow`: the method of optical flow, see `vidrl.rewards.flow.estimate`; `flow_size`:
       the shorter side, in pixels, at which flow is estimated, 0 for the usual one.
+    - `memory`: the GB (1e9 bytes) that a forward pass of the reward's networks may take, beside
+      weights and clips; it then decides how many frames are read at once, in place of the option
+      `chunk`. 0, the usual value, sets no budget. A recipe sets it by `reward.memory`.
     - `on_host`: why the reward must run on the CPU, as the library that it calls; "" for a
       reward that runs where the clips are. Clips of a GPU are copied for such a reward, once
       for all of them, and its score goes back to the GPU.
@@ -128,6 +132,7 @@ class Reward(nn.Module):
     on_host: ClassVar[str] = ""
     flow: str = "auto"
     flow_size: int = 0
+    memory: float = 0.0
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Accept the former names of `time_support`, `lookahead` and `terms_of_clip`."""
@@ -172,7 +177,8 @@ class Reward(nn.Module):
         if self.on_host and samples.video.device.type != "cpu":
             copied = samples.memo("on the host", lambda: samples.to("cpu"))
             return on_device(self(copied, maps), samples.video.device)
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+        grad = torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled())
+        with grad, budget(self.memory):
             score = as_score(super().__call__(samples), samples, type(self).__name__)
             if maps:
                 score.maps = self._maps(samples)

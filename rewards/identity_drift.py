@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from . import encoders
 from ._networks.efficientnet import EfficientNetLite
+from ._networks.hub import chunked
 from ._networks.weights import interpolate_curve, sampled_frames
 from .base import About, Card, Reward, Samples
 
@@ -161,7 +162,7 @@ class IdentityDrift(Reward):
         """Return the features of clips (B, T, C, H, W), (B, T, D)."""
         network = self.setup(frames.device)
         images = part(frames.expand(-1, -1, 3, -1, -1).flatten(0, 1), self.region)
-        seen = torch.cat([network(some) for some in images.split(self.chunk)])
+        seen = chunked(network, self.chunk, images)
         return seen.flatten(1).unflatten(0, frames.shape[:2]).to(frames)
 
 

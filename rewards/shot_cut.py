@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ._networks.hub import load_weights
+from ._networks.hub import chunked, load_weights
 from ._networks.transnet import PADDING, SIZE, STRIDE, TransNet, windows
 from ._networks.weights import package_file, read_tensors
 from .base import About, Card, Reward, Samples
@@ -97,7 +97,7 @@ class ShotCut(Reward):
 
     def _chances(self, clip: Tensor, network: Any) -> Tensor:
         """Return the probability that a shot ends at each frame of a clip, (F,)."""
-        logits = torch.cat([network(part) for part in windows(clip).split(self.chunk)])
+        logits = chunked(network, self.chunk, windows(clip))
         # windows overlap, and only the middle of each is read: a frame needs its surroundings
         return logits[:, PADDING : PADDING + STRIDE].sigmoid().flatten()[: len(clip)]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
+from ._networks.hub import chunked
 from ._vbench.networks import (
     ClipImage,
     Dino,
@@ -154,13 +155,14 @@ class Networked(Reward):
     def ask(self, video: Tensor) -> Tensor:
         """Return the network's output for each frame of (B, F, C, H, W), (B, F, D)."""
         network = self.setup(video.device)
-        outputs = [
-            network(self.prepare(colour(unit(part)))).float()
-            for part in video.flatten(0, 1).split(self.chunk)
-        ]
+
+        def asked(part: Tensor) -> Tensor:
+            return network(self.prepare(colour(unit(part)))).float()
+
+        outputs = chunked(asked, self.chunk, video.flatten(0, 1))
         if self.offload and isinstance(network, nn.Module):
             network.cpu()
-        return torch.cat(outputs).reshape(*video.shape[:2], -1)
+        return outputs.reshape(*video.shape[:2], -1)
 
 
 class Followed(Networked):

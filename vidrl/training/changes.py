@@ -68,6 +68,7 @@ MAY_CHANGE = (
     Allowed(
         "train.score_batch", "clips are decoded and scored in pieces of another size", "weights"
     ),
+    Allowed("reward.memory", "networks read another number of frames at once", "weights"),
     Allowed("reward.workers", "a worker scores with one thread", "weights"),
     Allowed("train.rollouts_on_cpu", "where a round's samples wait for the update", "nothing"),
     Allowed("train.mixed_precision", "the base model is evaluated again", "weights"),

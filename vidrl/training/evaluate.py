@@ -37,9 +37,14 @@ Measures = dict[str, np.ndarray]
 
 def build_reward(section: RewardSection) -> Reward:
     """Return the reward of a recipe: the named reward, the composite of parts, or the default."""
-    if section.parts:
-        return recipe_parts.composite(section.parts)
-    return load_reward(section.name or "default", **section.options)
+    named = section.name or "default"
+    reward = (
+        recipe_parts.composite(section.parts)
+        if section.parts
+        else load_reward(named, **section.options)
+    )
+    reward.memory = section.memory or reward.memory
+    return reward
 
 
 @dataclass(frozen=True)
