@@ -205,13 +205,13 @@ def collect(
 def prompts_of(judgments: Judgments) -> dict[str, str]:
     """Return the prompt of each clip for which a label names one.
 
-    >>> told = [Choice("a", "b", 1, prompt="a dog"), Choice("a", "b", 1)]
-    >>> prompts_of(Judgments(told))
+    >>> named = [Choice("a", "b", 1, prompt="a dog"), Choice("a", "b", 1)]
+    >>> prompts_of(Judgments(named))
     {'a': 'a dog', 'b': 'a dog'}
     """
-    told = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
-    told += [(clip, c.prompt) for c in judgments.all_choices() for clip in (c.first, c.second)]
-    return {clip: prompt for clip, prompt in told if prompt}
+    named = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
+    named += [(clip, c.prompt) for c in judgments.all_choices() for clip in (c.first, c.second)]
+    return {clip: prompt for clip, prompt in named if prompt}
 
 
 def check_labels(judgments: Judgments, aspect: str) -> None:
