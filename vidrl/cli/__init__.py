@@ -23,6 +23,7 @@ from . import (
     influence,
     label,
     list_and_show,
+    loop,
     pairs,
     sample,
     schema,
@@ -46,6 +47,7 @@ vidrl aligns video generators by reinforcement learning with temporal rewards, a
   vidrl pairs show choices.jsonl            count what a file of people's judgments holds
   vidrl label base ours --store taste.db    let people compare clips on a local page
   vidrl fit choices.csv --out taste         fit a reward to people's choices
+  vidrl loop scripts/recipes/tiny_taste.toml --out evening      label, fit, train, label again
   vidrl list rewards                        list the rewards
   vidrl show rewards flicker                describe one reward
 """
@@ -112,6 +114,7 @@ def build() -> argparse.ArgumentParser:
         audit.declare_serve,
         bench.declare,
         fit.declare,
+        loop.declare,
         cost.declare,
         train.declare_report,
         export.declare,

@@ -132,6 +132,12 @@ def _declare_server(group: Any) -> None:
         help="a further name of this machine, such as that of a proxy; may be repeated",
     )
     group.add_argument("--open", action="store_true", help="open the page in a browser here")
+    group.add_argument(
+        "--until",
+        type=whole_number(1),
+        metavar="N",
+        help="end when all raters together have given N answers on these clips (ctrl-C)",
+    )
 
 
 def _declare_sampling(group: Any) -> None:
@@ -165,7 +171,8 @@ def _label(args: argparse.Namespace) -> int:
         hosts = serve.hosts(port, args.public, args.allow_host)
         link = f"http://{serve.names(args.public)[0]}:{port}/?token={token}"
         _print_start(args, desk, link)
-        serve.run(app.build(desk, token, hosts), listener)
+        enough = (lambda: desk.answered() >= args.until) if args.until else None
+        serve.run(app.build(desk, token, hosts), listener, enough)
     _print_end(args, desk)
     return 0
 
@@ -207,7 +214,6 @@ def _folders(args: argparse.Namespace) -> list[str]:
 
 def _sampled(args: argparse.Namespace) -> Path:
     """Sample clips of each prompt as `vidrl sample` does, unless the folder has them already."""
-    from vidrl import config
     from vidrl.feedback.store_tables import file_of
 
     from . import sample
@@ -217,10 +223,9 @@ def _sampled(args: argparse.Namespace) -> Path:
     if (out / "prompts.csv").is_file():
         print(f"vidrl: the clips of {out} are shown; name another --out to sample new ones")
         return out
-    prompts = config.read_prompts(args.prompts)
     again = vars(args) | dict.fromkeys(BACKBONE_OPTIONS)
-    again |= {"prompt": [text for text in prompts for _ in range(args.samples)], "prompts": None}
-    sample._sample(argparse.Namespace(**again | {"out": str(out), "overwrite": False}))
+    again |= {"prompt": None, "out": str(out), "overwrite": False}
+    sample._sample(argparse.Namespace(**again))
     return out
 
 

@@ -71,6 +71,9 @@ def declare(commands: Any) -> None:
         action="store_true",
         help="replace the clips of an earlier call in DIR (default: clips in DIR are an error)",
     )
+    sample.add_argument(
+        "--samples", type=whole_number(1), default=1, metavar="N", help="clips of each prompt (1)"
+    )
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
     sample.add_argument(
         "--steps",
@@ -99,7 +102,8 @@ def _sample(args: argparse.Namespace) -> int:
         name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None
     }
     source = _model.resolved(args, **given)
-    prompts = args.prompt or config.read_prompts(args.prompts)
+    asked = args.prompt or config.read_prompts(args.prompts)
+    prompts = [prompt for prompt in asked for _ in range(args.samples)]
     _print_skipped_rows(args.prompts)
     out = Path(args.out)
     _check_empty(out, args.overwrite)

@@ -108,6 +108,7 @@ class Desk:
         self._last = 0  # number of the newest row that was read
         named = [*self.clips.clips, *(clip for gold in self.gold for clip in gold.clips)]
         self._by_path = {str(clip.path): clip for clip in named}
+        self._items = {item for group in self.selection.groups for item in group}
         self._places = {str(clip.path): place for place, clip in enumerate(self.clips.clips)}
         names = tuple(self.store.relative(path) for path in self._places)
         self.selection = replace(self.selection, names=names)
@@ -202,6 +203,12 @@ class Desk:
         skipped = len(mine) - len(answered)
         return Progress(len(answered), goal, pace, sitting([row.at for row in rows]), skipped)
 
+    def answered(self) -> int:
+        """Return how many answers on these clips all raters gave, repeats and gold left out."""
+        counts = ("random", "informative")
+        rows = (row for row in self._answers() if not row.skipped and row.reason in counts)
+        return sum(map(self._knows, rows))
+
     def _left(self, rater: str, mine: Sequence[Answer]) -> int:
         """Return how many answers a rater can still give: to new items and to waiting checks.
 
@@ -214,7 +221,13 @@ class Desk:
         return new + sum(task.reason in ("repeat", "gold") for task in self._waiting(rater))
 
     def _knows(self, row: Answer) -> bool:
-        """Return whether all clips of an answer belong to this set, or to its gold pairs."""
+        """Return whether an answer is to a pair of this set, to its other clips, or to its gold.
+
+        Two clips of this set may be a pair of another one: of one folder alone, where this set
+        compares two folders.
+        """
+        if len(row.shown) == 2 and row.reason != "gold":
+            return self._past(row).item in self._items
         return all(clip.path in self._by_path for clip in row.shown)
 
     def clip_id(self, shown: Shown) -> str:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from vidrl.feedback.labelling.guard import App
+
+if TYPE_CHECKING:
+    import uvicorn
 
 TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 MOST_CONNECTIONS = 512
+LAST_LOOK = 3.0  # seconds between the last answer and the end of the server
 PUBLIC = """\
 --public: other machines can reach this page. Nothing is encrypted, so anybody on the way can read
 the link and the answers. Whoever has the link can answer, under any free name. Use it in a network
@@ -93,8 +100,8 @@ def hosts(port: int, public: bool, allowed: Sequence[str] = ()) -> list[str]:
     return local + [host for name in allowed for host in (name, f"{name}:{port}")]
 
 
-def run(app: App, listener: socket.socket) -> None:
-    """Serve an application until it is interrupted."""
+def run(app: App, listener: socket.socket, enough: Callable[[], bool] | None = None) -> None:
+    """Serve an application until it is interrupted, or until shortly after `enough` is true."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -108,5 +115,16 @@ def run(app: App, listener: socket.socket) -> None:
         limit_concurrency=MOST_CONNECTIONS,
         proxy_headers=False,
     )
+    server = uvicorn.Server(config)
+    if enough is not None:
+        threading.Thread(target=_end, args=(server, enough), daemon=True).start()
     with suppress(KeyboardInterrupt):  # ctrl-C ends the server, which uvicorn reports by this
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+def _end(server: uvicorn.Server, enough: Callable[[], bool]) -> None:
+    """End a server when there is enough, after a moment in which the page says so."""
+    while not enough():
+        time.sleep(0.5)
+    time.sleep(LAST_LOOK)
+    server.should_exit = True

@@ -1,0 +1,223 @@
+"""`vidrl loop`: which step comes next, what is refused, and what is measured of people."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidrl import config
+from vidrl.cli import main
+from vidrl.feedback import loop_folder, loop_measures, loop_page, loop_plan
+from vidrl.feedback.loop_plan import LoopError, Plan
+from vidrl.feedback.questionnaire import Questionnaire
+from vidrl.feedback.store import Answer, Shown, Store
+from vidrl.rewards import video
+
+PROMPTS = [f"a circle moves left, number {n}" for n in range(20)]
+
+
+def recipe(folder, **tables):
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"{text}\n" for text in PROMPTS))
+    data = {"prompts": str(prompts), "held_out": str(prompts)}
+    return config.load({"run": "x", "reward": {"name": "fitted"}, "data": data} | tables)
+
+
+def begun(folder, **settings):
+    """A loop whose base clips are there: two prompts' clips of one grey each."""
+    plan = Plan(folder / "loop", **{"count": 20, "samples": 2} | settings)
+    loop_folder.begin(plan, recipe(folder))
+    return plan
+
+
+def sampled(plan, number):
+    folder = plan.clips(number)
+    folder.mkdir(parents=True)
+    rows = ["path,prompt"]
+    for place, prompt in enumerate(PROMPTS):
+        for copy in range(plan.samples):
+            name = f"{plan.samples * place + copy:04d}.mp4"
+            light = 0.2 + 0.1 * copy + 0.3 * number
+            video.write(folder / name, torch.full((3, 3, 32, 32), light), 8.0)
+            rows.append(f'{name},"{prompt}"')
+    (folder / "prompts.csv").write_text("\n".join(rows))
+
+
+def answer(plan, first, second, given="A", reason="random", rater="Ann", prompt=PROMPTS[0]):
+    store = Store(plan.store, Questionnaire())
+    shown = (Shown(str(first.resolve())), Shown(str(second.resolve())))
+    store.add(Answer(rater, shown, {"overall": given} if given else {}, (), prompt, reason))
+    store.close()
+
+
+def base_answers(plan, count, **options):
+    for place in range(count):
+        pair = [plan.clips(0) / f"{2 * place + copy:04d}.mp4" for copy in (0, 1)]
+        answer(plan, *pair, prompt=PROMPTS[place], **options)
+
+
+def fit_file(plan, number, low):
+    plan.reward(number).mkdir(parents=True)
+    accuracy = {"value": 0.8, "low": low, "high": 0.9, "choices": 20}
+    text = json.dumps({"facts": {"accuracy": accuracy}})
+    (plan.reward(number) / "fit.json").write_text(text)
+
+
+def names(plan):
+    step = loop_plan.next_step(plan, loop_folder.read_rounds(plan))
+    return step and (step.name, step.number)
+
+
+def test_each_step_comes_when_the_one_before_is_done(tmp_path):
+    plan = begun(tmp_path)
+    assert names(plan) == ("sample", 0)
+    sampled(plan, 0)
+    assert names(plan) == ("label", 1)
+    base_answers(plan, 19)
+    step = loop_plan.next_step(plan, {})
+    assert (step.name, step.why) == ("label", "1 answer is missing of 20")
+    base_answers(plan, 20)
+    assert names(plan) == ("fit", 1)
+    fit_file(plan, 1, low=0.6)
+    assert names(plan) == ("fit", 1), "a fit that was killed is fitted again"
+    loop_folder.write_fitted(plan, 1)
+    assert names(plan) == ("train", 1)
+    plan.run(1).mkdir(parents=True)
+    (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
+    assert names(plan) == ("sample", 1)
+    sampled(plan, 1)
+    assert names(plan) == ("measure", 1)
+
+
+def test_the_second_round_compares_before_and_after_where_the_policy_left_the_labels(tmp_path):
+    plan = begun(tmp_path)
+    for number in (0, 1):
+        sampled(plan, number)
+    base_answers(plan, 20)
+    fit_file(plan, 1, low=0.6)
+    loop_folder.write_fitted(plan, 1)
+    plan.run(1).mkdir(parents=True)
+    (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
+    known, left = ({"unfamiliar_after": share} for share in (0.05, 0.051))
+    assert loop_plan.next_step(plan, {1: known}) is None
+    step = loop_plan.next_step(plan, {1: left})
+    assert (step.name, step.number) == ("label", 2)
+    assert step.words[1:3] == (str(plan.clips(0)), str(plan.clips(1)))
+    assert "--reward" in step.words
+    words = loop_plan._train_words(plan, 2)
+    assert f"policy.lora={plan.run(1) / 'lora'}" in words
+    assert f"reward.options.model={plan.reward(2)}" in words
+
+
+def test_only_new_choices_between_the_clips_of_the_round_count(tmp_path):
+    plan = begun(tmp_path)
+    for number in (0, 1):
+        sampled(plan, number)
+    one, two = (plan.clips(0) / f"{n:04d}.mp4" for n in (0, 1))
+    new = plan.clips(1) / "0000.mp4"
+    answer(plan, one, two)
+    answer(plan, one, two, given="", rater="Bob")  # a skip
+    answer(plan, two, one, reason="repeat")
+    answer(plan, one, new)
+    assert (loop_plan.answered(plan, 1), loop_plan.answered(plan, 2)) == (1, 1)
+
+
+def test_people_prefer_the_clip_after_the_training_on_either_side(tmp_path):
+    plan = begun(tmp_path)
+    for number in (0, 1):
+        sampled(plan, number)
+    old, new = (plan.clips(n) / "0000.mp4" for n in (0, 1))
+    for given, pair in (("B", (old, new)), ("A", (new, old)), ("tie", (old, new))):
+        answer(plan, *pair, given=given, rater=given)
+    store = Store(plan.store)
+    rows = [
+        loop_measures._choice(row, "overall", plan.clips(1).resolve()) for row in store.answers()
+    ]
+    assert [row["choice"] for row in rows] == [1, 1, 0]
+    assert {row["new"].parent.name for row in rows} == {"1"}
+    assert loop_measures._shares(rows).mean == pytest.approx(2.5 / 3)
+
+
+def test_a_reward_near_chance_is_not_trained_on(tmp_path):
+    plan = begun(tmp_path)
+    fit_file(plan, 1, low=0.49)
+    assert "80 % of 20 held-out choices, 95 % interval 0.49 to 0.90" in loop_plan.doubt(plan, 1)
+    fit_file(plan, 2, low=None)
+    assert "agrees with 80 % of 20 held-out choices:" in loop_plan.doubt(plan, 2)
+    fit_file(plan, 3, low=0.51)
+    assert loop_plan.doubt(plan, 3) == ""
+
+
+def test_another_loop_is_not_mixed_with_this_one(tmp_path):
+    plan = begun(tmp_path)
+    loop_folder.begin(Plan(plan.out, count=20, samples=2, rounds=9), recipe(tmp_path))
+    with pytest.raises(LoopError, match="others of samples"):
+        loop_folder.begin(Plan(plan.out, count=20, samples=3), recipe(tmp_path))
+    with pytest.raises(LoopError, match="others of the recipe"):
+        loop_folder.begin(plan, recipe(tmp_path, seed=1))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(LoopError, match="holds other files"):
+        loop_folder.begin(Plan(tmp_path / "full", count=20, samples=2), recipe(tmp_path))
+
+
+def test_what_cannot_work_is_refused_before_any_work(tmp_path):
+    with pytest.raises(LoopError, match="reward is `fitted`"):
+        loop_folder.begin(Plan(tmp_path / "a"), recipe(tmp_path, reward={"name": "flicker"}))
+    with pytest.raises(LoopError, match="at least 20 answers"):
+        loop_folder.begin(Plan(tmp_path / "a", count=5), recipe(tmp_path))
+    with pytest.raises(LoopError, match="got 20 of 20 prompts with 2 clips each"):
+        loop_folder.begin(Plan(tmp_path / "a", count=60, samples=2), recipe(tmp_path))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_part_of_a_composite_gets_the_model(tmp_path):
+    found = recipe(tmp_path, reward={"parts": {"fitted": {"weight": 1.0}, "flicker": 0.5}})
+    assert loop_plan.model_key(found) == "reward.parts.fitted.options.model"
+
+
+def test_a_share_without_pairs_says_why():
+    row = loop_measures._row(loop_measures._shares([]))
+    assert row["mean"] is None and loop_page.share(row).startswith("an unknown share (")
+
+
+@pytest.mark.slow
+def test_a_loop_of_two_rounds_runs_with_people_in_between(tmp_path, capsys):
+    """Simulated people, who like light clips, answer through the store each time they are asked."""
+    out = tmp_path / "evening"
+    words = ["loop", str(Path("scripts/recipes/demo.toml")), "reward.name=fitted"]
+    words += [
+        "--out",
+        str(out),
+        "--no-page",
+        "--train-anyway",
+        "--count",
+        "24",
+        "--unfamiliar",
+        "0",
+    ]
+    words += ["--features", "picture", "train.rounds=2", "train.prompts_per_round=2"]
+    words += ["data.held_out_n=8", "train.eval_n=8", "algorithm.options.noises=2"]
+    plan = Plan(out, count=24, unfamiliar=0.0, features="picture")
+    assert main(words) == 0 and "answers are needed" in capsys.readouterr().out
+    answer_all(plan, 1)
+    assert main(words) == 0 and names(plan) == ("label", 2)
+    answer_all(plan, 2)
+    assert main(words) == 0
+    text = (out / "loop.md").read_text()
+    assert "## Round 1" in text and "## Round 2" in text
+    assert "People preferred the clip after the training in" in text
+    assert "| diversity |" in text.replace("| diversity ", "| diversity |").replace("||", "|")
+
+
+def answer_all(plan, number):
+    """Answer `count` pairs of a round by the light of the clips."""
+    from vidrl.feedback.labelling import clip_sets
+
+    found = clip_sets.read(plan.judged(number))
+    light = {clip.path: float(video.read(clip.path)[0].float().mean()) for clip in found.clips}
+    for a, b in found.pairs[:: len(found.pairs) // plan.count][: plan.count]:
+        one, two = found.clips[a], found.clips[b]
+        given = "A" if light[one.path] > light[two.path] else "B"
+        answer(plan, one.path, two.path, given=given, prompt=one.prompt)
