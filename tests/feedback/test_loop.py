@@ -20,7 +20,7 @@ PROMPTS = [f"a circle moves left, number {n}" for n in range(20)]
 def recipe(folder, **tables):
     prompts = folder / "prompts.txt"
     prompts.write_text("".join(f"{text}\n" for text in PROMPTS))
-    data = {"prompts": str(prompts), "held_out": str(prompts)}
+    data = {"prompts": str(prompts), "held_out": str(prompts), "held_out_n": 20}
     return config.load({"run": "x", "reward": {"name": "fitted"}, "data": data} | tables)
 
 
@@ -81,7 +81,7 @@ def test_each_step_comes_when_the_one_before_is_done(tmp_path):
     assert names(plan) == ("fit", 1)
     fit_file(plan, 1, low=0.6)
     assert names(plan) == ("fit", 1), "a fit that was killed is fitted again"
-    loop_folder.write_fitted(plan, 1)
+    loop_plan.write_fitted(plan, 1)
     assert names(plan) == ("train", 1)
     plan.run(1).mkdir(parents=True)
     (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
@@ -96,7 +96,7 @@ def test_the_second_round_compares_before_and_after_where_the_policy_left_the_la
         sampled(plan, number)
     base_answers(plan, 20)
     fit_file(plan, 1, low=0.6)
-    loop_folder.write_fitted(plan, 1)
+    loop_plan.write_fitted(plan, 1)
     plan.run(1).mkdir(parents=True)
     (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
     known, left = ({"unfamiliar_after": share} for share in (0.05, 0.051))
