@@ -207,7 +207,13 @@ def test_choices_without_a_name_are_learned_and_not_tested():
 # --- what was not measured
 
 
-def test_folds_that_are_too_small_are_said_and_no_zero_is_printed():
+def test_each_choice_of_a_small_fit_is_held_out_once():
+    taste = fit(Judgments(choices=answered(30)[:26]), world()[0], form="linear")
+    assert taste.facts["accuracy"]["choices"] == taste.facts["answers"] - taste.facts["ties"] == 23
+
+
+def test_folds_that_are_too_small_are_said_and_no_zero_is_printed(monkeypatch):
+    monkeypatch.setattr(fit_validation, "LEAST", 20)
     taste = fit(Judgments(choices=answered(30)[:26]), world()[0], form="linear")
     decided = int(taste.facts["answers"] - taste.facts["ties"])
     assert 20 <= decided < 25 and taste.facts["reliability"]["error"] is None

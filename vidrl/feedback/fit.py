@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vidrl.feedback import fit_heads, fit_validation
-from vidrl.feedback.fit_data import LEAST, Data, TooLittle, answers, aspect_of, collect
+from vidrl.feedback.fit_data import Data, TooLittle, answers, aspect_of, collect
 from vidrl.feedback.fit_features import Curves
 from vidrl.feedback.fit_heads import Frames, Head, standardised
 from vidrl.feedback.judgments import Judgments
@@ -208,7 +208,9 @@ def _by_rater(data: Data, frames: Frames, line: Callable[[Data], Head]) -> list[
         where = fit_validation.prompt_groups(own).tolist()
         row = {"rater": name} | fit_validation.accuracy(own, gaps[index == i], where)
         if row["value"] is None and own.decided.any():
-            row["note"] = f"the other raters gave fewer than {LEAST} decided answers and points"
+            row["note"] = (
+                f"the other raters gave fewer than {fit_validation.LEAST} decided answers and points"
+            )
         rows.append(row)
     return rows
 

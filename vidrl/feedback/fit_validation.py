@@ -15,11 +15,12 @@ import numpy as np
 
 from vidrl.bench.agreement import agreement_without_ties, dependence_clusters
 from vidrl.feedback import bradley_terry
-from vidrl.feedback.fit_data import LEAST, Data, answers
+from vidrl.feedback.fit_data import Data, answers
 from vidrl.feedback.fit_heads import Frames, Head
 from vidrl.inference.means import interval
 
 FOLDS = 5
+LEAST = 10  # answers and points that a fit to the other folds needs: half of those of a fit
 Fitter = Callable[[Data], Head]
 Apart = Callable[[Data, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
