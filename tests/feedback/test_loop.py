@@ -198,7 +198,7 @@ def test_a_loop_of_two_rounds_runs_with_people_in_between(tmp_path, capsys):
         "0",
     ]
     words += ["--features", "picture", "train.rounds=2", "train.prompts_per_round=2"]
-    words += ["data.held_out_n=8", "train.eval_n=8", "algorithm.options.noises=2"]
+    words += ["data.held_out_n=8", "train.eval_n=8", "algorithm.options.noises=2", "guard.bands={}"]
     plan = Plan(out, count=24, unfamiliar=0.0, features="picture")
     assert main(words) == 0 and "answers are needed" in capsys.readouterr().out
     answer_all(plan, 1)

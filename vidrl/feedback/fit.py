@@ -209,7 +209,8 @@ def _by_rater(data: Data, frames: Frames, line: Callable[[Data], Head]) -> list[
         row = {"rater": name} | fit_validation.accuracy(own, gaps[index == i], where)
         if row["value"] is None and own.decided.any():
             row["note"] = (
-                f"the other raters gave fewer than {fit_validation.LEAST} decided answers and points"
+                f"the other raters gave fewer than {fit_validation.LEAST} decided answers "
+                "and points"
             )
         rows.append(row)
     return rows
