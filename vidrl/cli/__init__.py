@@ -67,6 +67,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     command_line = build()
     args, rest = command_line.parse_known_args(arguments)
     args.reader = command_line  # `vidrl completion` writes a script from the parser
+    args.command_of = _main  # `vidrl loop` runs other commands
     words = sys.argv[1:] if arguments is None else map(str, arguments)
     args.words = [hidden(word) for word in words]  # as results keep the command
     # argparse does not take KEY=VALUE after an option, so these words are collected here

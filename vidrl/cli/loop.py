@@ -125,7 +125,7 @@ def _do(plan: Plan, step: Step, args: argparse.Namespace) -> int | None:
     if step.name == "label" and args.no_page:
         print("answers are needed: run this command, and then `vidrl loop` again")
         return 0
-    return _status(plan, step, words)
+    return _status(plan, step, words, args)
 
 
 def _page_words(args: argparse.Namespace) -> list[str]:
@@ -133,13 +133,11 @@ def _page_words(args: argparse.Namespace) -> list[str]:
     return [*port, *(["--open"] if args.open else [])]
 
 
-def _status(plan: Plan, step: Step, words: list[str]) -> int | None:
+def _status(plan: Plan, step: Step, words: list[str], args: argparse.Namespace) -> int | None:
     """Run the command of a step; return its exit status if the loop cannot go on, else None."""
     from vidrl.feedback import loop_folder, loop_plan
 
-    from . import main
-
-    status = main(words)
+    status = args.command_of(words)
     if status:
         return status
     if step.name == "fit":

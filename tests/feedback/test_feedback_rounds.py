@@ -182,6 +182,29 @@ def test_a_share_without_pairs_says_why():
     assert row["mean"] is None and loop_page.share(row).startswith("an unknown share (")
 
 
+def test_the_page_closes_when_there_are_enough_answers(monkeypatch):
+    serve = pytest.importorskip("vidrl.feedback.labelling.serve")
+    monkeypatch.setattr(serve, "LAST_LOOK", 0.0)
+    asked = []
+
+    async def app(scope, receive, send):
+        raise AssertionError("nobody opens the page")
+
+    with serve.bind(0) as listener:
+        serve.run(app, listener, lambda: bool(asked) or asked.append(1))
+    assert asked == [1], "the server ended at the second look"
+
+
+def test_a_prompt_is_sampled_several_times(tmp_path):
+    out = tmp_path / "clips"
+    words = ["sample", "--model", "assets/tiny-wan-32", "--prompt", "a red circle moves left"]
+    assert main([*words, "--samples", "2", "--steps", "1", "--frames", "5", "--out", str(out)]) == 0
+    table = (out / "prompts.csv").read_text().splitlines()
+    assert len(table) == 3
+    first, second = (video.read(out / f"000{n}.mp4")[0] for n in (0, 1))
+    assert (first != second).any(), "the noise differs"
+
+
 @pytest.mark.slow
 def test_a_loop_of_two_rounds_runs_with_people_in_between(tmp_path, capsys):
     """Simulated people, who like light clips, answer through the store each time they are asked."""
