@@ -37,6 +37,7 @@ from vidrl.rewards._fitted.folder import build
 
 PROMPTS, PER_PROMPT = 92, 8
 TRAIN = 72  # of the prompts; the others are held out
+MEASURES = ("smooth", "colour", "steady")  # of the true utility
 SIZES = (20, 50, 100, 200, 500, 1000, 2000)
 BATCH = 10  # answers between two fits of the active rule
 RATERS = {
@@ -69,7 +70,7 @@ def features(out: Path) -> None:
         with torch.no_grad():
             found = [reward(samples).value.double().numpy() for reward in rewards.values()]
         measured = [simulated_raters.measures(clip) for clip in video]
-        true = [[float(one[name].mean()) / UNITS[name] for name in UNITS] for one in measured]
+        true = [[float(one[name].mean()) / UNITS[name] for name in MEASURES] for one in measured]
         kept = {"features": np.stack(found, -1), "true": np.array(true)}
         save_file(kept, folder / f"{n:03d}.safetensors")
         print(f"features {n + 1}/{PROMPTS}", flush=True)
@@ -99,7 +100,7 @@ def world(out: Path, taste: str, seed: int) -> World:
     files = sorted((out / "features").glob("*.safetensors"))
     kept = [load_file(file) for file in files]
     z = np.concatenate([one["features"] for one in kept])
-    weights = np.array([TASTES[taste][name] for name in UNITS])
+    weights = np.array([TASTES[taste][name] for name in MEASURES])
     order = np.random.default_rng(seed).permutation(len(kept))
     train, test = (_pairs(order[part]) for part in (slice(0, TRAIN), slice(TRAIN, None)))
     z = np.nan_to_num((z - np.nanmean(z, 0)) / np.maximum(np.nanstd(z, 0), 1e-8))

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from toys import happened, recipe, rows, summary, with_clips
+from toys import PROMPTS, happened, recipe, rows, summary, with_clips
 
 from vidrl import config
 from vidrl.algorithms.base import Experience
@@ -21,6 +21,9 @@ from vidrl.backbones.toy import Toy
 from vidrl.data import clip_files, clip_latents
 from vidrl.data.clip_latents import BadData
 from vidrl.data.file_rounds import dealt
+from vidrl.feedback.judgments import Fault
+from vidrl.feedback.questionnaire import Questionnaire
+from vidrl.feedback.store import Answer, Shown, Store
 from vidrl.rewards import video
 from vidrl.training import checkpoint, evaluate, loop
 from vidrl.training.processes import Workers
@@ -237,6 +240,54 @@ def test_a_weight_without_clips_and_pairs_without_use_are_refused(tmp_path):
     made["data"].pop("pairs")
     with pytest.raises(config.BadRecipe, match="data.prompts: expected a text file"):
         config.load(made)
+
+
+def stored(folder: Path, faults: dict[str, list[tuple[float, float]]]) -> Path:
+    """A store with one answer: clip 1 is better than clip 0; and marked faults of the clips."""
+    where = Store(folder / "taste.db", Questionnaire())
+    shown = [Shown(str(folder / "clips" / f"{i}.mp4"), seconds=9 / 8) for i in (0, 1)]
+    marks = [
+        Fault(str(folder / "clips" / name), *span)
+        for name, spans in faults.items()
+        for span in spans
+    ]
+    where.add(Answer("Ann", tuple(shown), {"overall": "B"}, tuple(marks), PROMPTS[0]))
+    where.close()
+    return folder / "taste.db"
+
+
+@pytest.mark.parametrize(
+    "faults, segments, expected",
+    [
+        ({}, 3, [1, 1, 1]),
+        ({"0.mp4": [(0.8, 0.9)]}, 3, [0, 0, 1]),  # the toy's nine frames are 1.125 s: 3, 3, 3
+        ({"0.mp4": [(0.0, 0.1)], "1.mp4": [(0.5, 0.5)]}, 3, [1, -1, 0]),
+        ({"1.mp4": [(0.0, 0.1)]}, 1, [1]),  # one segment: the choice counts
+    ],
+)
+def test_marked_faults_of_a_store_are_the_labels_of_segments(tmp_path, faults, segments, expected):
+    """DenseDPO straight from a store: 1 where only the rejected clip has a fault."""
+    Paired.seen.clear()
+    made = paired(tmp_path)
+    made["algorithm"]["options"]["segments"] = segments
+    made["data"]["pairs"] = str(stored(tmp_path, faults))
+    loop.run(made)
+    seen = Paired.seen[-1]
+    assert seen.labels.tolist() == [expected] * len(seen.pairs)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_preferences_learn_from_a_store_with_marked_faults(tmp_path, name):
+    """The policy moves where a mark says which clip is better, and the note counts the pairs."""
+    options = {"segments": 3, "steps": 2, "noises": 1}
+    made = recipe(tmp_path, algorithm={"name": name, "options": options}, train_rounds=1)
+    with_clips(tmp_path, made, 2, True)
+    made["data"]["pairs"] = str(stored(tmp_path, {"0.mp4": [(0.8, 0.9)]}))
+    run = loop.run(made)
+    (row,) = rows(run)
+    assert row["grad_norm"] > 0
+    notes = [event["message"] for event in rows(run, "events") if event["kind"] == "note"]
+    assert any("marked faults label the segments of 1 pair" in note for note in notes)
 
 
 def test_labels_of_another_number_of_segments_and_a_round_that_cuts_a_pair_are_refused(tmp_path):

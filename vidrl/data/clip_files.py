@@ -15,7 +15,7 @@ from typing import Any
 
 from vidrl.feedback import files
 from vidrl.feedback.answers import joined, main_aspect, pairs_of
-from vidrl.feedback.judgments import Choice, Judgments
+from vidrl.feedback.judgments import Choice, Fault, Judgments, segment_labels
 from vidrl.lookup.grammar import counted
 from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files import manifests
@@ -36,12 +36,30 @@ class Entry:
 
     `labels` of a pair has a number for each segment: 1 if the first clip is better there,
     −1 if it is worse, 0 if neither is. Without labels the first clip is better as a whole.
+    `faults` are the spans of either clip that a rater marked as wrong.
     """
 
     where: str  # the row's place in the table, as "line 3"
     prompt: str
     clips: tuple[Path, ...]
     labels: tuple[int, ...] = ()
+    faults: tuple[tuple[Fault, ...], ...] = ((), ())
+
+    def labels_of(self, spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+        """Return the label of each segment of a pair; `spans` are the segments in seconds.
+
+        The labels are those of the table; else those of the marked faults, if there are several
+        segments and some have a mark (`segment_labels`); else 1 in each segment.
+
+        >>> marked = ((), (Fault("b.mp4", 1.2, 1.5),))
+        >>> pair = Entry("line 1", "a dog", (Path("a.mp4"), Path("b.mp4")), faults=marked)
+        >>> pair.labels_of([(0, 1), (1, 2)]), pair.labels_of([(0, 2)])
+        ((0, 1), (1,))
+        """
+        if self.labels:
+            return self.labels * len(spans) if len(self.labels) == 1 else self.labels
+        marked = segment_labels(*self.faults, spans) if len(spans) > 1 else ()
+        return marked if any(marked) else (1,) * len(spans)
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,8 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     and rejected; the optional column `labels` (or `segment_labels`) has a list of 1, 0 and
     −1, one number a segment, equally long in all rows. Several answers on one pair are
     joined by majority; ties, pairs without a prompt and pairs with a clip that does not exist are
-    left out. Points and rankings give the pairs that they imply. Of several aspects the
+    left out. Where a pair has no labels, the faults that its raters marked label its segments
+    (`Entry.labels_of`). Points and rankings give the pairs that they imply. Of several aspects the
     one called overall or preference counts. Paths are as in `read_clips`. A store of `vidrl
     label` is read too. Raises BadTable for a file that is not understood, if no pair is left, and
     for an address with a password; ImportError for .parquet without pyarrow.
@@ -134,17 +153,24 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     choices = _of_main_aspect(table, found.judgments)
     places = dict(zip(map(id, found.judgments.choices), found.places, strict=True))
     answered = [
-        (places.get(id(pair[0]), "a row"), one)
+        (places.get(id(pair[0]), "a row"), one, {each.rater for each in pair})
         for pair, one in zip(pairs_of(choices), joined(choices), strict=True)
     ]
-    created = [_pair(where, one) for where, one in answered if one.choice and one.prompt.strip()]
+    faults = found.judgments.faults
+    created = [
+        _pair(where, one, [fault for fault in faults if fault.rater in raters])
+        for where, one, raters in answered
+        if one.choice and one.prompt.strip()
+    ]
     why = [
         f"{where}: {'there is no prompt' if one.choice else 'neither clip is preferred'}"
-        for where, one in answered
+        for where, one, _ in answered
         if not (one.choice and one.prompt.strip())
     ]
     several = len(choices) - len(answered)
     notes = [counted(several, "answers are joined with others on a pair")] if several else []
+    if marked := sum(any(one.faults) and not one.labels for one in created):
+        notes.append(f"marked faults label the segments of {counted(marked, 'pairs')}")
     return _existing(table, created, why, [*found.judgments.notes, *notes])
 
 
@@ -284,10 +310,12 @@ def _of_main_aspect(table: Path, judgments: Judgments) -> list[Choice]:
     return [one for one in choices if one.aspect == aspect]
 
 
-def _pair(where: str, one: Choice) -> Entry:
-    """Return the entry of a choice, the preferred clip first."""
+def _pair(where: str, one: Choice, faults: Sequence[Fault]) -> Entry:
+    """Return the entry of a choice, the preferred clip first, with the faults of its clips."""
     chosen = one if one.choice == 1 else one.flipped()
-    return Entry(where, chosen.prompt, (Path(chosen.first), Path(chosen.second)), chosen.labels)
+    names = (chosen.first, chosen.second)
+    marked = tuple(tuple(fault for fault in faults if fault.clip == name) for name in names)
+    return Entry(where, chosen.prompt, tuple(map(Path, names)), chosen.labels, marked)
 
 
 def _small(name: str) -> str:

@@ -45,17 +45,10 @@ class Clips:
         """The number W of clips in an entry: 1, or 2 for pairs."""
         return self.places.shape[1]
 
-    def labels(self, chosen: Sequence[int], segments: int) -> Tensor:
-        """Return labels (P, S) of the pairs `chosen`.
-
-        A pair with one label has that label in each segment, and a pair without labels has
-        1.
-        """
-        labels = [self.entries[e].labels or (1,) for e in chosen]
-        return torch.tensor(
-            [label * segments if len(label) == 1 else label for label in labels],
-            dtype=torch.float32,
-        )
+    def labels(self, chosen: Sequence[int], spans: Sequence[tuple[float, float]]) -> Tensor:
+        """Return labels (P, S) of the pairs `chosen`; `spans` are the segments in seconds."""
+        labels = [self.entries[e].labels_of(spans) for e in chosen]
+        return torch.tensor(labels, dtype=torch.float32)
 
 
 def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = False) -> Clips:
@@ -129,7 +122,12 @@ def _usable(
 def _check_same_table(table: Table, workers: Workers) -> None:
     """Raise BadData if processes, which may be on several machines, read different tables."""
     rows = [
-        [identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels]
+        [
+            identity(entry.prompt),
+            [clip.name for clip in entry.clips],
+            entry.labels,
+            [[(fault.begin, fault.end) for fault in side] for side in entry.faults],
+        ]
         for entry in table.entries
     ]
     digest = int(hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:15], 16)

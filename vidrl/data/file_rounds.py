@@ -15,6 +15,7 @@ import torch
 from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.backbones.base import PromptCache
+from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Reward
 from vidrl.training.chunks import check_one_piece
 from vidrl.training.policy import Policy
@@ -140,7 +141,7 @@ class Files:
         cond = self.encode.shared([prompts[i] for i in index], device)
         rollout = Rollout(cond, latents, empty, empty, empty, plan)
         pairs = (
-            (torch.arange(self.n).view(-1, 2), clips.labels(chosen, plan.segments))
+            (torch.arange(self.n).view(-1, 2), clips.labels(chosen, self._seconds(plan.segments)))
             if width == 2
             else (None, None)
         )
@@ -148,6 +149,12 @@ class Files:
         return Experience(
             rollout, no_credit, group, prompts, torch.tensor(index), seed, round, *pairs
         )
+
+    def _seconds(self, segments: int) -> list[tuple[float, float]]:
+        """Return the begin and the end of each segment in the seconds of a clip."""
+        backbone = self.policy.backbone
+        spans = frame_spans(backbone.frame_map, segments)
+        return [(begin / backbone.fps, end / backbone.fps) for begin, end in spans]
 
     def data_loss_parts(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
         """Return an endless iterator of data-loss batches for a round's optimiser steps.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vidrl.feedback.bradley_terry import Array, probabilities
 from vidrl.feedback.judgments import Choice
@@ -25,17 +26,18 @@ from vidrl.synthetic import corruptions, world
 from vidrl.synthetic.verifier import centroid, object_mask
 
 # How far apart clips of `pool` lie in each taste: the unit in which weights count.
-UNITS = {"smooth": 0.03, "colour": 0.2, "steady": 0.12}
+UNITS = {"smooth": 0.03, "colour": 0.2, "steady": 0.12, "lively": 0.015}
 FAULTS = ("shake", "pop", "desaturate", "flicker", "noise", "blur", "stutter", "dim", "average")
 
 
 class Utility(Reward):
-    """The true utility of simulated raters: smooth motion, strong colour, no popping.
+    """The true utility of simulated raters: smooth motion, strong colour, no popping, speed.
 
-    The utility of a frame is Σ weight · measure / unit over three measures of its coloured
+    The utility of a frame is Σ weight · measure / unit over four measures of its coloured
     object: smooth, minus the second difference of the centre in widths; colour, the mean
     difference between the largest and the smallest channel; steady, minus the change of the
-    logarithm of the area. The units are those of UNITS.
+    logarithm of the area; lively, the way of the centre from frame to frame in widths. The
+    units are those of UNITS.
 
     >>> clip = world.render(world.Scene("circle", "red", "left"))
     >>> shaken = corruptions.corrupt(clip.video, "shake")
@@ -48,16 +50,18 @@ class Utility(Reward):
     time_support = "pair"
     least_frames = 3
     card = Card(
-        sees="How smoothly the coloured object moves, how strong its colour is, and whether its "
-        "size jumps.",
+        sees="How smoothly and how fast the coloured object moves, how strong its colour is, and "
+        "whether its size jumps.",
         blind_to="All else.",
         hacks="A still of a strong colour.",
         input="Clips of vidrl.synthetic.world.",
     )
 
-    def __init__(self, smooth: float = 1.0, colour: float = 1.0, steady: float = 1.0) -> None:
+    def __init__(
+        self, smooth: float = 1.0, colour: float = 1.0, steady: float = 1.0, lively: float = 0.0
+    ) -> None:
         super().__init__()
-        self.weights = {"smooth": smooth, "colour": colour, "steady": steady}
+        self.weights = {"smooth": smooth, "colour": colour, "steady": steady, "lively": lively}
 
     def terms(self, samples: Samples) -> Tensor:
         """Return the utility of each frame, (B, F)."""
@@ -70,10 +74,11 @@ class Utility(Reward):
 
 
 def measures(video: Tensor) -> dict[str, Tensor]:
-    """Return smooth, colour and steady of each frame of a clip (F, 3, H, W), each (F,).
+    """Return smooth, colour, steady and lively of each frame of a clip (F, 3, H, W), each (F,).
 
-    Where no frame shows a coloured object, nothing moves smoothly: smooth and steady are
-    those of an object that jumps by a tenth of the width and doubles its area.
+    A frame that shows no coloured object has the smooth and the steady of an object that jumps
+    by a tenth of the width and doubles its area, and no colour. A step to or from such a frame
+    is no motion: its lively is 0.
     """
     mask = object_mask(video)
     mass = mask.sum((1, 2))
@@ -83,13 +88,15 @@ def measures(video: Tensor) -> dict[str, Tensor]:
     growth = (mass / mask[0].numel() + 1e-3).log().diff().abs()
     seen = (mass > 0.004 * mask[0].numel()).float()
     colour = (chroma * mask).sum((1, 2)) / mass.clamp(min=1e-6) * seen
-    ends = torch.nn.functional.pad
-    smooth = -ends(jump[None], (1, 1), mode="replicate")[0]
-    steady = -(ends(growth[None], (1, 0))[0] + ends(growth[None], (0, 1))[0]) / 2
+    way = centre.diff(dim=0).norm(dim=1) * seen[1:] * seen[:-1]
+    around = (pad(way[None], (1, 0), "replicate") + pad(way[None], (0, 1), "replicate"))[0]
+    smooth = -pad(jump[None], (1, 1), mode="replicate")[0]
+    steady = -(pad(growth, (1, 0)) + pad(growth, (0, 1))) / 2
     return {
         "smooth": torch.where(seen > 0, smooth, torch.full_like(smooth, -0.1)),
         "colour": colour,
         "steady": torch.where(seen > 0, steady, torch.full_like(steady, -0.7)),
+        "lively": around / 2,
     }
 
 
