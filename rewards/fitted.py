@@ -117,10 +117,11 @@ class Fitted(Composite):
             name: Score(found.masked_fill(lost, torch.nan), None, "clip", why=why)
             for name, found in ((UNCERTAINTY, std), (UNFAMILIAR, far))
         }
-        weights, slopes = self._weights(z)
         curve = frames if length(parts) else None
         every = {**parts, **beside}
-        return Score(value, curve, self.time_support, every, why, weights, slopes)
+        # No weights: the option per_part would divide each feature by its spread in the round,
+        # and train on another taste, without its caution.
+        return Score(value, curve, self.time_support, every, why, {}, self._slopes(z))
 
     def _features(self, parts: Mapping[str, Score]) -> tuple[Tensor, list[str | None]]:
         """Return the standardised features (B, F, K), and why clips cannot be scored.
@@ -140,15 +141,14 @@ class Fitted(Composite):
         why = [reason(str(score.why[i]) for score in parts.values() if score.why[i]) for i in clips]
         return torch.where(torch.isfinite(z), z, torch.zeros_like(z)), why
 
-    def _weights(self, z: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return weights, and slopes of the value in each part, (B,); none for a nonlinear head."""
+    def _slopes(self, z: Tensor) -> dict[str, Tensor]:
+        """Return the slopes of the value in each part, (B,); none for a nonlinear head."""
         if self.taste.form != "linear":
-            return {}, {}
-        weights, scale = self.taste.tensors["weights"], self.taste.tensors["scale"]
-        by_part = dict(zip(self.parts, (weights / scale).tolist(), strict=True))
+            return {}
+        by_feature = self.taste.tensors["weights"] / self.taste.tensors["scale"]
+        by_part = dict(zip(self.parts, by_feature.tolist(), strict=True))
         by_part |= {UNCERTAINTY: -self.caution, UNFAMILIAR: 0.0}
-        slopes = {name: z.new_full((len(z),), slope) for name, slope in by_part.items()}
-        return dict(zip(self.parts, weights.tolist(), strict=True)), slopes
+        return {name: z.new_full((len(z),), slope) for name, slope in by_part.items()}
 
 
 def reason(reasons: Iterable[str]) -> str | None:

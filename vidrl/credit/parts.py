@@ -265,16 +265,23 @@ def mask_samples(score: Score, mask: Tensor) -> Score:
     return replace(score, value=score.value.masked_fill(mask, torch.nan), frames=curve, parts=parts)
 
 
-def has_curve(parts: Mapping[str, Score]) -> bool:
-    """Return whether a part, or a part of a part, has a curve; warn of those that have none."""
+def has_curve(parts: Mapping[str, Score], slopes: Mapping[str, Tensor] | None = None) -> bool:
+    """Return whether a part, or a part of a part, has a curve; warn of those that have none.
+
+    A part whose slope is 0 everywhere adds nothing that could be credited, so it counts as
+    absent. The parts of a score without slopes are not credited: its own curve is.
+    """
     found = []
     for name, part in parts.items():
-        if not part.parts and part.frames is None:
+        if slopes and name in slopes and not slopes[name].any():
+            continue
+        if not part.slopes and part.frames is None:
             warnings.warn(
                 f"{name} has no curve over frames: its value is credited to every segment",
                 stacklevel=4,  # names the line that asked for advantages, not this one
             )
-        found.append(has_curve(part.parts) if part.parts else part.frames is not None)
+        deeper = part.parts and part.slopes
+        found.append(has_curve(part.parts, part.slopes) if deeper else part.frames is not None)
     return any(found)
 
 

@@ -1,0 +1,236 @@
+"""Write the page of the study people_train from its ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from _people_train_labels import RATER, TASTE, Size
+from _people_train_plot import picture
+from _people_train_runs import ARMS, FEW, HELD_OUT, LONG
+
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.means import Interval, interval
+
+Rows = Sequence[dict[str, Any]]
+GUARDS = ("verifier", "identity", "diversity")
+TRAINED = ("fitted", "true", "default", "permuted", "dpo", "kto")
+PAIRED = (
+    ("fitted", "permuted"),
+    ("fitted", "default"),
+    ("true", "fitted"),
+    ("fitted", "dpo"),
+    ("fitted", "kto"),
+)
+
+
+def gain(row: dict[str, Any], measure: str = "true") -> float:
+    """Return how much a measure rose from the first to the last evaluation of a run.
+
+    >>> gain({"measures": {"true": [1.0, 1.5, 3.0]}})
+    2.0
+    """
+    values = row["measures"][measure]
+    return float(values[-1] - values[0])
+
+
+def of(rows: Rows, arm: str) -> list[dict[str, Any]]:
+    """Return the runs of an arm, in the order of their seeds."""
+    return sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"])
+
+
+def differences(rows: Rows, first: str, second: str) -> list[float]:
+    """Return the gain of the first arm less that of the second, for each seed that both have.
+
+    >>> runs = [("x", 0, 3.0), ("y", 0, 1.0), ("x", 1, 5.0)]
+    >>> rows = [{"arm": a, "seed": s, "measures": {"true": [0.0, v]}} for a, s, v in runs]
+    >>> differences(rows, "x", "y")
+    [2.0]
+    """
+    gains = [{row["seed"]: gain(row) for row in of(rows, arm)} for arm in (first, second)]
+    return [gains[0][seed] - gains[1][seed] for seed in sorted(gains[0].keys() & gains[1].keys())]
+
+
+def peak(row: dict[str, Any]) -> tuple[int, float]:
+    """Return the round of the highest true utility, and how far it fell from there to the end.
+
+    >>> peak({"rounds": [0, 4, 8], "measures": {"true": [1.0, 2.0, 1.5]}})
+    (4, 0.5)
+    """
+    values = row["measures"]["true"]
+    best = max(range(len(values)), key=values.__getitem__)
+    return row["rounds"][best], float(values[best] - values[-1])
+
+
+def page(rows: Rows, fits: Rows, commit: str) -> tuple[str, str]:
+    """Return the page as Markdown, and its picture as SVG."""
+    seeds = {arm: len(of(rows, arm)) for arm in ARMS}
+    text = HEAD.format(
+        taste=", ".join(f"{weight:g} {name}" for name, weight in TASTE.items() if weight),
+        size=Size(),
+        rater=RATER,
+        commit=commit,
+        seeds=max(seeds.values()),
+        rounds=of(rows, "fitted")[0]["rounds"][-1],
+        prompts=HELD_OUT,
+        fits=_fits(fits),
+        gains=_gains(rows),
+        paired=_paired(rows),
+        few=FEW,
+        long=LONG,
+        over=_over(rows),
+        falls=_falls(rows),
+        direct=_direct(rows),
+    )
+    return text, picture(rows)
+
+
+HEAD = """\
+# Train on a reward that was fitted to simulated raters
+
+A simulated rater of known utility compares clips of the embedded model (assets/tiny-wan-32). A
+reward is fitted to the answers as `vidrl fit` does it, and the model is trained on the reward by
+DiffusionNFT (scripts/recipes/tiny_taste.toml, {rounds} rounds, no guard acts). The measure is the
+true utility of one clip of each of {prompts} held-out prompts, with the same noise before and
+after: neither the labels nor the training have these prompts.
+
+`python benchmarks/studies/people_train.py run --out runs/people_train`, then
+`python benchmarks/studies/people_train.py page --out runs/people_train`; commit: {commit}.
+
+Every seed has its own {size.prompts} prompts with {size.each} clips each, its own {size.labels}
+random pairs, answers, fit and training; all arms of a seed share clips, pairs and answers. The
+utility is {taste}, in the units of `vidrl.feedback.simulated_raters`: the rater likes fast motion
+that is smooth. A gap of utility is divided by the rater's temperature, {rater.temperature:g}, to
+get the logits of the choice. The rater likes the clip shown first by {rater.side:g} logits, and
+answers {rater.lapse:.0%} of the pairs at random. Brackets hold 95 % intervals over seeds.
+
+![gains, and the course of long runs](people_train.svg)
+
+## The fits
+
+Agreement is the cross-validated share of the decided choices on prompts that the fit has not seen.
+
+{fits}
+
+## Does training on the fitted reward move the model towards the taste?
+
+{gains}
+
+Paired differences of the gain in true utility:
+
+{paired}
+
+## Over-optimisation
+
+With {few} labels and {long} times the rounds, of four prompts each; `caution = 1` lowers the reward
+of each clip by one standard deviation of what the labels leave open. Means over seeds; the fitted
+reward is in its own unit, and for `caution = 1` is what is left after the caution.
+
+{over}
+
+{falls}
+
+## From the pairs at once, or by way of a reward
+
+`dpo` and `kto` read the store itself (`data.pairs = "taste.db"`) and sample no clips; the reward is
+fitted to the same answers. CPU seconds are those of the training without labels, fit and
+evaluation.
+
+{direct}
+"""
+
+
+def _fits(fits: Rows) -> str:
+    lines = ["| fit | seeds | agreement | each seed |", "|---|---|---|---|"]
+    for name in dict.fromkeys(row["fit"] for row in fits):
+        values = [row["agreement"] for row in fits if row["fit"] == name]
+        each = ", ".join(f"{100 * value:.0f}" for value in values)
+        lines.append(
+            f"| {name} | {len(values)} | {100 * sum(values) / len(values):.1f} % | {each} |"
+        )
+    return "\n".join(lines)
+
+
+def _gains(rows: Rows) -> str:
+    lines = [
+        "| arm | trained on | seeds | true utility | gain of each seed | "
+        + " | ".join(f"{name}, change" for name in GUARDS)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(GUARDS),
+    ]
+    for arm in TRAINED:
+        runs = of(rows, arm)
+        if not runs:
+            continue
+        start = sum(row["measures"]["true"][0] for row in runs) / len(runs)
+        each = ", ".join(f"{gain(row):+.2f}" for row in runs)
+        guards = [shown(interval([gain(row, name) for row in runs]), 3) for name in GUARDS]
+        change = shown(interval([gain(row) for row in runs]))
+        lines.append(
+            f"| {arm} | {ARMS[arm].about} | {len(runs)} | {start:.2f} {change} | {each} | "
+            f"{' | '.join(guards)} |"
+        )
+    return "\n".join(lines)
+
+
+def _paired(rows: Rows) -> str:
+    lines = ["| difference | pairs | mean | p of a sign-flip test |", "|---|---|---|---|"]
+    for first, second in PAIRED:
+        found = differences(rows, first, second)
+        if len(found) > 1:
+            p = sign_flip_p(found)
+            lines.append(
+                f"| {first} less {second} | {len(found)} | {shown(interval(found))} | {p:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def _over(rows: Rows) -> str:
+    arms = [arm for arm in ("few", "cautious") if of(rows, arm)]
+    columns = " | ".join(f"{arm}: fitted reward | {arm}: true utility" for arm in arms)
+    lines = [f"| round | {columns} |", "|---|" + "---|---|" * len(arms)]
+    for at, number in enumerate(of(rows, arms[0])[0]["rounds"] if arms else ()):
+        cells = [f"{_mean(rows, arm, name, at):.2f}" for arm in arms for name in ("fitted", "true")]
+        lines.append(f"| {number} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(rows: Rows, arm: str, name: str, at: int) -> float:
+    values = [row["measures"][name][at] for row in of(rows, arm)]
+    return float(sum(values) / len(values))
+
+
+def _falls(rows: Rows) -> str:
+    lines = [
+        "| arm | seed | fitted reward, change | true utility, change | highest after round | "
+        "fall from there |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in ("few", "cautious"):
+        for row in of(rows, arm):
+            best, fall = peak(row)
+            rises = f"{gain(row, 'fitted'):+.2f} | {gain(row):+.2f}"
+            lines.append(f"| {arm} | {row['seed']} | {rises} | {best} | {fall:.2f} |")
+    return "\n".join(lines)
+
+
+def _direct(rows: Rows) -> str:
+    lines = ["| way | seeds | gain in true utility | CPU seconds |", "|---|---|---|---|"]
+    for arm in ("fitted", "dpo", "kto"):
+        runs = of(rows, arm)
+        if runs:
+            seconds = sum(row["train_cpu"] for row in runs) / len(runs)
+            change = shown(interval([gain(row) for row in runs]))
+            lines.append(f"| {ARMS[arm].about} | {len(runs)} | {change} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def shown(found: Interval, digits: int = 2) -> str:
+    """Return a mean with its interval as text; without an interval for few values.
+
+    >>> shown(interval([1.0, 2.0]))
+    '+1.50'
+    """
+    ends = "" if math.isnan(found.low) else f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    return f"{found.mean:+.{digits}f}{ends}"
