@@ -55,7 +55,12 @@ def test_no_prediction_beats_the_ceiling():
 def test_each_measure_sees_its_own_fault():
     clean = world.render(world.Scene("circle", "red", "left", "slow")).video
     before = {name: curve.mean() for name, curve in measures(clean).items()}
-    for name, fault in (("smooth", "shake"), ("colour", "desaturate"), ("steady", "pop"), ("lively", "freeze")):
+    for name, fault in (
+        ("smooth", "shake"),
+        ("colour", "desaturate"),
+        ("steady", "pop"),
+        ("lively", "freeze"),
+    ):
         worse = measures(faulty(clean, fault, 0.6, 3))[name].mean()
         assert worse < before[name], f"{fault} left {name} at {worse}"
 
