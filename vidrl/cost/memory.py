@@ -65,6 +65,8 @@ def device(plan: Plan) -> dict[str, float]:
         "kept trajectories": 0.0 if chosen.rollouts_on_cpu else trajectories(plan),
         "conditions": 0.0 if chosen.rollouts_on_cpu else _conditions(plan, plan.clips),
     }
+    if plan.scoring is not None and plan.scoring.resident:
+        parts["reward's networks"] = plan.scoring.resident
     stages = _stages(plan)
     other = {
         "update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other

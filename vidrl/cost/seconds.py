@@ -65,7 +65,7 @@ def on_card(
     stages = {name: value / plan.processes for name, value in stages.items()}
     for name, value in moved(plan, card).items():
         stages[name] += value
-    a_clip = plan.scoring.moved / card.bandwidth if plan.scoring else nan
+    a_clip = plan.scoring.seconds(card, utilisation) if plan.scoring else nan
     if isnan(a_clip):
         found = with_totals(stages, recipe, calls, evaluation / plan.processes)
         return {**found, "reward": nan}
