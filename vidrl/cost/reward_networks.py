@@ -28,7 +28,7 @@ TABLE = Path(__file__).with_name("reward_networks.toml")
 
 @dataclass(frozen=True)
 class Frame:
-    """What one frame costs a network.
+    """Holds what one frame costs a network.
 
     - `flops`: of a forward pass, two a multiply-add.
     - `alive`: bytes of the tensors of the pass that live at once.
@@ -42,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Network:
-    """What a reward's network costs for a clip.
+    """Holds what a reward's network costs for a clip.
 
     `precision` is that of its products, "float32" or "bfloat16"; `resident` the bytes of weights
     that stay on the card, and `alive` the bytes while the network reads, weights that come for this
