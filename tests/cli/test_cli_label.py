@@ -106,9 +106,13 @@ def test_the_report_of_a_store_needs_no_clips_and_opens_no_page(tmp_path, capsys
     sides = (Shown("base/a.mp4"), Shown("ours/a.mp4"))
     store.add(Answer("eva", sides, {"overall": "B"}, prompt="a dog", click="1"))
     store.close()
-    assert cli.main(["label", "--store", str(tmp_path / "taste.db"), "--report"]) == 0
+    html = tmp_path / "raters.html"
+    words = ["--store", str(tmp_path / "taste.db"), "--html", str(html)]
+    assert cli.main(["label", *words, "--report"]) == 0
     told = capsys.readouterr().out
-    assert "eva" in told and "one rater" in told
+    assert "eva" in told and "one rater" in told and told.endswith(f"files: {html}\n")
+    assert "eva" in html.read_text() and "one rater" in html.read_text()
+    assert "expected --report with --html" in refused(capsys, *words)
 
 
 def test_the_report_of_a_store_that_is_not_there_is_refused(tmp_path, capsys):

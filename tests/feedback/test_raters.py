@@ -137,9 +137,24 @@ def test_points_have_an_alpha_of_intervals():
 
 
 def test_texts_of_others_cannot_break_the_page():
-    rows = votes(("m/a", "n/b", 1, "<script>|x\n", "p"))
-    page = report(rows)[1]
+    rows = votes(("m/a", "n/b", 1, "<script>|x\n", "p"), ("m/<b>", "n/<b>", 1, "<i>", "q"))
+    found, page = report(rows)
     assert "<script>" not in page and "&lt;script>\\|x " in page
+    found |= {"source": "<b>.db", "notes": ["<i>"]}
+    html = raters_page.html(found)
+    assert not [text for text in ("<script", "<b>", "<i>") if text in html]
+    assert "&lt;script&gt;|x" in html and "&lt;b&gt;.db" in html
+    assert "http://" not in html and "https://" not in html
+
+
+def test_the_page_has_a_bar_for_each_interval():
+    rows = votes(*((f"m/{i}", f"n/{i}", 1, "ann", f"p{i}") for i in range(8)))
+    found, text = report(rows)
+    (row,) = found["wins"]
+    cell = next(cell for cell in raters_page._wins([row]).parts[1].rows[0] if len(cell) == 4)
+    assert cell.words in text and cell.words in raters_page.html(found)
+    assert cell.value == 1.0 and cell.low == pytest.approx(2 * row["low"] - 1)
+    assert 'class="forest up"' in raters_page.html(found)
 
 
 @pytest.mark.parametrize("mode", ["points", "ranking"])
@@ -156,11 +171,16 @@ def test_a_store_of_points_or_rankings_is_reported_with_its_pace(tmp_path, mode)
         given, at = {"picture": value, "overall": value}, f"2026-01-01T00:00:0{i}.000Z"
         store.add(Answer("Ann", clips, given, prompt=f"p{i}", seconds=seconds, at=at))
     store.add(Answer("Ann", clips))  # a skip is no answer
+    store.add(Answer("Ann", clips, {"overall": value}, prompt="p0", reason="repeat", seconds=9.0))
     store.close()
     found = raters.run(tmp_path / "taste.db", tmp_path / "out")
     (pace,) = found["pace"]
-    assert (pace["answers"], pace["seconds"], pace["quick"]) == (4, 9.0, 1)
+    assert (pace["answers"], pace["seconds"], pace["quick"]) == (5, 9.0, 1)
     assert [half["seconds"] for half in pace["halves"]] == [9.0, 4.75]
+    assert found["notes"] == [
+        "1 answer to repeated and gold pairs does not count for agreement and wins",
+        "1 skipped item has no answer",
+    ]
     assert found["raters"] == {"Ann": 8} and found["votes"] == 0
     kind = {"points": "8 judgments in points", "ranking": "8 rankings"}[mode]
     page = (tmp_path / "out/raters.md").read_text()

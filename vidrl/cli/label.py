@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _model
-from ._declare import command, device, new_folder, number, whole_number
+from ._declare import command, device, new_file, new_folder, number, whole_number
 from .sample import BACKBONE_OPTIONS
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def declare(commands: Any) -> None:
     label.add_argument(
         "--report",
         action="store_true",
-        help="print the report on the raters of --store (`vidrl pairs report`); open no page",
+        help="print the report on the raters of --store (`vidrl pairs report`); serve no page",
+    )
+    label.add_argument(
+        "--html", type=new_file, metavar="FILE", help="with --report: one page to be read offline"
     )
     _declare_questions(label.add_argument_group("questions"))
     _declare_order(label.add_argument_group("which clips next"))
@@ -160,6 +163,8 @@ def _declare_sampling(group: Any) -> None:
 def _label(args: argparse.Namespace) -> int:
     if args.report:
         return _report(args)
+    if args.html:
+        raise ValueError(f"expected --report with --html, got --html {args.html} alone")
     _check_packages()
     from vidrl.feedback.labelling import app, serve
 
@@ -181,7 +186,9 @@ def _report(args: argparse.Namespace) -> int:
     """Print the report on the raters of the store."""
     from vidrl.feedback import raters, raters_page
 
-    print(raters_page.page(raters.run(args.store)), end="")
+    print(raters_page.page(raters.run(args.store, html=args.html)), end="")
+    if args.html:
+        print(f"\nfiles: {args.html}")
     return 0
 
 

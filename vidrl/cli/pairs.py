@@ -24,9 +24,10 @@ Count what a file of judgments holds: kinds, aspects, raters, ties, contradictio
 """
 REPORT = """\
 Report on raters and their answers: agreement beyond chance, sides, consistency, wins of folders,
-how many more prompts would show a difference, pace and drift. Writes raters.md and raters.json.
+how many more prompts would show a difference, pace and drift. Writes raters.md and raters.json
+to --out, and a page with pictures to --html.
 
-  vidrl pairs report taste.db --out runs/raters
+  vidrl pairs report taste.db --out runs/raters --html raters.html
 """
 CONVERT = """\
 Write judgments in another format.
@@ -50,6 +51,9 @@ def declare(commands: Any) -> None:
     report = command(own, "report", REPORT, "report on raters and their answers", _report)
     report.add_argument("source", metavar="FILE", help="a store, or a file of judgments")
     report.add_argument("--out", type=new_folder, metavar="FOLDER", help="write the report here")
+    report.add_argument(
+        "--html", type=new_file, metavar="FILE", help="one page that can be read offline"
+    )
     convert = command(own, "convert", CONVERT, "write another format", _convert)
     _add_source(convert)
     convert.add_argument("--to", required=True, metavar="FORMAT", help="the format to write")
@@ -124,9 +128,11 @@ def _show(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from vidrl.feedback import raters, raters_page
 
-    print(raters_page.page(raters.run(args.source, args.out)), end="")
-    if args.out:
-        print(f"\nfiles: {args.out}/raters.md, {args.out}/raters.json")
+    print(raters_page.page(raters.run(args.source, args.out, args.html)), end="")
+    files = [f"{args.out}/raters.md", f"{args.out}/raters.json"] if args.out else []
+    files += [args.html] if args.html else []
+    if files:
+        print(f"\nfiles: {', '.join(files)}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Report on raters and their answers: agreement, sides, consistency, wins, power, pace and drift.
 
-`run` reads a store of `vidrl label` or a file of judgments and writes raters.json and raters.md.
+`run` reads a store of `vidrl label` or a file of judgments, and writes raters.json, raters.md and
+an HTML page.
 What cannot be known is NaN in Python and null in JSON, with its reason beside it.
 """
 
@@ -27,6 +28,7 @@ from vidrl.feedback.store_tables import is_store
 from vidrl.inference.means import Interval
 from vidrl.inference.power import prompts_needed
 from vidrl.inference.proportions import proportion_interval
+from vidrl.lookup.grammar import counted
 from vidrl.lookup.passwords import hidden
 from vidrl.rewards._files.atomic_file import write_bytes
 
@@ -53,8 +55,15 @@ class Evidence(NamedTuple):
     answers: list[Timed]
 
 
-def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Row:
-    """Return the report on a store or a file, and write raters.json and raters.md to `out`."""
+def run(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    html: str | os.PathLike[str] | None = None,
+) -> Row:
+    """Return the report on a store or a file.
+
+    Writes raters.json and raters.md to the folder `out`, and one HTML page to the file `html`.
+    """
     found = {"source": hidden(os.fspath(path))} | report(*evidence(path))
     if out is not None:
         folder = Path(out)
@@ -62,6 +71,8 @@ def run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None)
         text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
         write_bytes(folder / "raters.json", f"{text}\n".encode())
         write_bytes(folder / "raters.md", raters_page.page(found).encode())
+    if html is not None:
+        write_bytes(Path(html), raters_page.html(found).encode())
     return found
 
 
@@ -75,16 +86,27 @@ def evidence(path: str | os.PathLike[str]) -> Evidence:
 
     store = Store(path)
     try:
-        answers = [one for one in store.answers() if not one.skipped]
-        judgments, pairs = store.judgments(), store.questionnaire.mode == "pairs"
+        rows, judgments = store.answers(), store.judgments()
+        pairs = store.questionnaire.mode == "pairs"
     finally:
         store.close()
+    answers = [one for one in rows if not one.skipped]
+    judgments = replace(judgments, notes=_store_notes(rows))
     by_answer = {one.number: _votes(one) if pairs else [] for one in answers}
     timed = [
         Timed(one.rater, one.seconds or math.nan, one.at, _main_choice(by_answer[one.number]))
         for one in answers
     ]
     return Evidence([vote for some in by_answer.values() for vote in some], judgments, True, timed)
+
+
+def _store_notes(rows: Sequence[Any]) -> list[str]:
+    """Say which answers of a store have no part in some of the numbers."""
+    checks = sum(one.reason in ("repeat", "gold") and not one.skipped for one in rows)
+    skips = sum(one.skipped for one in rows)
+    counts = {"answers to repeated and gold pairs do not count for agreement and wins": checks}
+    counts |= {"skipped items have no answer": skips}
+    return [counted(count, what) for what, count in counts.items() if count]
 
 
 def _votes(answer: Any) -> list[Vote]:

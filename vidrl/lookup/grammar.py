@@ -8,6 +8,7 @@ SINGULAR = {
     "count": "counts",
     "belong": "belongs",
     "come": "comes",
+    "do": "does",
 }
 
 
