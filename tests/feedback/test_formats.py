@@ -484,3 +484,44 @@ def test_embedded_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
         assert paths[0] == paths[2] == str(tmp_path / "media/a.jpg")
         assert len(list((tmp_path / "media").iterdir())) == 2
     assert not list(tmp_path.parent.glob("*.jpg"))
+
+
+ODD = [None, "", 0, 1.5, "x", [], {}, [1], [[]], {"a": 1}, True]
+CELLS = {name: [form.example] for name, form in files.formats().items()}
+CELLS["vidrl"] += [
+    {"clips": ["a.mp4", "b.mp4"], "places": [1, 2], "prompt": "a dog"},
+    {"clip": "a.mp4", "points": 1, "low": 0, "high": 2, "prompt": "a dog"},
+    {"clip": "a.mp4", "begin": 0, "end": 1, "tags": ["flicker"]},
+]
+CELLS["flow_factory"] += [CELLS["flow_factory"][0] | {"metadata": {"labels": [1, 0]}}]
+
+
+def places(cell):
+    """The places of all values inside a cell, and of the cell itself."""
+    yield ()
+    inside = enumerate(cell) if isinstance(cell, list) else ()
+    for key, value in cell.items() if isinstance(cell, dict) else inside:
+        yield from ((key, *place) for place in places(value))
+
+
+def changed(cell, place, value):
+    cell = json.loads(json.dumps(cell))
+    found = cell
+    for key in place[:-1]:
+        found = found[key]
+    found[place[-1]] = value
+    return cell
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_value_of_another_type_is_read_or_refused_with_words(name, tmp_path):
+    """A value may be anything at any depth; a crash would print a traceback and no cure."""
+    file = tmp_path / "judgments.json"
+    for row in CELLS[name]:
+        for place in [place for place in places(row) if place]:
+            for value in ODD:
+                file.write_text(json.dumps([changed(row, place, value)]))
+                try:
+                    files.read(file, name)
+                except ValueError as error:
+                    assert "expected" in str(error) or "name" in str(error)

@@ -192,6 +192,31 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def as_object(value: Any, what: str) -> Mapping[str, Any]:
+    """Return a cell that holds an object; empty for an empty cell. Raises ValueError for others.
+
+    >>> as_object({"path": "a.mp4"}, "chosen"), as_object(None, "chosen")
+    ({'path': 'a.mp4'}, {})
+    """
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected {what} to be an object of JSON, got {str(value)[:60]!r}")
+    return value
+
+
+def as_objects(value: Any, what: str) -> list[Mapping[str, Any]]:
+    """Return a cell that holds a list of objects; empty for an empty cell.
+
+    Raises ValueError for another cell, and for an entry of the list that is no object.
+    """
+    if value in (None, ""):
+        return []
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise ValueError(f"expected {what} to be a list of objects, got {str(value)[:60]!r}")
+    return value
+
+
 def check_columns(aspects: Sequence[str], taken: Collection[str]) -> None:
     """Raise ValueError for aspects that cannot be columns: equal ones, or names that are taken."""
     names = [small(aspect) for aspect in aspects]

@@ -11,7 +11,8 @@ from vidrl.feedback.judgments import Choice, Judgments
 from vidrl.rewards._files.finding import inside
 from vidrl.rewards._files.pictures import IMAGES
 
-from .base import Format, Judgment, Relative, Row, Table
+from ._cells import labels
+from .base import Format, Judgment, Relative, Row, Table, as_object, as_objects
 
 VERSION = 2
 SLOTS = {"last_image": "last_frame"}  # a reference's name, and the slot that means it
@@ -48,16 +49,15 @@ class FlowFactory(Format):
         """Yield the choice of one record."""
         if row.cells["schema_version"] != VERSION:
             raise ValueError(f"expected schema_version 2, got {row.cells['schema_version']!r}")
-        supervision, given = row.cells["supervision"], row.cells["input"]
-        if not isinstance(supervision, Mapping) or not isinstance(given, Mapping):
-            raise ValueError("expected input and supervision to be objects")
+        supervision = as_object(row.cells["supervision"], "supervision")
+        given = as_object(row.cells["input"], "input")
         if supervision.get("type") != "preference":
             table.left_out[f"records are of the type {supervision.get('type')!r}"] += 1
             return
         first, second = (_clip(supervision, side, table) for side in ("chosen", "rejected"))
-        metadata = row.cells.get("metadata") or {}
-        labels = tuple(metadata.get("labels", ())) if isinstance(metadata, Mapping) else ()
-        yield Choice(first, second, 1, prompt=_prompt(given, table), labels=labels)
+        metadata = as_object(row.cells.get("metadata"), "metadata")
+        own = labels(Row(row.where, {"labels": metadata.get("labels") or None}, {}))
+        yield Choice(first, second, 1, prompt=_prompt(given, table), labels=own)
 
     def write(self, judgments: Judgments, path: Relative) -> list[dict[str, Any]]:
         """Return a record for each choice."""
@@ -78,11 +78,9 @@ class FlowFactory(Format):
 
 def _clip(supervision: Mapping[str, Any], side: str, table: Table) -> str:
     """Return the clip of a candidate: its only video, or its only image."""
-    media = (supervision.get(side) or {}).get("media")
+    media = as_objects(as_object(supervision.get(side), side).get("media"), f"the media of {side}")
     found = [
-        one["path"]
-        for one in (media if isinstance(media, list) else [])
-        if isinstance(one, Mapping) and one.get("type") in ("video", "image") and "path" in one
+        one["path"] for one in media if one.get("type") in ("video", "image") and "path" in one
     ]
     if len(found) != 1:
         raise ValueError(f"expected one video or image of {side}, got {len(found)}")
@@ -93,8 +91,8 @@ def _prompt(given: Mapping[str, Any], table: Table) -> str:
     """Return the prompt of a record with the references that its input has."""
     names = {slot: name for name, slot in SLOTS.items()}
     found: dict[str, str] = {}
-    for one in given.get("media") or ():
-        name = names.get(one.get("slot", ""), one.get("type", ""))
+    for one in as_objects(given.get("media"), "the media of input"):
+        name = names.get(str(one.get("slot", "")), str(one.get("type", "")))
         if not is_file(name) or name in found:
             table.left_out[f"conditions {one.get('slot') or one.get('type')} are not read"] += 1
             continue

@@ -8,7 +8,7 @@ from typing import Any
 from vidrl.feedback.judgments import OVERALL, Choice, Judgments, Points
 
 from ._cells import grouped
-from .base import Format, Judgment, Relative, Row, Table, is_number
+from .base import Format, Judgment, Relative, Row, Table, as_object, as_objects, is_number
 
 CLIPS = (  # keys of a task's data that name its two clips; those of the templates come last
     ("video1", "video2"),
@@ -62,16 +62,14 @@ class LabelStudio(Format):
 
     def judged(self, row: Row, table: Table, known: None) -> Iterator[Judgment]:
         """Yield the judgments of one task."""
-        data, annotations = row.cells["data"], row.cells["annotations"]
-        if not isinstance(data, Mapping) or not isinstance(annotations, list):
-            raise ValueError("expected data to be an object and annotations a list")
-        task = Row.of(row.where, data, table.renamed)
+        annotations = as_objects(row.cells["annotations"], "annotations")
+        task = Row.of(row.where, as_object(row.cells["data"], "data"), table.renamed)
         for annotation in annotations:
             if annotation.get("was_cancelled"):
                 table.left_out["annotations were cancelled"] += 1
                 continue
             rater = _rater(annotation.get("completed_by"))
-            for result in annotation.get("result") or ():
+            for result in as_objects(annotation.get("result"), "the result of an annotation"):
                 yield from _judgments(result, task, rater, table)
 
     def write(self, judgments: Judgments, path: Relative) -> list[dict[str, Any]]:
@@ -87,9 +85,12 @@ def _judgments(
     result: Mapping[str, Any], task: Row, rater: str, table: Table
 ) -> Iterator[Judgment]:
     """Yield the judgment of one result, if it is one."""
-    value, name = result.get("value") or {}, str(result.get("from_name") or "")
+    value = as_object(result.get("value"), "the value of a result")
+    name = str(result.get("from_name") or "")
     about = (OVERALL if name in PAIRWISE else name or OVERALL, task.text(*PROMPTS), rater)
-    word = str(value.get("selected") or next(iter(value.get("choices") or [""]), "")).lower()
+    choices = value.get("choices")
+    first_choice = choices[0] if isinstance(choices, list) and choices else ""
+    word = str(value.get("selected") or first_choice).lower()
     if word in SIDES or word in TIES:
         bad = TIES.get(word, False)
         first, second = _pair(task, table)

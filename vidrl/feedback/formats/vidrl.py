@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from vidrl.feedback.judgments import OVERALL, Choice, Fault, Judgments, Points, Ranking
 
 from ._cells import WORDS, answer, labels, listed, prompt, prompt_cells
-from .base import HOLDABLE, Format, Judgment, Relative, Row, Table
+from .base import HOLDABLE, Format, Judgment, Relative, Row, Table, is_number
 
 NOTE = "note"
 
@@ -103,7 +103,10 @@ def _points(row: Row, table: Table, about: About) -> Points:
 
 def _ranking(row: Row, table: Table, about: About) -> Ranking:
     clips = tuple(table.clips.path(clip) for clip in listed(row.cell("clips")))
-    return Ranking(clips, tuple(int(place) for place in listed(row.cell("places"))), *about)
+    places = listed(row.cell("places"))
+    if not all(is_number(place) and float(place).is_integer() for place in places):
+        raise ValueError(f"expected places to be whole numbers, got {row.word('places')[:60]!r}")
+    return Ranking(clips, tuple(int(float(place)) for place in places), *about)
 
 
 def _fault(row: Row, table: Table, about: About) -> Fault:
