@@ -1,17 +1,14 @@
 """The commands and the code of the tutorials run as they stand, in the order of the page."""
 
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-TUTORIALS = ROOT / "docs" / "tutorials"
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from tests import pages
+from tests.pages import run
+
 SAVED = {"write_a_reward": "my_module", "write_a_backbone": "my_backbone"}
 SAVED |= {"write_an_algorithm": "my_algorithms"}  # pages whose first block is a file to save
 FEW = "train.prompts_per_round=2 train.group=4 train.show=2"
@@ -24,44 +21,27 @@ SHORTER = {  # the same commands, with fewer clips and a smaller model
     "tail -n 40": "tail -n 4",
     "held_out_n = 40": "held_out_n = 4",
     "vidrl cost": "vidrl cost --no-measure",
-    "--prompts assets/prompts/world_held_out.txt": "--prompts four.txt",
+    "--prompts assets/prompts/world_held_out.txt": "--prompts few.txt",
     "--steps 20": "--steps 3",
 }
 
 
 def blocks(page):
-    return FENCE.findall((TUTORIALS / f"{page}.md").read_text(encoding="utf-8"))
+    return pages.blocks(f"tutorials/{page}.md")
 
 
 @pytest.fixture
 def place(tmp_path):
     """A working folder with the repository's files, as links."""
-    for name in ("assets", "scripts", "benchmarks", "rewards", "vidrl"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    prompts = (ROOT / "assets" / "prompts" / "world_held_out.txt").read_text().splitlines()
-    (tmp_path / "four.txt").write_text("\n".join(prompts[:4]) + "\n")
-    return tmp_path
-
-
-def run(place, script, *interpreter):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*interpreter, script], cwd=place, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return pages.link(tmp_path, prompts=4)
 
 
 def shorter(text):
-    for long, short in SHORTER.items():
-        text = text.replace(long, short)
-    return text
+    return pages.shorter(text, SHORTER)
 
 
 def shell(place, text):
-    text = shorter(text)
-    text = re.sub(r"^vidrl ", f"{sys.executable} -m vidrl ", text, flags=re.MULTILINE)
-    run(place, f"set -e\n{text}", "bash", "-c")
+    pages.shell(place, text, SHORTER)
 
 
 @pytest.mark.slow
@@ -90,7 +70,7 @@ def test_what_a_tutorial_saves_can_be_used(place, page):
     if page == "write_a_reward":
         shell(
             place,
-            "vidrl sample --model assets/tiny-wan-32 --prompts four.txt --steps 2 --out clips",
+            "vidrl sample --model assets/tiny-wan-32 --prompts few.txt --steps 2 --out clips",
         )
     for language, text in blocks(page):
         if language == "":
