@@ -26,7 +26,7 @@ Cell = str | Interval
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a table and its rows."""
+    """A table is its columns and its rows."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A title, and the paragraphs and tables below it."""
+    """A section has a title, and paragraphs and tables below it."""
 
     title: str
     parts: Sequence[str | Table]
