@@ -204,6 +204,38 @@ def test_no_command_prints_the_password_of_a_database(words, tmp_path, capsys, m
     assert not any("secret" in str(file) for file in tmp_path.rglob("*"))
 
 
+def test_reports_of_a_database_name_it_without_its_password(store, tmp_path, capsys, monkeypatch):
+    """The address of a server, whose answers lie in a file here."""
+    for i in range(3):
+        shown = tuple(Shown(f"/{side}/{i}.mp4") for side in ("base", "ours"))
+        store.add(Answer("Ann", shown, {"overall": "A"}, prompt=f"prompt {i}"))
+    monkeypatch.setattr("vidrl.feedback.store.engine_of", lambda where, file: store.engine)
+    monkeypatch.chdir(tmp_path)
+    where, out = "postgresql://ann:secret@host/taste", tmp_path / "out"
+    out.mkdir()
+    html = ["--html", str(out / "raters.html")]
+    for words in (
+        ["pairs", "show", where],
+        ["pairs", "report", where, "--out", str(out), *html],
+        ["label", "--report", "--store", where, *html],
+        ["pairs", "convert", where, "--to", "vidrl", "--out", str(out / "own.jsonl")],
+    ):
+        assert cli.main(words) == 0
+    shown = capsys.readouterr()
+    assert "secret" not in shown.out + shown.err and "ann:***@host" in shown.out
+    texts = {file.name: file.read_text() for file in out.iterdir()}
+    assert texts.keys() == {"raters.md", "raters.json", "raters.html", "own.jsonl"}
+    assert not [name for name, text in texts.items() if "secret" in text]
+    assert "ann:***@host" in texts["raters.md"] and "ann:***@host" in texts["raters.html"]
+
+
+def test_the_words_of_a_command_are_kept_without_a_password(monkeypatch):
+    kept = []
+    monkeypatch.setattr("vidrl.cli.fit._fit", lambda args: kept.extend(args.words))
+    cli.main(["fit", "postgresql://ann:secret@host/taste", "--out", "taste"])
+    assert kept == ["fit", "postgresql://ann:***@host/taste", "--out", "taste"]
+
+
 def test_a_store_of_other_questions_is_refused_with_both_hashes_and_the_cure(store):
     other = Questionnaire(axes=(Axis("hands", "Which hands look real?"),))
     with pytest.raises(WrongStore) as error:
