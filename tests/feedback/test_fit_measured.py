@@ -327,6 +327,20 @@ def test_a_fault_at_the_very_end_marks_the_last_frame_and_one_of_a_whole_clip_is
     assert any(note.startswith("1 marked fault of a whole clip left out") for note in data.notes)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_file_that_names_the_chosen_clip_first_has_no_preference_for_a_side(order):
+    """As TRL's files do: else the side would explain every answer, and no feature any."""
+    curves, _ = world()
+    chosen = [one if one.choice == order else one.flipped() for one in answered() if one.choice]
+    taste = fit(Judgments(choices=chosen), curves, form="linear", quick=True)
+    weights = {row["feature"]: row["weight"] for row in taste.facts["weights"]}
+    assert weights["picture.light"] > 0.8 and weights["picture.colour"] < -0.4
+    assert abs(taste.facts["side"]) < 0.3
+    assert any("name the chosen clip at one side" in note for note in taste.facts["notes"])
+    both = fit(Judgments(choices=answered()), curves, form="linear", quick=True)
+    assert not any("at one side" in note for note in both.facts["notes"])
+
+
 def test_what_is_not_finite_becomes_the_centre():
     frames = fit_heads.standardised(
         [np.array([[1.0], [np.inf], [-np.inf], [np.nan]])], np.array([2.0]), np.array([0.5])

@@ -32,6 +32,8 @@ class Data:
     - `clips`: C names; `prompts`: C texts.
     - `first`, `second`, `choice`, `weight`, `rater` (N,): the choices; a weight is how many answers
       a choice stands for, as where a file holds the share of the votes for each clip of a pair.
+    - `sided` (N,): whether the order of the two clips may be that in which they were shown. It is
+      not in what rankings and points imply, nor where every choice names the chosen clip first.
     - `local_first`, `local_second` (L, F): weights of the frames of the two sides, which sum to 1
       in each row; `local_clips` (L, 2); `local_choice`, `local_weight`, `local_rater`
       (L,); `local_row` (L,), the choice that a local comparison belongs to, −1 for one of a marked
@@ -47,6 +49,7 @@ class Data:
     choice: np.ndarray
     weight: np.ndarray
     rater: np.ndarray
+    sided: np.ndarray
     local_clips: np.ndarray
     local_first: np.ndarray
     local_second: np.ndarray
@@ -106,7 +109,7 @@ class Data:
         of_fault = kept[self.local_clips].all(1) & faults
         local = np.where(self.local_row < 0, of_fault, asked[self.local_row])
         row = number[self.local_row]
-        of_choices = ("first", "second", "choice", "weight", "rater")
+        of_choices = ("first", "second", "choice", "weight", "rater", "sided")
         of_local = ("clips", "first", "second", "choice", "weight", "rater")
         of_points = ("scored", "level", "point_rater")
         changed = {name: getattr(self, name)[rows] for name in of_choices}
@@ -185,6 +188,7 @@ def collect(
         local.add_labels(row, one)
     marked = sum([local.add_fault(fault) for fault in faults])
     levels = _levels(points)
+    sided = _sided(named, set(map(id, judgments.choices)))
     return Data(
         clips=known,
         prompts=[prompts.get(clip, "") for clip in known],
@@ -193,11 +197,12 @@ def collect(
         choice=np.array([one.choice for one in named], int),
         weight=np.array([one.weight for one in named], float),
         rater=np.array([one.rater for one in named], object),
+        sided=sided,
         scored=np.array([at[one.clip] for one in points], int),
         level=levels,
         point_rater=np.array([one.rater for one in points], object),
         levels=int(levels.max()) + 1 if len(levels) else 0,
-        notes=_notes(named, marked, len(faults) - marked, points),
+        notes=_notes(named, sided, marked, len(faults) - marked, points),
         **local.arrays(),
     )
 
@@ -209,7 +214,8 @@ def prompts_of(judgments: Judgments) -> dict[str, str]:
     >>> prompts_of(Judgments(named))
     {'a': 'a dog', 'b': 'a dog'}
     """
-    named = [(one.clip, one.prompt) for one in (*judgments.faults, *judgments.points)]
+    named = [(fault.clip, fault.prompt) for fault in judgments.faults]
+    named += [(one.clip, one.prompt) for one in judgments.points]
     named += [(clip, c.prompt) for c in judgments.all_choices() for clip in (c.first, c.second)]
     return {clip: prompt for clip, prompt in named if prompt}
 
@@ -235,6 +241,18 @@ def _lone_points(judgments: Judgments, aspect: str) -> list[Points]:
     for one in of_aspect:
         rated.setdefault((one.prompt, one.rater), set()).add(one.clip)
     return [one for one in of_aspect if not one.prompt or len(rated[one.prompt, one.rater]) == 1]
+
+
+def _sided(choices: Sequence[Choice], asked: set[int]) -> np.ndarray:
+    """Return for which choices the order of the clips may say which was shown first, bool (N,).
+
+    `asked` holds the ids of the choices that people made, beside those that rankings and points
+    imply. Where all of the decided ones have the chosen clip at one side, as in files with columns
+    for the chosen and the rejected clip, a preference for that side would explain every answer.
+    """
+    sided = np.array([id(one) in asked for one in choices], bool)
+    sides = {one.choice for one, made in zip(choices, sided, strict=True) if made and one.choice}
+    return sided if len(sides) == 2 else np.zeros(len(choices), bool)
 
 
 def _levels(points: Sequence[Points]) -> np.ndarray:
@@ -304,7 +322,11 @@ def contradictions(choices: Iterable[Choice]) -> tuple[int, int]:
 
 
 def _notes(
-    choices: Sequence[Choice], marked: int, unmarked: int, points: Sequence[Points]
+    choices: Sequence[Choice],
+    sided: np.ndarray,
+    marked: int,
+    unmarked: int,
+    points: Sequence[Points],
 ) -> list[str]:
     """Return sentences for the card; `unmarked` faults could not be compared within their clips."""
     both, repeated = contradictions(choices)
@@ -313,6 +335,11 @@ def _notes(
         found.append(
             f"pairs that were decided more than once: {repeated}, of which {both} were decided "
             f"both ways ({100 * both / repeated:.0f} %); no reward agrees with both answers"
+        )
+    if choices and not sided.any():
+        found.append(
+            "no label says on which side a clip was shown: the labels are rankings or points, or "
+            "all of them name the chosen clip at one side. So no preference for a side was fitted"
         )
     again = Counter((one.clip, one.rater, one.prompt) for one in points if one.rater)
     if more := sum(count > 1 for count in again.values()):

@@ -100,6 +100,7 @@ class _Labels:
 
         self.first, self.second = torch.tensor(data.first), torch.tensor(data.second)
         self.choice, self.weight = of(data.choice), of(data.weight)
+        self.sided = of(data.sided)
         self.local_clips = torch.tensor(data.local_clips)
         self.local_first, self.local_second = of(data.local_first), of(data.local_second)
         self.local_choice, self.local_weight = of(data.local_choice), of(data.local_weight)
@@ -154,7 +155,8 @@ class _Labels:
 
     def likelihood(self, gap: Tensor, local: Tensor, points: Tensor, beside: Tensor) -> Tensor:
         """Return the log-likelihood of all labels."""
-        whole = davidson(gap + beside[1], self.choice, beside[0]) @ self.weight
+        felt = gap + beside[1] * self.sided
+        whole = davidson(felt, self.choice, beside[0]) @ self.weight
         total = whole + davidson(local, self.local_choice, beside[2]) @ self.local_weight
         if self.thresholds:
             offsets = beside[3 + self.thresholds :]
