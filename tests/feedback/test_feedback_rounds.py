@@ -184,7 +184,7 @@ def test_a_share_without_pairs_says_why():
 def test_the_page_closes_when_there_are_enough_answers(monkeypatch):
     serve = pytest.importorskip("vidrl.feedback.labelling.serve")
     monkeypatch.setattr(serve, "LAST_LOOK", 0.0)
-    asked = []
+    asked: list[int] = []
 
     async def app(scope, receive, send):
         raise AssertionError("nobody opens the page")
@@ -192,6 +192,15 @@ def test_the_page_closes_when_there_are_enough_answers(monkeypatch):
     with serve.bind(0) as listener:
         serve.run(app, listener, lambda: bool(asked) or asked.append(1))
     assert asked == [1], "the server ended at the second look"
+
+
+def test_an_undo_after_the_last_answer_keeps_the_page_open(monkeypatch):
+    serve = pytest.importorskip("vidrl.feedback.labelling.serve")
+    monkeypatch.setattr(serve, "LAST_LOOK", 0.0)
+    found = iter([True, False, True, True])  # enough; an answer is taken back; enough again
+    with serve.bind(0) as listener:
+        serve.run(None, listener, lambda: next(found))
+    assert list(found) == []
 
 
 def test_a_prompt_is_sampled_several_times(tmp_path):

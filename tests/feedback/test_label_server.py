@@ -348,6 +348,20 @@ def test_repeated_pairs_take_no_place_of_a_pair_that_was_not_shown(tmp_path, cou
     assert goals == sorted(goals)
 
 
+def test_nobody_is_asked_when_all_raters_together_have_given_enough(home):
+    desk = desk_of(home)
+    desk.until = 3
+    ann, bob = client_of(desk, "Ann"), client_of(desk, "Bob")
+    for client in (ann, bob, ann):
+        send(client, client.get("/api/state").json()["tasks"][0], overall="A")
+    for client in (ann, bob):
+        found = client.get("/api/state").json()
+        assert found["tasks"] == []
+        assert found["progress"]["goal"] == found["progress"]["done"]
+    ann.post("/api/undo", json={"click": "click-0001"}, headers=ORIGIN)
+    assert bob.get("/api/state").json()["tasks"], "an answer was taken back"
+
+
 def test_skipped_pairs_leave_the_goal_that_can_be_reached(desk):
     client = client_of(desk, "Ann")
     task = client.get("/api/state").json()["tasks"][0]

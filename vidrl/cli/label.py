@@ -176,7 +176,7 @@ def _label(args: argparse.Namespace) -> int:
         hosts = serve.hosts(port, args.public, args.allow_host)
         link = f"http://{serve.names(args.public)[0]}:{port}/?token={token}"
         _print_start(args, desk, link)
-        enough = (lambda: desk.answered() >= args.until) if args.until else None
+        enough = desk.complete if args.until else None
         serve.run(app.build(desk, token, hosts), listener, enough)
     _print_end(args, desk)
     return 0
@@ -256,7 +256,16 @@ def _desk(args: argparse.Namespace, folders: list[str]) -> Desk:
     store = Store(args.store, questions)  # last: options that are refused leave no file
     selection = replace(selection, seed=store.made)
     folder = f"{store.file}.frames" if store.file else ".vidrl_frames"
-    return Desk(store, clips, FrameFolder(folder), selection, known, args.count, note=_print_note)
+    return Desk(
+        store,
+        clips,
+        FrameFolder(folder),
+        selection,
+        known,
+        goal=args.count,
+        note=_print_note,
+        until=args.until or 0,
+    )
 
 
 def _questionnaire(args: argparse.Namespace) -> Questionnaire:

@@ -83,8 +83,9 @@ class Progress:
 class Desk:
     """Hands out tasks of a set of clips and writes the answers to a store.
 
-    `goal` is the number of answers that each rater is asked for. Any number of threads may call
-    the methods. `vanished` maps clips that could not be shown to the reason, and `note` is called
+    `goal` is the number of answers that each rater is asked for, and `until` the number of all
+    raters together, after which nobody is asked (0: no limit). Any number of threads may call the
+    methods. `vanished` maps clips that could not be shown to the reason, and `note` is called
     with each reason.
     """
 
@@ -97,6 +98,7 @@ class Desk:
     draw: random.Random = field(default_factory=random.SystemRandom)
     vanished: dict[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda text: None
+    until: int = 0
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -127,6 +129,8 @@ class Desk:
         with self._turn(rater):
             waiting = self._waiting(rater)
             self._put_changed_aside(waiting)
+            if self.complete():
+                return []
             progress = self.progress(rater)
             while len(waiting) < min(most, progress.goal - progress.done):
                 task = self._new_task(rater)
@@ -198,10 +202,15 @@ class Desk:
         mine = [row for row in rows if self._knows(row)]
         answered = [row for row in mine if not row.skipped]
         recent = [row.seconds for row in answered[-20:] if row.seconds > 0]
-        goal = max(len(answered), min(self.goal, len(answered) + self._left(rater, mine)))
+        left = 0 if self.complete() else self._left(rater, mine)
+        goal = max(len(answered), min(self.goal, len(answered) + left))
         pace = median(recent) if recent else 0.0
         skipped = len(mine) - len(answered)
         return Progress(len(answered), goal, pace, sitting([row.at for row in rows]), skipped)
+
+    def complete(self) -> bool:
+        """Return whether all raters together have given the answers that are asked for."""
+        return bool(self.until) and self.answered() >= self.until
 
     def answered(self) -> int:
         """Return how many answers on these clips all raters gave, repeats and gold left out."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 MOST_CONNECTIONS = 512
-LAST_LOOK = 3.0  # seconds between the last answer and the end of the server
+LAST_LOOK = 5.0  # seconds between the last answer and the end of the server
 PUBLIC = """\
 --public: other machines can reach this page. Nothing is encrypted, so anybody on the way can read
 the link and the answers. Whoever has the link can answer, under any free name. Use it in a network
@@ -124,7 +124,8 @@ def run(app: App, listener: socket.socket, enough: Callable[[], bool] | None = N
 
 def _end(server: uvicorn.Server, enough: Callable[[], bool]) -> None:
     """End a server when there is enough, after a moment in which the page says so."""
-    while not enough():
+    while not server.should_exit:
         time.sleep(0.5)
-    time.sleep(LAST_LOOK)
-    server.should_exit = True
+        if enough():
+            time.sleep(LAST_LOOK)
+            server.should_exit = server.should_exit or enough()  # an undo takes answers back
