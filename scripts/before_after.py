@@ -2,7 +2,7 @@
 
     python scripts/before_after.py RUN OUT.png
 
-The picture shows those of the kept clips whose reward rose most: every other frame,
+The picture shows those of the kept clips whose reward rose most: every other frame (`--every`),
 enlarged to 128 pixels a side, with the strip before training above the strip after. The
 images of a run that trains on images are put side by side.
 """
@@ -21,9 +21,9 @@ from vidrl.rewards import video
 SIDE, GAP = 128, 6
 
 
-def strip(path: Path) -> np.ndarray:
-    """Return every other frame of a clip side by side, (height, width, 3) BGR."""
-    frames = video.read(path)[0][::2].permute(0, 2, 3, 1).numpy()[..., ::-1]
+def strip(path: Path, every: int) -> np.ndarray:
+    """Return one of `every` frames of a clip side by side, (height, width, 3) BGR."""
+    frames = video.read(path)[0][::every].permute(0, 2, 3, 1).numpy()[..., ::-1]
     tall = [cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for frame in frames]
     white = np.full((tall[0].shape[0], 2, 3), 255, np.uint8)
     return np.concatenate([part for frame in tall for part in (frame, white)], 1)
@@ -42,7 +42,7 @@ def images(run: Path, clips: list[dict]) -> np.ndarray:
     for clip in clips:
         parts = []
         for kind in ("before", "after"):
-            picture = strip(run / "clips" / kind / clip["file"])[:, :SIDE]
+            picture = strip(run / "clips" / kind / clip["file"], 1)[:, :SIDE]
             parts += [caption(f"{kind} {clip[kind]['value']:.2f}", SIDE), picture]
         words = clip["prompt"].split()
         head = np.concatenate([caption(" ".join(words[:3]), SIDE), *parts])
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("-n", type=int, default=3, help="number of clips")
+    parser.add_argument("--every", type=int, default=2, help="show one of so many frames")
     args = parser.parse_args()
     clips = json.loads((args.run / "timelines.json").read_text())
     clips.sort(key=lambda clip: clip["before"]["value"] - clip["after"]["value"])
@@ -65,7 +66,8 @@ def main() -> None:
     rows = []
     for clip in clips[: args.n]:
         strips = {
-            kind: strip(args.run / "clips" / kind / clip["file"]) for kind in ("before", "after")
+            kind: strip(args.run / "clips" / kind / clip["file"], args.every)
+            for kind in ("before", "after")
         }
         width = strips["before"].shape[1]
         for kind, picture in strips.items():

@@ -11,6 +11,7 @@ import torch
 from vidrl import cli, config
 from vidrl.backbones.long import Long
 from vidrl.report.run_folder import read
+from vidrl.rewards import Samples
 from vidrl.training import evaluate
 
 RECIPE = "scripts/recipes/tiny_long.toml"
@@ -85,6 +86,40 @@ def test_the_check_reads_each_chunk(script, chunks, monkeypatch) -> None:
     found = script.check(2, chunks)
     assert [len(values) for values in found.values()] == [chunks] * 3
     assert lengths == 3 * [13, 16][:chunks]
+
+
+def test_the_study_gives_a_seam_to_its_border(monkeypatch) -> None:
+    """The picture changes at frame 13 alone, so that the second border has no seam."""
+    monkeypatch.syspath_prepend("benchmarks/studies")
+    curves = importlib.import_module("long_curves")
+    ground = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) / 4
+    light = (torch.arange(45) >= 13)[:, None, None, None] / 2
+    samples = Samples((ground + light)[None], ["a red circle stays still on a dark background"], 8)
+    found = curves.scores(samples, [13, 29])
+    first, second = curves.by_border(found["segment_seam"], [0, 13, 29, 45]).split(", ")
+    assert float(second) == 0 and float(first) < -0.5
+    value = float(found["segment_seam"].value)
+    assert (float(first) + float(second)) / 2 == pytest.approx(value, abs=1e-3)
+    assert curves.by_chunk(found["drift"], [0, 13, 29, 45]).startswith(("+0.000", "-0.000"))
+
+
+@pytest.mark.slow
+def test_long_clips_learn_to_have_no_seams(tmp_path) -> None:
+    """The recipe, shortened: the reward rises beyond doubt on held-out captions, and the
+    verifier, which no reward reads, does not fall."""
+    from vidrl.training import loop
+
+    changes = [
+        f"run={tmp_path / 'run'}",
+        "train.rounds=6",
+        "train.show=2",
+        "train.eval_every=100",
+        "data.held_out_n=64",
+    ]
+    found = read(loop.run(config.load(RECIPE, changes)))
+    assert found.held_out["composite"]["low"] > 0
+    for name in ("verifier", "identity"):
+        assert found.held_out[name]["after"] >= 0.965 * found.held_out[name]["before"]
 
 
 @pytest.mark.slow
