@@ -98,7 +98,7 @@ def test_the_second_round_compares_before_and_after_where_the_policy_left_the_la
     loop_plan.write_fitted(plan, 1)
     plan.run(1).mkdir(parents=True)
     (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
-    known, left = ({"unfamiliar_after": share} for share in (0.05, 0.051))
+    known, left = ({"unfamiliar_before": 0.1, "unfamiliar_after": share} for share in (0.15, 0.151))
     assert loop_plan.next_step(plan, {1: known}) is None
     step = loop_plan.next_step(plan, {1: left})
     assert (step.name, step.number) == ("label", 2)
@@ -217,11 +217,11 @@ def test_a_prompt_is_sampled_several_times(tmp_path):
 def test_a_loop_of_two_rounds_runs_with_people_in_between(tmp_path, capsys):
     """Simulated people, who like light clips, answer through the store each time they are asked."""
     out = tmp_path / "evening"
-    options = "--no-page --train-anyway --count 24 --unfamiliar 0 --features picture"
+    options = "--no-page --train-anyway --count 24 --unfamiliar -1 --features picture"
     few = "train.rounds=2 train.prompts_per_round=2 train.eval_every=2 algorithm.options.noises=2"
     words = f"loop scripts/recipes/tiny_taste.toml {options} --out {out} {few}".split()
     words += ["data.held_out_n=8", "train.eval_n=8"]
-    plan = Plan(out, count=24, unfamiliar=0.0, features="picture")
+    plan = Plan(out, count=24, unfamiliar=-1.0, features="picture")
     assert main(words) == 0 and "answers are needed" in capsys.readouterr().out
     answer_all(plan, 1)
     assert main(words) == 0 and names(plan) == ("label", 2)

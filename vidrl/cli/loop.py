@@ -56,11 +56,11 @@ def declare(commands: Any) -> None:
     )
     loop.add_argument(
         "--unfamiliar",
-        type=number(0),
+        type=number(-1),
         default=0.05,
         metavar="P",
-        help="ask again if more than this share of the policy's clips lies outside the clips of "
-        "the labels (0.05)",
+        help="ask again if the share of clips outside those of the labels rises by more than this "
+        "in a training (0.05); -1: always",
     )
     loop.add_argument(
         "--features",

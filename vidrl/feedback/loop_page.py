@@ -30,18 +30,19 @@ def write(plan: Plan, rounds: Mapping[int, Row]) -> str:
 
 def verdict(plan: Plan, number: int, row: Row) -> str:
     """Return the sentence that says whether further labels are asked for, and why."""
-    share = f"{100 * row['unfamiliar_after']:.0f} %"
-    limit = f"{100 * plan.unfamiliar:.0f} %"
+    before, after = (100 * row[f"unfamiliar_{when}"] for when in ("before", "after"))
+    limit = f"{100 * plan.unfamiliar:.0f} points"
+    shares = (
+        f"{after:.0f} % of the clips after the training lie outside the clips of the labels, "
+        f"{before:.0f} % before it"
+    )
     if not asks_again(plan, row):
         return (
-            f"{share} of the policy's clips lie outside the clips of the labels, at most {limit}: "
-            "the reward still knows these clips, and no further labels are needed."
+            f"{shares}, a rise of at most {limit}: the policy has not left the labelled clips, and "
+            "no further labels are needed."
         )
     more = "the next round asks about these clips" if number < plan.rounds else "more --rounds help"
-    return (
-        f"{share} of the policy's clips lie outside the clips of the labels, more than {limit}: "
-        f"the reward guesses there, and {more}."
-    )
+    return f"{shares}, a rise of more than {limit}: the reward guesses more often, and {more}."
 
 
 def _round(plan: Plan, number: int, row: Row) -> str:

@@ -41,8 +41,8 @@ class Plan:
 
     - `out`: its folder; `rounds`: how often it labels, fits and trains.
     - `count`: answers of a round, of all raters together; `samples`: clips of each prompt.
-    - `unfamiliar`: the share of the policy's clips that may lie outside the clips of the labels,
-      above which further labels are asked for.
+    - `unfamiliar`: by how much the share of clips outside those of the labels may rise by the
+      training; above, further labels are asked for.
     - `features`: those of `vidrl fit`.
     """
 
@@ -134,7 +134,8 @@ def next_step(plan: Plan, rounds: Mapping[int, Mapping[str, Any]]) -> Step | Non
 
 def asks_again(plan: Plan, measured: Mapping[str, Any]) -> bool:
     """Return whether the policy has left the clips of the labels, so that labels are asked for."""
-    return float(measured["unfamiliar_after"]) > plan.unfamiliar
+    rise = float(measured["unfamiliar_after"]) - float(measured["unfamiliar_before"])
+    return rise > plan.unfamiliar + 1e-9
 
 
 def _step_of_round(plan: Plan, number: int, measured: bool) -> Step | None:
