@@ -86,6 +86,9 @@ class Reward(nn.Module):
     - `remote`: a server computes the value, so that this process only waits for it; several
       threads may then call the reward at once.
     - `learns`: the reward learns from the clips of each round of a training, by `refresh`.
+    - `in_logits`: a gap d between the values of two clips means that people choose the better
+      one with probability σ(d), ties left out. The page of a run then says how often they
+      would choose the trained clip.
     - `lowered_by`: names in vidrl.synthetic.corruptions; each corruption lowers the value.
     - `range`: the smallest and the largest possible value.
     - `card`: see `Card`.
@@ -119,6 +122,7 @@ class Reward(nn.Module):
     learned: ClassVar[bool] = False
     remote: ClassVar[bool] = False
     learns: ClassVar[bool] = False
+    in_logits: ClassVar[bool] = False
     lowered_by: ClassVar[tuple[str, ...]] = ()
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     card: ClassVar[Card | None] = None
@@ -295,6 +299,10 @@ class Reward(nn.Module):
                 f"{type(self).__name__} cannot score a clip in pieces: pass it whole"
             )
         return Single(self, fps, prompt)
+
+    def remarks(self) -> list[str]:
+        """Return sentences on this reward for the page of a run; most rewards have none."""
+        return []
 
     @property
     def needed(self) -> int:

@@ -138,6 +138,11 @@ class Composite(Reward):
             f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()
         }
 
+    def remarks(self) -> list[str]:
+        """Return the remarks of the parts that count."""
+        counted = [part for name, part in self.parts.items() if self.weights[name]]
+        return [sentence for part in counted for sentence in part.remarks()]
+
     @property
     def needed(self) -> int:
         """The least number of frames: 1 where a part that counts scores images.

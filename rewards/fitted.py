@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Fitted(Composite):
     """
 
     learned = True
+    in_logits = True
     needs = ("safetensors",)
     extra = "learned"
     time_support = "clip"
@@ -93,6 +95,14 @@ class Fitted(Composite):
         self.taste, self.caution = taste, caution
         if taste.form != "linear":  # a window of three frames
             self.time_support = widest([self.time_support, "pair"])  # type: ignore[misc]
+
+    def remarks(self) -> list[str]:
+        """Return how well the fit agrees with choices that it has not seen.
+
+        >>> Fitted.tiny().remarks()
+        ['How well the fitted reward agrees with choices that it has not seen was not measured.']
+        """
+        return [agreement(self.taste.facts.get("accuracy"))]
 
     @property
     def streams(self) -> bool:
@@ -149,6 +159,34 @@ class Fitted(Composite):
         by_part = dict(zip(self.parts, by_feature.tolist(), strict=True))
         by_part |= {UNCERTAINTY: -self.caution, UNFAMILIAR: 0.0}
         return {name: z.new_full((len(z),), slope) for name, slope in by_part.items()}
+
+
+def agreement(found: Any) -> str:
+    """Return a sentence on the held-out agreement of a fit, as its facts have it.
+
+    The facts are those of a file, so they are used only where they are numbers.
+
+    >>> agreement({"value": 0.6, "low": 0.45, "high": 0.7, "choices": 90})[:70]
+    'The fitted reward agrees with 60.0 % [45.0, 70.0] of 90 choices that it'
+    """
+    names = ("value", "low", "high", "choices")
+    numbers = [found.get(name) if isinstance(found, dict) else None for name in names]
+    value, low, high, choices = (x if isinstance(x, int | float) else None for x in numbers)
+    if value is None or choices is None:
+        return (
+            "How well the fitted reward agrees with choices that it has not seen was not measured."
+        )
+    known = low is not None and high is not None
+    ends = f" [{100 * low:.1f}, {100 * high:.1f}]" if known else ""
+    chance = (
+        "; it is not shown to be above chance, so a gain in it says nothing of the raters' taste"
+        if not known or low <= 0.5
+        else ""
+    )
+    return (
+        f"The fitted reward agrees with {100 * value:.1f} %{ends} of {choices:g} choices that it "
+        f"has not seen, where chance is 50 %{chance}."
+    )
 
 
 def reason(reasons: Iterable[str]) -> str | None:

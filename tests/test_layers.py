@@ -89,6 +89,7 @@ LAYERS = [
         "credit.returns",
         "data.prompts",
         "training.stills",
+        "training.about_reward",
         "transition",
         "segments",
         "estimators",

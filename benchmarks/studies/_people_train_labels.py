@@ -138,3 +138,12 @@ def agreements(out: Path) -> Iterator[dict[str, Any]]:
         name = f"{labels} labels{' on other pairs' if kind == 'permuted' else ''}"
         seed = int(file.parent.parent.name.removeprefix("seed"))
         yield {"fit": name, "seed": seed, "agreement": facts["accuracy"]["value"]}
+
+
+def spreads(out: Path, size: Size) -> Iterator[tuple[float, float]]:
+    """Yield the spread of the true utility within prompts, and the best less the mean, by seed."""
+    for home in sorted(out.glob("seed*")):
+        seed = int(home.name.removeprefix("seed"))
+        values = np.array(list(utilities(pool(home, seed, size)).values())).reshape(-1, size.each)
+        best = values.max(1) - values.mean(1)
+        yield float(values.std(1, ddof=1).mean()), float(best.mean())

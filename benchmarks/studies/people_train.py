@@ -58,7 +58,8 @@ def main() -> None:
             print(f"{job[0]} {job[1]}: {true[0]:.2f} to {true[-1]:.2f}", flush=True)
     else:
         fits = list(labels.agreements(args.out))
-        text, drawn = page.page(read(ledger), fits, args.commit)
+        room = list(labels.spreads(args.out, labels.Size()))
+        text, drawn = page.page(read(ledger), fits, room, args.commit)
         (args.results / "people_train.md").write_text(text, encoding="utf-8")
         (args.results / "people_train.svg").write_text(drawn, encoding="utf-8")
         shutil.copyfile(ledger, args.results / "people_train.jsonl")

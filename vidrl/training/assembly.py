@@ -24,6 +24,7 @@ from vidrl.rewards import Reward
 from vidrl.rewards._scoring.plain import Plain, as_reward
 
 from . import evaluate
+from .about_reward import AboutReward
 from .held_out import Callback, HeldOut
 from .learning_rewards import LearningRewards
 from .pieces import Pieces
@@ -229,7 +230,7 @@ def _assemble(
             reward_workers=scorers,
         ),
         updater=updater,
-        record=Record(Path(recipe.run), workers.main, recipe.guard.bands),
+        record=Record(Path(recipe.run), workers.main, recipe.guard.bands, AboutReward.of(reward)),
         pieces=pieces,
         learners=LearningRewards(reward),
         callback=callback,

@@ -31,6 +31,7 @@ from vidrl.rewards import Samples, Score
 from vidrl.rewards._scoring.left_out import left_out
 
 from . import checkpoint, evaluate, guards
+from .about_reward import AboutReward, chosen
 from .changes import Change, inexact
 from .rollout import Plan
 from .scored import Scored
@@ -68,7 +69,8 @@ class Record:
     """The writer of one run's folder; it does nothing unless it is `active`.
 
     `active` is whether this is the main process. `bands` are the guards' bands, to which the
-    summary and the page compare the held-out measures.
+    summary and the page compare the held-out measures. `about` is what the page says of the
+    reward.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class Record:
         folder: Path,
         active: bool = True,
         bands: Mapping[str, tuple[float, float]] | None = None,
+        about: AboutReward | None = None,
     ):
         self.folder, self.active = folder, active
         self.bands = bands or {}
+        self.about = about or AboutReward()
 
     @_written("the logs")
     def cut_back(self, round: int) -> None:
@@ -303,9 +307,21 @@ class Record:
         return {
             "held_out": rows,
             "guards": guards.verdicts(self.bands, rows),
+            "remarks": list(self.about.remarks),
+            "choices": self._choices(round),
             "rounds": round,
             "status": status,
         }
+
+    def _choices(self, round: int) -> dict[str, dict[str, Any]]:
+        """Return, by measure, how often people would choose the clips of a round's weights."""
+        before, after = (evaluate.load(self.folder / "evals", n) for n in (0, round))
+        found = {
+            name: chosen(before[name][: len(after[name])], after[name])
+            for name in self.about.in_logits
+            if name in before and name in after
+        }
+        return {name: row for name, row in found.items() if row is not None}
 
     def compared(self, round: int) -> dict[str, dict[str, Any]]:
         """Return, by measure, the base model compared with the weights of a round.

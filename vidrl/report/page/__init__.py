@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vidrl.lookup.grammar import counted
 from vidrl.training.guards import LEFT, OUTSIDE
 
 from ..charts import Line, chart, decimals, interval, number, places
@@ -50,6 +51,7 @@ def page(run: Run) -> str:
         facts=_facts(run),
         clips=_clips(run),
         held_out=_held_out(run),
+        people=_people(run),
         curves=_curves(run),
         suite=suite_section(run),
         credit=credit_section(run),
@@ -111,6 +113,21 @@ def _facts(run: Run) -> list[tuple[str, Any]]:
         ("device", run.summary.get("device")),
     ]
     return [(name, value) for name, value in found if value is not None]
+
+
+def _people(run: Run) -> list[str]:
+    """Return what the reward says of itself, and how often people would choose the new clips."""
+    sentences = list(run.summary.get("remarks", []))
+    for name, row in run.summary.get("choices", {}).items():
+        known = row["low"] is not None
+        ends = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if known else ""
+        sentences.append(
+            f"By {name}, the people whose labels were fitted would choose the clip after training "
+            f"over the clip before it in {100 * row['share']:.1f} %{ends} of choices without ties, "
+            f"on {counted(row['n'], 'held-out prompts')}. This is the reward's own estimate: only "
+            "new labels show whether it holds."
+        )
+    return sentences
 
 
 def _held_out(run: Run) -> list[dict[str, Any]]:
