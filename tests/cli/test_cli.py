@@ -70,6 +70,7 @@ def test_the_help_shows_examples(capsys):
         "serve",
         "bench",
         "fit",
+        "loop",
         "cost",
         "report",
         "export",

@@ -93,9 +93,10 @@ def test_a_rater_judges_by_keys_on_a_desktop(chromium, served, tmp_path):
     tab.until(f"document.getElementById('prompt').textContent == {first!r} && {SHOWN}")
     assert store.answers() == []
     for left in (2, 1, 0):
+        before = prompt(tab)  # before the key, after which the page may change at once
         tab.press("s")
         tab.until(
-            f"document.getElementById('main').hidden || ({SHOWN} && {prompt(tab)!r} != document.getElementById('prompt').textContent)"
+            f"document.getElementById('main').hidden || ({SHOWN} && {before!r} != document.getElementById('prompt').textContent)"
         )
         count = tab.js("document.getElementById('count').textContent")
         # a skip is no answer, and leaves one answer less to give; the end counts answers alone

@@ -186,7 +186,8 @@ def _server_engine(where: str) -> Engine:
         package = DRIVERS.get(error.name or "", error.name or "")
         raise ImportError(
             f"expected the driver {error.name} for the store {hidden(where)}, found none: pip "
-            f"install {shlex.quote(package)}, or name another driver, as postgresql+psycopg://..."
+            f"install {shlex.quote(package)}, or write the address with an installed driver, such "
+            "as postgresql+pg8000://..."
         ) from None
     except (sql.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise WrongStore(
