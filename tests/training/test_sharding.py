@@ -129,6 +129,23 @@ def test_labels_group_the_rows_that_one_call_predicts():
     assert found["time"] == pytest.approx([0.9, 0.9, 0.4, 0.1])
 
 
+def test_first_chunks_and_later_ones_have_labels_of_their_own():
+    """They are separate calls of the network, so that a process with both would call it twice."""
+    cond = {"follows": torch.tensor([0.0, 1.0, 1.0, 0.0])}
+    batch = Batch({"t": torch.tensor([0.9, 0.9, 0.4, 0.1])}, cond, ["a"] * 4, 0.25, Plan([1, 0]))
+    toy, later = Toy(), cond["follows"] > 0
+    expected = {
+        "rows": ([0, 0], [0, 0]),
+        "times": ([0, -1], [0, -1]),
+        "time": ([0.9, 0.1], [0.9, 0.4]),
+    }
+    for toy.calls_depend_on, (first, after) in expected.items():
+        found = labels(batch, toy)
+        assert found[~later].tolist() == pytest.approx(first)
+        assert found[later].tolist() == pytest.approx([x - 1e6 for x in after], rel=1e-12)
+        assert not set(found[later].tolist()) & set(found[~later].tolist())
+
+
 # --- in two processes
 
 

@@ -46,9 +46,6 @@ class Long(Denoiser):
         ((4, 4, 2, 2), [(0, 1), (1, 5), (5, 9), (9, 13)])
     """
 
-    # first chunks and later ones are separate calls
-    calls_depend_on = "time"
-
     def __init__(
         self,
         model: object,
@@ -81,6 +78,8 @@ class Long(Denoiser):
         base = self.base
         self.network, self.path = base.network, base.path
         self.fps = base.fps
+        # of first chunks, and of later ones: `vidrl.training.lockstep` tells these two apart
+        self.calls_depend_on = base.calls_depend_on
         self.attention_switch, self.longer = base.attention_switch, base.longer
         self.reads, self.needs = base.reads, base.needs
         self.only_lora, self.drops_encoders = base.only_lora, base.drops_encoders

@@ -91,10 +91,19 @@ def estimate(
     """
     recipe = config.load(recipe)
     goal = target(recipe, gpu, utilisation, processes)
-    local = skeleton.read(recipe.backbone).local
-    measures = _measures(recipe, local, gpu, measure)
+    blueprint, memo = skeleton.read(recipe.backbone), Memo()
+    _outline(blueprint, memo)  # refuses chunks before anything is measured
+    measures = _measures(recipe, blueprint.local, gpu, measure)
     pace_found = (pace or _calibrate)(recipe) if measures else None
-    return of_target(recipe, goal, pace_found)
+    return of_target(recipe, goal, pace_found, memo)
+
+
+def _outline(blueprint: skeleton.Blueprint, memo: Memo) -> Denoiser:
+    """Return the backbone without weights; raise ValueError for clips of several chunks."""
+    backbone: Denoiser = memo(("backbone",), blueprint.outline)
+    cure = "estimate the backbone of one chunk, with its own options"
+    check_one_piece(backbone, "an estimate of cost", cure)
+    return backbone
 
 
 def target(
@@ -154,9 +163,7 @@ def of_target(
     """
     memo, card = memo or Memo(), target.card
     blueprint = skeleton.read(recipe.backbone)
-    backbone = memo(("backbone",), blueprint.outline)
-    cure = "estimate the backbone of one chunk, with its own options"
-    check_one_piece(backbone, "an estimate of cost", cure)
+    backbone = _outline(blueprint, memo)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     segments = int(getattr(algorithm, "segments", 1))
     borders(backbone.shape[1], segments)  # raises ValueError for more segments than latent frames

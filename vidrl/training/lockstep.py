@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 
 from vidrl.algorithms.base import Batch
-from vidrl.backbones.base import Cond, Denoiser, rows
+from vidrl.backbones.base import FOLLOWS, Cond, Denoiser, rows
 
 from . import sharding
 from .policy import Policy
 from .processes import Workers
+
+# Between the numbers of first chunks and of later ones: more than a batch has times, and small
+# enough that float64 keeps times apart.
+APART = 1e6
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,24 @@ class Lockstep:
 
 
 def labels(batch: Batch, backbone: Denoiser) -> Tensor:
-    """Return a number for each row of a batch sorted by time, (n,), in falling order.
+    """Return a number for each row of a batch sorted by time, (n,).
 
     Rows of one number may be predicted together in lockstep: all rows, rows of the k-th time
-    (−k), or rows of one time.
+    (−k), or rows of one time. First chunks of clips and chunks that follow another one are never
+    predicted together, so that the latter have numbers of their own.
     """
+    if FOLLOWS not in batch.cond:
+        return _labels_of_one_kind(batch, backbone)
+    later = batch.cond[FOLLOWS].cpu() > 0
+    found = torch.empty(len(batch), dtype=torch.float64)
+    for rows_of_kind, shift in ((~later, 0.0), (later, APART)):
+        part = batch.part(rows_of_kind.nonzero().flatten().to(batch.cond[FOLLOWS].device))
+        found[rows_of_kind] = _labels_of_one_kind(part, backbone) - shift
+    return found
+
+
+def _labels_of_one_kind(batch: Batch, backbone: Denoiser) -> Tensor:
+    """Return the numbers of rows that are all first chunks, or all later ones, in falling order."""
     if "t" not in batch.data or backbone.calls_depend_on == "rows":
         return torch.zeros(len(batch), dtype=torch.float64)
     t = batch["t"].double().cpu()
