@@ -23,6 +23,9 @@ from .flow import SIZE
 # Pixel values in a piece, 7 MB: rewards make many tensors of that size, and larger ones no longer
 # fit a CPU's cache. In smaller pieces, the calls themselves cost more than the cache saves.
 PIECE = 1_700_000
+# Pixel values above which one clip is scored FRAMES frames at a time: 40 MB in float32.
+LARGE = 10_000_000
+FRAMES = 8
 
 
 class Composite(Reward):
@@ -117,17 +120,15 @@ class Composite(Reward):
 
         Parts that can score a clip in pieces score a few clips at a time. The flow that
         they share is freed before the next few clips, so that neither the time per clip nor
-        the memory grows with the batch; the numbers are those of all clips at once. Other
-        parts may compare the clips with each other, so they score all clips at once.
+        the memory grows with the batch; the numbers are those of all clips at once. A large
+        clip on a CPU is scored a few frames at a time. Other parts may compare the clips with
+        each other, so they score all clips at once.
         """
         rewards = leaves("whole", self)
         by_piece = {path: leaf for path, leaf in rewards.items() if leaf.streams}
         scores = {path: leaf(samples) for path, leaf in rewards.items() if path not in by_piece}
         # All rewards score a piece before the next piece, so that they share its flow.
-        scores_of_pieces = [
-            {path: leaf(piece) for path, leaf in by_piece.items()}
-            for piece in few_at_a_time(samples)
-        ]
+        scores_of_pieces = [scores_of(by_piece, piece) for piece in few_at_a_time(samples)]
         scores |= {path: join([found[path] for found in scores_of_pieces]) for path in by_piece}
         return score_from_leaves("whole", self, scores)
 
@@ -341,6 +342,34 @@ def few_at_a_time(samples: Samples) -> Iterator[Samples]:
     shrunk = min(1.0, SIZE / min(height, width)) ** 2
     size = max(1, int(PIECE / (frames * channels * height * width * shrunk)))
     return iter([samples]) if size >= len(samples) else samples.pieces(size)
+
+
+def scores_of(rewards: Mapping[str, Reward], piece: Samples) -> dict[str, Score]:
+    """Return the scores of a few clips by rewards that can score a clip in pieces.
+
+    The flow and the pixels that rewards derive from one large clip on a CPU take more memory
+    than the clip, so it is scored FRAMES frames at a time. The numbers are the same.
+    """
+    by_frame = {path: leaf for path, leaf in rewards.items() if is_large(piece, leaf)}
+    scores = {path: leaf(piece) for path, leaf in rewards.items() if path not in by_frame}
+    if by_frame:
+        meta = piece.meta[0] if piece.meta else None
+        stream = Stream(by_frame, piece.fps, piece.prompts[0], None, meta)
+        for frames in piece.video[0].split(FRAMES):
+            stream.update(frames)
+        scores |= stream.result()
+    return scores
+
+
+def is_large(piece: Samples, reward: Reward) -> bool:
+    """Return whether a reward without weights scores these samples a few frames at a time.
+
+    They are one clip of more than LARGE numbers on a CPU, without a reference and a gradient.
+    """
+    video = piece.video
+    plain = piece.reference is None and not (torch.is_grad_enabled() and video.requires_grad)
+    alone = len(piece) == 1 and video.numel() > LARGE and video.device.type == "cpu"
+    return alone and plain and not reward.learned
 
 
 def default() -> Composite:
