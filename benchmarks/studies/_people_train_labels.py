@@ -137,7 +137,8 @@ def agreements(out: Path) -> Iterator[dict[str, Any]]:
         facts = json.loads(file.read_text(encoding="utf-8"))["facts"]
         name = f"{labels} labels{' on other pairs' if kind == 'permuted' else ''}"
         seed = int(file.parent.parent.name.removeprefix("seed"))
-        yield {"fit": name, "seed": seed, "agreement": facts["accuracy"]["value"]}
+        own = facts["accuracy"]
+        yield {"fit": name, "seed": seed, "agreement": own["value"], "low": own["low"] or 0.0}
 
 
 def spreads(out: Path, size: Size) -> Iterator[tuple[float, float]]:

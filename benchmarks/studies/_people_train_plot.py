@@ -21,6 +21,7 @@ INKS = {
 WIDE, HIGH = 330, 240  # of a panel
 LEFT, TOP = 70, 50  # the corner of the first panel
 GAP = 90  # between the panels
+LOWEST = -1.5  # of the left axis
 
 
 def picture(rows: Rows) -> str:
@@ -38,21 +39,33 @@ def picture(rows: Rows) -> str:
 def _dots(rows: Rows) -> Iterable[str]:
     """Draw the gain of each run as a dot, and the mean of each arm with its interval."""
     arms = [arm for arm in INKS if arm not in ("few", "cautious") and _gains(rows, arm)]
-    low, high = _range([0.0, *(value for arm in arms for value in _gains(rows, arm))])
+    every = [value for arm in arms for value in _gains(rows, arm)]
+    low, high = _range([0.0, *(max(value, LOWEST) for value in every)])
     yield _text(LEFT, TOP - 20, "gain in true utility, a dot for each seed", 'font-weight="600"')
     yield from _axis(LEFT, low, high)
     for n, arm in enumerate(arms):
-        x, values = LEFT + WIDE * (n + 0.5) / len(arms), _gains(rows, arm)
-        found, ink = interval(values), INKS[arm]
-        for value in values:
-            y = _y(value, low, high)
+        yield from _arm(LEFT + WIDE * (n + 0.5) / len(arms), arm, _gains(rows, arm), low, high)
+
+
+def _arm(x: float, arm: str, values: Sequence[float], low: float, high: float) -> Iterable[str]:
+    """Draw the runs of an arm; a run below the axis is an arrow with its number."""
+    found, ink = interval(values), INKS[arm]
+    for value in values:
+        y = _y(value, low, high)
+        if value >= low:
             yield f'<circle cx="{x - 8:.1f}" cy="{y:.1f}" r="3" fill="{ink}" opacity="0.5"/>'
-        y = _y(found.mean, low, high)
-        yield f'<path d="M{x:.1f},{y:.1f}h14" stroke="{ink}" stroke-width="3"/>'
-        if found.low == found.low:  # too few seeds have no interval
-            ends = _y(found.low, low, high), _y(found.high, low, high)
-            yield f'<path d="M{x + 7:.1f},{ends[0]:.1f}V{ends[1]:.1f}" stroke="{ink}"/>'
-        yield _text(x, TOP + HIGH + 18, arm, f'fill="{ink}" text-anchor="middle"')
+    below = [value for value in values if value < low]
+    for place, value in enumerate(sorted(below, reverse=True)):
+        y = TOP + HIGH - 13 * (len(below) - 1 - place)
+        yield _text(x - 2, y, f"↓ {value:.1f}", f'fill="{ink}" text-anchor="end"')
+    # what lies below the axis is cut off
+    ends = [_y(min(max(end, low), high), low, high) for end in (found.low, found.high)]
+    if found.mean >= low:
+        mean = _y(found.mean, low, high)
+        yield f'<path d="M{x:.1f},{mean:.1f}h14" stroke="{ink}" stroke-width="3"/>'
+    if found.low == found.low:  # too few seeds have no interval
+        yield f'<path d="M{x + 7:.1f},{ends[0]:.1f}V{ends[1]:.1f}" stroke="{ink}"/>'
+    yield _text(x, TOP + HIGH + 18, arm, f'fill="{ink}" text-anchor="middle"')
 
 
 def _courses(rows: Rows) -> Iterable[str]:

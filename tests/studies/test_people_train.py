@@ -69,7 +69,7 @@ def test_the_smallest_form_goes_round_the_circle(tmp_path):
     for row in rows:
         assert row["rounds"] == [0, 1] and row["train_cpu"] > 0
         assert row["measures"]["true"][0] == rows[0]["measures"]["true"][0]  # one start for all
-    fits = [{"fit": "24 labels", "seed": 0, "agreement": 0.5}]
+    fits = [{"fit": "24 labels", "seed": 0, "agreement": 0.5, "low": 0.4}]
     text, drawn = page.page(rows, fits, list(labels.spreads(tmp_path, SMALL)), "unknown")
     assert "| fitted | the reward fitted to the labels | 1 |" in text and drawn.startswith("<svg")
     assert not list(tmp_path.rglob("run-*"))
