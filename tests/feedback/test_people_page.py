@@ -33,8 +33,8 @@ SHORTER = {  # the same commands, with fewer clips and a smaller model
     "pip install": "true",
     "vidrl fit taste.db": "vidrl fit taste.db --no-audit",  # vidrl audit comes after it
     # a taste may be open to hacks, which is the exit status 1 or 3
-    "vidrl audit fitted --option model=taste/": "vidrl audit fitted --option model=taste/ --quick "
-    "--clips base || test $? -ne 2",
+    "vidrl audit fitted --option model=taste/": "vidrl audit fitted --option model=taste/ "
+    "--clips-count 3 --hacks freeze,blur --strengths 1 || test $? -ne 2",
 }
 SHOWN = "document.querySelector('#main:not([hidden]) canvas')?.dataset.frame !== undefined"
 
