@@ -19,11 +19,11 @@ LAYERS = [
     {"cli"},
     {"feedback.fit"},
     {"feedback.fit_validation"},
-    {"feedback.fit_heads", "feedback.fit_card"},
+    {"feedback.fit_heads", "feedback.fit_card", "feedback.loop_folder"},
     {"feedback.fit_data", "feedback.fit_features", "feedback.fit_loss"},
     {"bench"},
     {"feedback.loop_page"},
-    {"feedback.loop_measures", "feedback.loop_folder"},
+    {"feedback.loop_measures"},
     {
         "benchmarks",
         "train",

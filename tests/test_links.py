@@ -57,7 +57,7 @@ def hashes(folder):
 
 
 def held(folder):
-    resume._hold(folder)
+    resume.hold(folder, "name another one")
     resume._HELD.pop(folder.resolve()).close()
 
 

@@ -1,6 +1,10 @@
 """`vidrl loop`: which step comes next, what is refused, and what is measured of people."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,9 +155,9 @@ def test_a_reward_near_chance_is_not_trained_on(tmp_path):
 def test_another_loop_is_not_mixed_with_this_one(tmp_path):
     plan = begun(tmp_path)
     loop_folder.begin(Plan(plan.out, count=20, samples=2, rounds=9), recipe(tmp_path))
-    with pytest.raises(LoopError, match="others of samples"):
+    with pytest.raises(LoopError, match="--samples 2 -> 3"):
         loop_folder.begin(Plan(plan.out, count=20, samples=3), recipe(tmp_path))
-    with pytest.raises(LoopError, match="others of the recipe"):
+    with pytest.raises(LoopError, match="seed: 0 -> 1"):
         loop_folder.begin(plan, recipe(tmp_path, seed=1))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
@@ -169,6 +173,49 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
     with pytest.raises(LoopError, match="got 20 of 20 prompts with 2 clips each"):
         loop_folder.begin(Plan(tmp_path / "a", count=60, samples=2), recipe(tmp_path))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_wrong_feature_is_refused_before_people_answer(tmp_path):
+    with pytest.raises(ValueError, match="no feature 'pictures'"):
+        loop_folder.begin(Plan(tmp_path / "a", features="pictures"), recipe(tmp_path))
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_prompts_are_refused_and_the_same_in_another_file_are_not(tmp_path):
+    plan, made = Plan(tmp_path / "loop", count=20, samples=3), recipe(tmp_path)
+    same, other = tmp_path / "same.txt", tmp_path / "other.txt"
+    for file, lines in ((same, PROMPTS[:10]), (other, PROMPTS[5:15])):
+        file.write_text("\n".join(lines))
+    loop_folder.begin(plan, made, str(same))
+    (tmp_path / "copy.txt").write_text(same.read_text())
+    loop_folder.begin(plan, made, str(tmp_path / "copy.txt"))
+    with pytest.raises(LoopError, match=r"the prompts: .*loop/prompts.txt -> .*other.txt"):
+        loop_folder.begin(plan, made, str(other))
+
+
+def test_a_start_that_was_killed_at_once_is_begun_again(tmp_path):
+    plan = begun(tmp_path)
+    plan.recipe.unlink()  # the last file that a start writes
+    loop_folder.begin(plan, recipe(tmp_path))
+    assert plan.recipe.is_file()
+
+
+def test_two_loops_at_once_in_one_folder_are_refused(tmp_path):
+    plan = begun(tmp_path)
+    words = "from test_feedback_rounds import *; import sys; from pathlib import Path; "
+    words += "begun(Path(sys.argv[1]))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    other = subprocess.run(
+        [sys.executable, "-c", words, str(tmp_path)], env=env, capture_output=True, text=True
+    )
+    assert f"another process is at work in {plan.out}: wait until it has ended" in other.stderr
+
+
+def test_a_file_is_no_folder_of_a_loop(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main(f"loop scripts/recipes/tiny_taste.toml --out {tmp_path / 'file'}".split())
+    assert "expected a folder, got the file" in capsys.readouterr().err
 
 
 def test_a_part_of_a_composite_gets_the_model(tmp_path):

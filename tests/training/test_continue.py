@@ -397,6 +397,26 @@ def test_other_files_of_the_model_or_the_lora_are_refused(of_a_model):
     assert "model_index.json" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", [False, True])
+def test_a_fitted_reward_may_move_but_not_change(tmp_path, part):
+    def of(folder):
+        options = {"options": {"model": str(folder)}}
+        reward = {"parts": {"fitted": options}} if part else {"name": "fitted", **options}
+        return config.build({"run": str(tmp_path / "run"), "reward": reward}, files=False).to_dict()
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    for name in ("fit.json", "fit.safetensors", "README.md"):
+        (first / name).write_text(name)
+    resume.claim(str(tmp_path / "run"), of(first), resume=False)
+    first.rename(second)
+    (second / "README.md").write_text("the card says more")
+    resume.claim(str(tmp_path / "run"), of(second), resume=True)
+    (second / "fit.safetensors").write_text("other weights")
+    with pytest.raises(checkpoint.RunFolderError, match="model: fit.safetensors: sha256"):
+        resume.claim(str(tmp_path / "run"), of(second), resume=True)
+
+
 def test_the_same_files_may_be_copied_moved_and_touched(of_a_model, tmp_path):
     made, model, _ = of_a_model
     (model / "README.md").write_text("not part of the model")

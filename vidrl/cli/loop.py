@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._declare import add_recipe, command, number, whole_number
+from ._declare import add_recipe, command, new_folder, number, whole_number
 
 if TYPE_CHECKING:
     from vidrl.feedback.loop_plan import Plan, Step
@@ -37,7 +37,9 @@ def declare(commands: Any) -> None:
     """Declare the command `loop`."""
     loop = command(commands, "loop", LOOP, "label, fit, train, and label again", _loop)
     add_recipe(loop)
-    loop.add_argument("--out", required=True, metavar="DIR", help="the folder of the loop")
+    loop.add_argument(
+        "--out", type=new_folder, required=True, metavar="DIR", help="the folder of the loop"
+    )
     loop.add_argument(
         "--prompts",
         metavar="FILE",

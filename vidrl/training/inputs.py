@@ -20,7 +20,16 @@ from vidrl.data import clip_files, prompts
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
 # `vidrl influence` writes this file into the model's folder; it is no part of the model.
 MEASURED = "influence.safetensors"
-KEYS = ("backbone.options.model", "policy.lora", "data.prompts", "data.clips", "data.pairs")
+# the reward that `vidrl fit` wrote, alone or as a part of a composite
+FITTED = ("reward.options.model", "reward.parts.fitted.options.model")
+KEYS = (
+    "backbone.options.model",
+    "policy.lora",
+    "data.prompts",
+    "data.clips",
+    "data.pairs",
+    *FITTED,
+)
 # Bytes of a file whose reading takes a second or more, and is announced.
 LARGE = 2**30
 # a file's path below its folder → {"sha256", "stamp"}
@@ -44,14 +53,36 @@ def fingerprint(recipe: Mapping[str, Any], earlier: Mapping[str, Files]) -> dict
 
 def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
     """Return the files that one value of a recipe names; none where it names no files."""
-    value: Any = recipe
-    for name in key.split("."):
-        value = value.get(name, "") if isinstance(value, Mapping) else ""
+    value = _value(recipe, key)
+    if key in FITTED:
+        return _of_fitted(recipe, key)
     if value and key in ("data.clips", "data.pairs"):
         return _of_table(clip_files.read(key.removeprefix("data."), value))
     if key == "data.prompts":
         return _of_prompts(prompts.read(value)) if value else {}
     return files(value) if isinstance(value, str) and value else {}
+
+
+def _value(recipe: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key, "" where the recipe has none."""
+    value: Any = recipe
+    for name in key.split("."):
+        value = value.get(name, "") if isinstance(value, Mapping) else ""
+    return value
+
+
+def _of_fitted(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
+    """Return the files of the reward `fitted`: its weights and facts, without card and cache."""
+    model = _value(recipe, key)
+    if not isinstance(model, str) or not model or _is_other_reward(recipe, key):
+        return {}
+    found = (Path(model) / name for name in ("fit.json", "fit.safetensors"))
+    return {path.name: path for path in found if path.is_file()}
+
+
+def _is_other_reward(recipe: Mapping[str, Any], key: str) -> bool:
+    """Return whether the reward's model is that of a reward that `vidrl fit` did not write."""
+    return key == "reward.options.model" and _value(recipe, "reward.name") != "fitted"
 
 
 def files(name: str) -> dict[str, Path]:

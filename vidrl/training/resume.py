@@ -49,7 +49,7 @@ def claim(
     folder, status = Path(run_dir), examine(run_dir, config, resume, given)
     with checkpoint.writing(folder, "the folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        _hold(folder)
+        hold(folder, f"name another folder, as run={folder}-2")
     recorded = _inputs(folder)
     found = inputs.fingerprint(config, recorded)
     _refuse(folder, inputs.differences(recorded, found))
@@ -99,7 +99,7 @@ def examine(
                 f"{folder} holds this run already ({status}): add --resume to go on, {another}"
             )
         _enough_rounds(folder, config)
-    elif folder.is_dir() and any(not _ours(path.name) for path in folder.iterdir()):
+    elif folder.is_dir() and any(not ours(path.name) for path in folder.iterdir()):
         raise RunFolderError(
             f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
             f"empty folder; empty it, {another}"
@@ -213,7 +213,7 @@ def _refuse(folder: Path, lines: Sequence[str]) -> None:
         )
 
 
-def _ours(name: str) -> bool:
+def ours(name: str) -> bool:
     """Return whether a file may be left by a start that was killed at once."""
     return name == LOCK or name.startswith(checkpoint.PARTIAL)
 
@@ -257,8 +257,11 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _hold(folder: Path) -> None:
-    """Lock a run folder until this process ends; raise `RunFolderError` where it is locked."""
+def hold(folder: Path, otherwise: str) -> None:
+    """Lock a folder until this process ends; raise `RunFolderError` where it is locked.
+
+    `otherwise` says in the error what to do in place of waiting.
+    """
     if os.name != "posix" or folder.resolve() in _HELD:
         return
     import fcntl
@@ -271,7 +274,6 @@ def _hold(folder: Path) -> None:
     except BlockingIOError:
         handle.close()
         raise RunFolderError(
-            f"another process is at work in {folder}: wait until it has ended, or name another "
-            f"folder, as run={folder}-2"
+            f"another process is at work in {folder}: wait until it has ended, or {otherwise}"
         ) from None
     _HELD[folder.resolve()] = handle
