@@ -140,7 +140,7 @@ def test_the_commands_of_the_page_run_in_order(place):
         elif text.startswith("first,second"):
             gold_pairs(place, text)
         else:
-            # `vidrl loop` asks people in each round: tests/feedback/test_loop.py answers
+            # `vidrl loop` asks people in each round: tests/feedback/test_feedback_rounds.py answers
             for line in (line for line in text.splitlines() if not line.startswith("vidrl loop")):
                 ran.append(line)
                 (answered_by_raters if line.startswith("vidrl label") else run)(place, line)
