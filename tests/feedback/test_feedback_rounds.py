@@ -1,6 +1,8 @@
 """`vidrl loop`: which step comes next, what is refused, and what is measured of people."""
 
+import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from vidrl import config
-from vidrl.cli import main
+from vidrl.cli import loop, main
 from vidrl.feedback import loop_folder, loop_measures, loop_page, loop_plan
 from vidrl.feedback.loop_plan import LoopError, Plan
 from vidrl.feedback.questionnaire import Questionnaire
@@ -84,7 +86,7 @@ def test_each_step_comes_when_the_one_before_is_done(tmp_path):
     assert names(plan) == ("fit", 1)
     fit_file(plan, 1, low=0.6)
     assert names(plan) == ("fit", 1), "a fit that was killed is fitted again"
-    loop_plan.write_fitted(plan, 1)
+    loop_plan.write_fitted(plan, 1, loop_plan.answers_hash(plan))
     assert names(plan) == ("train", 1)
     plan.run(1).mkdir(parents=True)
     (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
@@ -99,7 +101,7 @@ def test_the_second_round_compares_before_and_after_where_the_policy_left_the_la
         sampled(plan, number)
     base_answers(plan, 20)
     fit_file(plan, 1, low=0.6)
-    loop_plan.write_fitted(plan, 1)
+    loop_plan.write_fitted(plan, 1, loop_plan.answers_hash(plan))
     plan.run(1).mkdir(parents=True)
     (plan.run(1) / "summary.json").write_text('{"status": "finished"}')
     known, left = ({"unfamiliar_before": 0.1, "unfamiliar_after": share} for share in (0.15, 0.151))
@@ -216,6 +218,98 @@ def test_a_file_is_no_folder_of_a_loop(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(f"loop scripts/recipes/tiny_taste.toml --out {tmp_path / 'file'}".split())
     assert "expected a folder, got the file" in capsys.readouterr().err
+
+
+def labelled_and_fitted(folder):
+    plan = begun(folder)
+    sampled(plan, 0)
+    base_answers(plan, 20)
+    fit_file(plan, 1, low=0.6)
+    loop_plan.write_fitted(plan, 1, loop_plan.answers_hash(plan))
+    assert names(plan) == ("train", 1)
+    return plan
+
+
+def test_an_answer_that_was_undone_and_given_again_is_fitted_again(tmp_path):
+    plan = labelled_and_fitted(tmp_path)
+    store = Store(plan.store)
+    last = store.undo("Ann")
+    store.close()
+    assert names(plan) == ("label", 1)
+    answer(plan, *(Path(clip.path) for clip in last.shown), given="B", prompt=last.prompt)
+    assert names(plan) == ("fit", 1), "20 answers again, but others"
+
+
+def test_another_store_in_place_of_a_deleted_one_is_fitted_again(tmp_path):
+    plan = labelled_and_fitted(tmp_path)
+    plan.store.unlink()
+    assert names(plan) == ("label", 1)
+    base_answers(plan, 20)
+    assert names(plan) == ("fit", 1)
+
+
+def test_a_folder_that_was_moved_keeps_its_answers(tmp_path):
+    plan = labelled_and_fitted(tmp_path)
+    plan.out.rename(tmp_path / "moved")
+    moved = Plan(tmp_path / "moved", count=20, samples=2)
+    assert loop_plan.answered(moved, 1) == 20 and names(moved) == ("train", 1)
+
+
+def run_step(plan, status, before=lambda: None):
+    def command(words):
+        before()
+        return status
+
+    step = loop_plan.next_step(plan, {})
+    return loop._status(plan, step, list(step.words), argparse.Namespace(command_of=command))
+
+
+def test_a_step_that_fails_ends_the_loop_and_says_what_to_do(tmp_path, capsys):
+    plan = begun(tmp_path)
+    assert run_step(plan, 1) == 1
+    assert "sample ended with exit status 1: the same command does this" in capsys.readouterr().err
+    assert run_step(plan, 1, before=lambda: sampled(plan, 0)) == 1  # one clip was not made
+    assert "goes on without what is named above" in capsys.readouterr().err
+    base_answers(plan, 20, given="tie")
+    assert run_step(plan, 2) == 2 and names(plan) == ("fit", 1)
+    assert "where answers are too few, raise --count" in capsys.readouterr().err
+
+
+def test_an_answer_that_comes_during_a_fit_is_fitted_again(tmp_path):
+    plan = begun(tmp_path)
+    sampled(plan, 0)
+    base_answers(plan, 20)
+
+    def late():
+        fit_file(plan, 1, low=0.6)
+        base_answers(plan, 1, rater="Bob")
+
+    assert run_step(plan, 0, before=late) == 1 and names(plan) == ("fit", 1)
+
+
+def test_what_people_said_stays_known_if_rounds_are_lowered(tmp_path, monkeypatch):
+    plan = begun(tmp_path, rounds=1)
+    for number in (0, 1):
+        sampled(plan, number)
+    assert loop_measures.of_people(plan, 1) == {}
+    answer(plan, *(plan.clips(n) / "0000.mp4" for n in (0, 1)), given="B")
+    monkeypatch.setattr(loop_measures.plugin, "load", lambda *name, **options: None)
+    monkeypatch.setattr(loop_measures, "scored", lambda reward, folder: ({}, {}))
+    found = loop_measures.of_people(plan, 1)
+    assert found["wins"]["mean"] == 1.0
+    assert found["agreement"]["n"] == 0, "a clip that is no longer in the table is left out"
+
+
+def test_a_pair_that_is_not_scored_is_no_loss(tmp_path, monkeypatch):
+    plan = begun(tmp_path)
+    prompts = {"a.mp4": PROMPTS[0], "b.mp4": PROMPTS[1]}
+    before = {"a.mp4": (0.0, 0.5), "b.mp4": (0.0, 0.5)}
+    after = {"a.mp4": (0.0, 0.5), "b.mp4": (math.nan, math.nan)}
+    found = iter([(before, prompts), (after, prompts)])
+    monkeypatch.setattr(loop_measures.plugin, "load", lambda *name, **options: None)
+    monkeypatch.setattr(loop_measures, "scored", lambda reward, folder: next(found))
+    measured = loop_measures.of_round(plan, 1)
+    assert measured["wins"]["mean"] == 0.5 and measured["wins"]["n"] == 1
 
 
 def test_a_part_of_a_composite_gets_the_model(tmp_path):

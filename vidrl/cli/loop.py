@@ -139,13 +139,16 @@ def _status(plan: Plan, step: Step, words: list[str], args: argparse.Namespace) 
     """Run the command of a step; return its exit status if the loop cannot go on, else None."""
     from vidrl.feedback import loop_folder, loop_plan
 
+    answers = loop_plan.answers_hash(plan)  # before the step: people may answer meanwhile
     status = args.command_of(words)
+    if step.name == "fit" and not status:
+        loop_plan.write_fitted(plan, step.number, answers)
+    after = loop_plan.next_step(plan, loop_folder.read_rounds(plan))
+    again = after is not None and (after.name, after.number) == (step.name, step.number)
     if status:
+        print(f"vidrl: {loop_plan.why_not(step, status, again)}", file=sys.stderr)
         return status
-    if step.name == "fit":
-        loop_plan.write_fitted(plan, step.number)
-    again = loop_plan.next_step(plan, loop_folder.read_rounds(plan))
-    if again is not None and (again.name, again.number) == (step.name, step.number):
-        print(f"{step.name} is not complete: {again.why}; the same command goes on")
+    if after is not None and again:
+        print(f"{step.name} is not complete: {after.why}; the same command goes on")
         return 0 if step.name == "label" else 1
     return None

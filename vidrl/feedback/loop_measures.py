@@ -30,7 +30,7 @@ def of_round(plan: Plan, number: int) -> Row:
       labels (the reward's part `unfamiliar` above 1), of which the reward's value is a guess.
     - `wins`: the mean of σ(u_after − u_before) over the pairs of clips of one noise: how often the
       raters' model expects that people prefer the clip after the training; with its interval over
-      prompts.
+      prompts. Pairs with a clip that is not scored are left out.
     """
     reward = plugin.load("rewards", "fitted", model=str(plan.reward(number)))
     before, prompts = scored(reward, plan.clips(number - 1))
@@ -68,10 +68,12 @@ def share_unfamiliar(values: Values) -> float:
 def win(gap: float) -> float:
     """Return σ(gap), the probability with which the clip of the larger utility is chosen.
 
-    >>> win(0.0), win(-1000.0)
-    (0.5, 0.0)
+    NaN where a clip is not scored.
+
+    >>> win(0.0), win(-1000.0), win(math.nan)
+    (0.5, 0.0, nan)
     """
-    return 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
+    return 0.0 if gap < -700 else 1 / (1 + math.exp(-gap))
 
 
 def of_people(plan: Plan, number: int) -> Row:
@@ -82,7 +84,7 @@ def of_people(plan: Plan, number: int) -> Row:
     - `agreement`: how often the reward of the round, which saw none of these answers, agrees with
       a decided choice.
     """
-    if number >= plan.rounds or not plan.store.is_file():
+    if not plan.store.is_file():
         return {}
     store = Store(plan.store)
     try:
@@ -90,6 +92,8 @@ def of_people(plan: Plan, number: int) -> Row:
         aspect = store.questionnaire.axes[-1].name
     finally:
         store.close()
+    if not rows:
+        return {}
     after = plan.clips(number).resolve()
     choices = [found for row in rows if (found := _choice(row, aspect, after)) is not None]
     return {
@@ -120,7 +124,8 @@ def _agreement(plan: Plan, number: int, choices: Sequence[Row]) -> Interval:
     reward = plugin.load("rewards", "fitted", model=str(plan.reward(number)))
     new, _ = scored(reward, plan.clips(number))
     old, _ = scored(reward, plan.clips(number - 1))
-    gaps = [(one, new[one["new"].name][0] - old[one["old"].name][0]) for one in choices]
+    there = [one for one in choices if one["new"].name in new and one["old"].name in old]
+    gaps = [(one, new[one["new"].name][0] - old[one["old"].name][0]) for one in there]
     decided = [(one, gap) for one, gap in gaps if one["choice"] and math.isfinite(gap)]
     right = [float(gap * one["choice"] > 0) for one, gap in decided]
     return proportion_interval(right, [one["prompt"] for one, _ in decided])

@@ -10,6 +10,7 @@ from vidrl.feedback.loop_plan import Plan, answered, asks_again
 from vidrl.lookup.grammar import counted
 from vidrl.report import run_report
 from vidrl.rewards._files.atomic_file import write_bytes
+from vidrl.training import checkpoint
 
 Row = Mapping[str, Any]
 HEAD = """\
@@ -57,6 +58,10 @@ def _round(plan: Plan, number: int, row: Row) -> str:
         f"{share(row['wins'])} of the pairs of one noise.",
         f"- {verdict(plan, number, row)}",
     ]
+    if checkpoint.summary(plan.run(number)).get("status") == "guard":
+        lines.append(
+            "- A guard ended the training of this round early; the page of the run says why."
+        )
     if people and people["agreement"]["n"]:
         lines += [
             f"- People preferred the clip after the training in {share(people['wins'])} of the "

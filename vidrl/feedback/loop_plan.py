@@ -15,6 +15,7 @@ policy.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _step_of_round(plan: Plan, number: int, measured: bool) -> Step | None:
     if status == "new" and answers < plan.count:
         why = f"{counted(plan.count - answers, 'answers are')} missing of {plan.count}"
         return Step("label", number, _label_words(plan, number), why)
-    if status == "new" and fitted_answers(plan, number) < answers:
+    if status == "new" and not is_fitted(plan, number):
         return Step("fit", number, _fit_words(plan, number), "all answers so far")
     if status != "finished":
         return Step("train", number, _train_words(plan, number), "on the fitted reward")
@@ -202,7 +203,7 @@ def doubt(plan: Plan, number: int) -> str:
     known = found and found["value"] is not None
     ends = (
         f", 95 % interval {found['low']:.2f} to {found['high']:.2f}"
-        if known and found["low"]
+        if known and found["low"] is not None
         else ""
     )
     agrees = (
@@ -215,25 +216,48 @@ def doubt(plan: Plan, number: int) -> str:
     )
 
 
-def fitted_answers(plan: Plan, number: int) -> int:
-    """Return how many answers of a round its reward was fitted to; 0 without a reward."""
+def is_fitted(plan: Plan, number: int) -> bool:
+    """Return whether the reward of a round was fitted to the answers that the store has now."""
     path = plan.reward(number).with_suffix(".json")
-    return int(json.loads(path.read_text())["answers"]) if path.is_file() else 0
+    return path.is_file() and json.loads(path.read_text())["answers"] == answers_hash(plan)
 
 
-def write_fitted(plan: Plan, number: int) -> None:
-    """Note that the reward of a round was fitted to all answers so far."""
-    text = json.dumps({"answers": answered(plan, number)})
-    write_bytes(plan.reward(number).with_suffix(".json"), text.encode())
+def write_fitted(plan: Plan, number: int, answers: str) -> None:
+    """Note that the reward of a round was fitted to answers of this hash."""
+    write_bytes(plan.reward(number).with_suffix(".json"), json.dumps({"answers": answers}).encode())
+
+
+def answers_hash(plan: Plan) -> str:
+    """Return a hash of the answers that hold: an undo, or another store, gives another hash."""
+    clicks = [answer.click for answer in _answers(plan)]
+    return hashlib.sha256(json.dumps(clicks).encode()).hexdigest()
+
+
+def why_not(step: Step, status: int, again: bool) -> str:
+    """Return what to do after a step whose command failed; `again`: whether the step is next."""
+    cure = "the same command does this step again"
+    if step.name == "fit" and status != 130:
+        cure = "mend what the message above says; where answers are too few, raise --count"
+    if not again:
+        cure = (
+            "the same command goes on without what is named above; to sample these clips again, "
+            "delete prompts.csv in the folder of the clips first"
+        )
+    return f"{step.name} ended with exit status {status}: {cure}"
 
 
 def answered(plan: Plan, number: int) -> int:
     """Return how many answers a round has: choices of its pairs, those shown again left out."""
+    return sum(is_of_round(plan, number, answer) for answer in _answers(plan))
+
+
+def _answers(plan: Plan) -> list[Answer]:
+    """Return the answers of the store that hold; none without a store."""
     if not plan.store.is_file():
-        return 0
+        return []
     store = Store(plan.store)
     try:
-        return sum(is_of_round(plan, number, answer) for answer in store.answers())
+        return store.answers()
     finally:
         store.close()
 
