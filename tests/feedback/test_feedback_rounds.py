@@ -248,6 +248,18 @@ def test_another_store_in_place_of_a_deleted_one_is_fitted_again(tmp_path):
     assert names(plan) == ("fit", 1)
 
 
+def test_a_clip_that_was_deleted_is_sampled_again(tmp_path):
+    plan = labelled_and_fitted(tmp_path)
+    (plan.clips(0) / "0003.mp4").unlink()
+    assert names(plan) == ("sample", 0)
+
+
+def test_a_round_that_asks_in_any_case_claims_no_rise(tmp_path):
+    shares = {"unfamiliar_before": 0.2, "unfamiliar_after": 0.1}
+    text = loop_page.verdict(Plan(tmp_path, unfamiliar=-1.0), 1, shares)
+    assert text.endswith("20 % before it. With --unfamiliar -1, labels are asked for in any case.")
+
+
 def test_a_folder_that_was_moved_keeps_its_answers(tmp_path):
     plan = labelled_and_fitted(tmp_path)
     plan.out.rename(tmp_path / "moved")

@@ -42,6 +42,8 @@ def verdict(plan: Plan, number: int, row: Row) -> str:
             f"{shares}, a rise of at most {limit}: the policy has not left the labelled clips, and "
             "no further labels are needed."
         )
+    if plan.unfamiliar < 0:
+        return f"{shares}. With --unfamiliar {plan.unfamiliar:g}, labels are asked for in any case."
     more = "the next round asks about these clips" if number < plan.rounds else "more --rounds help"
     return f"{shares}, a rise of more than {limit}: the reward guesses more often, and {more}."
 

@@ -25,6 +25,7 @@ from typing import Any
 from vidrl import config
 from vidrl.feedback.store import Answer, Store
 from vidrl.lookup.grammar import counted
+from vidrl.rewards._files import manifests
 from vidrl.rewards._files.atomic_file import write_bytes
 from vidrl.training import checkpoint
 
@@ -272,5 +273,12 @@ def is_of_round(plan: Plan, number: int, answer: Answer) -> bool:
 
 
 def _sampled(plan: Plan, number: int) -> bool:
-    """Return whether the clips of a policy are there: the table is written last."""
-    return (plan.clips(number) / "prompts.csv").is_file()
+    """Return whether the clips of a policy are there: the table, which is written last, and files.
+
+    Clips that were deleted are sampled again, of the same noise.
+    """
+    folder = plan.clips(number)
+    table = folder / "prompts.csv"
+    if not table.is_file():
+        return False
+    return all((folder / Path(row.path).name).is_file() for row in manifests.read_rows(table))
