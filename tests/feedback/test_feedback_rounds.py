@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vidrl import config
-from vidrl.cli import loop, main
+from vidrl.cli import label, loop, main
 from vidrl.feedback import loop_folder, loop_measures, loop_page, loop_plan
 from vidrl.feedback.loop_plan import LoopError, Plan
 from vidrl.feedback.questionnaire import Questionnaire
@@ -211,6 +211,13 @@ def test_two_loops_at_once_in_one_folder_are_refused(tmp_path):
         [sys.executable, "-c", words, str(tmp_path)], env=env, capture_output=True, text=True
     )
     assert f"another process is at work in {plan.out}: wait until it has ended" in other.stderr
+
+
+def test_a_missing_package_is_named_before_clips_are_sampled(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(label, "PACKAGES", ("no_such_package",))
+    out = tmp_path / "loop"
+    assert main(f"loop scripts/recipes/tiny_taste.toml --out {out}".split()) == 2
+    assert "found no no_such_package" in capsys.readouterr().err and not out.exists()
 
 
 def test_a_file_is_no_folder_of_a_loop(tmp_path, capsys):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import label
 from ._declare import add_recipe, command, new_folder, number, whole_number
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _loop(args: argparse.Namespace) -> int:
     from vidrl import config
     from vidrl.feedback import loop_folder, loop_page, loop_plan
 
+    label._check_packages()  # the store and the page need them, after the sampling
     plan = _plan(args)
     loop_folder.begin(plan, config.load(args.recipe, args.overrides), args.prompts)
     while step := loop_plan.next_step(plan, rounds := loop_folder.read_rounds(plan)):
