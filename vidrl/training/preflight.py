@@ -112,6 +112,7 @@ def _notes(parts: Parts) -> Iterator[str]:
     yield from kernels.notes(parts.backbone, parts.algorithm.plan(parts.backbone, 0, draw))
     yield from unread(recipe, parts.algorithm, reward)
     yield from parts.learners.notes
+    yield from parts.record.about.remarks
     yield from parts.files.notes
     yield from _prompt_notes(parts)
     yield from filter(None, [stills.check(reward, (), parts.backbone.frame_map)])
