@@ -11,7 +11,7 @@ import torch
 
 from tests.feedback.clips_of_colour import write_clip
 from vidrl.feedback.bradley_terry import TIE_STD
-from vidrl.feedback.labelling import taste
+from vidrl.feedback.labelling import clip_sets, taste
 from vidrl.feedback.labelling.clip_sets import Clip
 from vidrl.feedback.selection import Past, Selection, Shares, gains, mutual_information, reserved
 from vidrl.rewards.base import Score
@@ -188,3 +188,17 @@ def test_a_fitted_reward_makes_the_pair_of_which_it_is_unsure_informative(tmp_pa
     assert unsure((0, 3)) == 0.0
     with pytest.raises(ValueError, match="vidrl fit"):
         taste.of_reward(lambda samples: Score(torch.tensor([0.0])), clips[:1])
+
+
+def test_clips_of_one_text_and_different_pictures_are_not_compared(tmp_path):
+    for folder in ("base", "ours"):
+        (tmp_path / folder).mkdir()
+        rows = ["path,prompt,reference"]
+        for name, picture in (("0000", "cat.png"), ("0001", "dog.png")):
+            (tmp_path / folder / f"{name}.mp4").write_bytes(b"")
+            rows.append(f"{name}.mp4,it runs,/pictures/{picture}")
+        (tmp_path / folder / "prompts.csv").write_text("\n".join(rows))
+    found = clip_sets.read([tmp_path / "base", tmp_path / "ours"])
+    names = [(found.clips[a].path.name, found.clips[b].path.name) for a, b in found.pairs]
+    assert names == [("0000.mp4", "0000.mp4"), ("0001.mp4", "0001.mp4")]
+    assert {clip.reference for clip in found.clips} == {"/pictures/cat.png", "/pictures/dog.png"}

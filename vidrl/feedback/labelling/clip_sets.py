@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -26,12 +26,19 @@ class NothingToCompare(ValueError):
 class Clip:
     """A clip of a set: its file or folder of pictures, and its prompt.
 
-    `home` is the folder that was named, outside which nothing is read.
+    `home` is the folder that was named, outside which nothing is read. `reference` names the
+    picture that the clip was made from, "" without one.
     """
 
     path: Path
     prompt: str
     home: Path
+    reference: str = ""
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Return what the model was asked for, by which clips are compared; () without a prompt."""
+        return (self.prompt, self.reference) if self.prompt else ()
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,10 @@ class ClipSet:
 def read(folders: Sequence[str | os.PathLike[str]], mode: str = "pairs") -> ClipSet:
     """Read the clips of folders, and find which of them may be compared.
 
-    Clips are grouped by the prompts of a table in their folder (`prompts.csv`, as `vidrl sample`
-    writes, or `metadata.jsonl`); without prompts by their file names. One folder alone is
-    compared within each prompt. Links are followed, and a clip whose file lies outside its
-    folder is left out. `notes` says which clips are shown in no item of this mode. Raises
+    Clips are grouped by the prompts and references of a table in their folder (`prompts.csv`, as
+    `vidrl sample` writes, or `metadata.jsonl`); without prompts by their file names. One folder
+    alone is compared within each prompt. Links are followed, and a clip whose file lies outside
+    its folder is left out. `notes` says which clips are shown in no item of this mode. Raises
     NothingToCompare where no pair is found, or no clip for points.
 
     >>> import tempfile
@@ -74,7 +81,7 @@ def read(folders: Sequence[str | os.PathLike[str]], mode: str = "pairs") -> Clip
     notes: list[str] = []
     clips = [clip for folder in folders for clip in _clips_of(Path(folder), notes)]
     by_prompt = _share_prompts(clips)
-    keys = [clip.prompt if by_prompt else _name(clip) for clip in clips]
+    keys = [clip.asked if by_prompt else _name(clip) for clip in clips]
     groups = _groups(keys)
     apart = len({clip.home for clip in clips}) > 1
     pairs = [
@@ -89,7 +96,7 @@ def read(folders: Sequence[str | os.PathLike[str]], mode: str = "pairs") -> Clip
     return found
 
 
-def _never_shown(found: ClipSet, keys: Sequence[str], mode: str) -> list[str]:
+def _never_shown(found: ClipSet, keys: Sequence[Hashable], mode: str) -> list[str]:
     """Say which clips are in no item: those without a prompt, and those without a partner."""
     shown = {place for group in items(found, mode) for item in group for place in item}
     left = [place for place in range(len(keys)) if place not in shown]
@@ -148,10 +155,11 @@ def _clips_of(folder: Path, notes: list[str]) -> list[Clip]:
     table = next((home / name for name in TABLES if (home / name).is_file()), None)
     prompts = manifests.read_prompts(table, notes.append) if table else {}
     by_path = prompts if isinstance(prompts, dict) else {}
+    sources = _references(table) if by_path and table else {}
     found = []
     for path in clips_in(home):
         if path.resolve().is_relative_to(home):
-            found.append(Clip(path, by_path.get(path, ""), home))
+            found.append(Clip(path, by_path.get(path, ""), home, sources.get(path, "")))
         else:
             notes.append(f"left out: {path} is a link that leads out of {folder}")
     if not found:
@@ -159,10 +167,16 @@ def _clips_of(folder: Path, notes: list[str]) -> list[Clip]:
     return found
 
 
+def _references(table: Path) -> dict[Path, str]:
+    """Return what each clip of a table was made from, by the clip's path."""
+    rows = manifests.read_rows(table)
+    return {Path(os.path.abspath(table.parent / row.path)): row.reference for row in rows}
+
+
 def _share_prompts(clips: Sequence[Clip]) -> bool:
-    """Return whether two clips have the same prompt."""
-    prompts = [clip.prompt for clip in clips if clip.prompt]
-    return len(set(prompts)) < len(prompts)
+    """Return whether two clips have the same prompt and reference."""
+    asked = [clip.asked for clip in clips if clip.asked]
+    return len(set(asked)) < len(asked)
 
 
 def _name(clip: Clip) -> str:
@@ -170,9 +184,9 @@ def _name(clip: Clip) -> str:
     return clip.path.relative_to(clip.home).with_suffix("").as_posix()
 
 
-def _groups(keys: Sequence[str]) -> list[tuple[int, ...]]:
+def _groups(keys: Sequence[Hashable]) -> list[tuple[int, ...]]:
     """Return the places of equal keys, in the order in which the keys appear."""
-    found: dict[str, list[int]] = {}
+    found: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         if key:
             found.setdefault(key, []).append(place)
