@@ -166,8 +166,8 @@ def agreement(found: Any) -> str:
 
     The facts are those of a file, so they are used only where they are numbers.
 
-    >>> agreement({"value": 0.6, "low": 0.45, "high": 0.7, "choices": 90})[:70]
-    'The fitted reward agrees with 60.0 % [45.0, 70.0] of 90 choices that it'
+    >>> agreement({"value": 0.6, "low": 0.45, "high": 0.7, "choices": 90})[:69]
+    'The fitted reward agrees with 60.0 % [45.0, 70.0] of 90 choices that '
     """
     names = ("value", "low", "high", "choices")
     numbers = [found.get(name) if isinstance(found, dict) else None for name in names]
@@ -176,13 +176,10 @@ def agreement(found: Any) -> str:
         return (
             "How well the fitted reward agrees with choices that it has not seen was not measured."
         )
-    known = low is not None and high is not None
-    ends = f" [{100 * low:.1f}, {100 * high:.1f}]" if known else ""
-    chance = (
-        "; it is not shown to be above chance, so a gain in it says nothing of the raters' taste"
-        if not known or low <= 0.5
-        else ""
-    )
+    ends, chance = "", "; it is not shown to be above chance, so a gain in it says nothing of taste"
+    if low is not None and high is not None:
+        ends = f" [{100 * low:.1f}, {100 * high:.1f}]"
+        chance = chance if low <= 0.5 else ""
     return (
         f"The fitted reward agrees with {100 * value:.1f} %{ends} of {choices:g} choices that it "
         f"has not seen, where chance is 50 %{chance}."

@@ -19,7 +19,7 @@ from _people_train_labels import RECIPE, TASTE, Size, fitted, label
 
 from vidrl import config
 from vidrl.recipe.recipe_text import read as read_recipe
-from vidrl.training import loop
+from vidrl.training import assembly, loop
 
 TRUE = "vidrl.feedback.simulated_raters:Utility"
 LONG = 3  # how many times more rounds the runs of part (c) have
@@ -83,7 +83,7 @@ def recipe(
     model = fitted(home, seed, size, arm.permuted, FEW if arm.few else 0)
     judge = {TRUE: {"weight": float(arm.reward == "true"), "options": TASTE}}
     options = {"model": str(model), "caution": arm.caution}
-    parts = {
+    parts: dict[str, Any] = {
         "fitted": {"fitted": {"options": options}},
         "pairs": {"fitted": {"options": options}},
         "default": {"default": 1.0},
@@ -127,7 +127,7 @@ def run(
     folder = Path(made.run)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.process_time()
-    trainer = Timed.from_recipe(made)
+    trainer = Timed(assembly.from_recipe(made))
     try:
         trainer.go()
     finally:

@@ -547,7 +547,9 @@ def seconds(prompts: int = 40, choices: int = 300) -> None:
     curves = fit_features.of_video(videos, prompts=pool.prompts)
     utility = simulated_raters.Utility()
     samples = Samples(pool.video, [""] * len(pool.video), 8.0)
-    true = dict(zip(pool.names, utility(samples).frames, strict=True))
+    curve = utility(samples).frames
+    assert curve is not None  # Utility has a term for each frame
+    true = dict(zip(pool.names, curve, strict=True))
     drawn = np.random.default_rng(0).permutation(len(pool.pairs()))[:choices]
     pairs = [pool.pairs()[n] for n in drawn]
     given = Judgments(choices=simulated_raters.choices(Rater(), true, pool.prompts, pairs))

@@ -96,6 +96,7 @@ def rows_within(limit: float, run: Callable[[], Tensor | None]) -> tuple[Tensor 
 
     Warns where a single row takes more.
 
+    >>> import torch
     >>> row = torch.ones(1, 250)  # 1,000 bytes, and 1,000 more for its double
     >>> rows_within(5000.0, lambda: (2 * row).sum(1))[1]
     4

@@ -33,7 +33,8 @@ SCENES = [world.Scene(s, "red", "left", "fast", "speckled") for s in ("circle", 
 def children() -> set[int]:
     """Return the worker processes of this process, without multiprocessing's own helper."""
     found = psutil.Process().children(recursive=True)
-    return {p.pid for p in found if "resource_tracker" not in " ".join(p.cmdline())}
+    alive = [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+    return {p.pid for p in alive if "resource_tracker" not in " ".join(p.cmdline())}
 
 
 def files() -> int:

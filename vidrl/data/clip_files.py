@@ -43,7 +43,7 @@ class Entry:
     prompt: str
     clips: tuple[Path, ...]
     labels: tuple[int, ...] = ()
-    faults: tuple[tuple[Fault, ...], ...] = ((), ())
+    faults: tuple[tuple[Fault, ...], tuple[Fault, ...]] = ((), ())
 
     def labels_of(self, spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
         """Return the label of each segment of a pair; `spans` are the segments in seconds.
@@ -58,7 +58,8 @@ class Entry:
         """
         if self.labels:
             return self.labels * len(spans) if len(self.labels) == 1 else self.labels
-        marked = segment_labels(*self.faults, spans) if len(spans) > 1 else ()
+        first, second = self.faults
+        marked = segment_labels(first, second, spans) if len(spans) > 1 else ()
         return marked if any(marked) else (1,) * len(spans)
 
 
@@ -314,8 +315,8 @@ def _pair(where: str, one: Choice, faults: Sequence[Fault]) -> Entry:
     """Return the entry of a choice, the preferred clip first, with the faults of its clips."""
     chosen = one if one.choice == 1 else one.flipped()
     names = (chosen.first, chosen.second)
-    marked = tuple(tuple(fault for fault in faults if fault.clip == name) for name in names)
-    return Entry(where, chosen.prompt, tuple(map(Path, names)), chosen.labels, marked)
+    first, second = (tuple(fault for fault in faults if fault.clip == name) for name in names)
+    return Entry(where, chosen.prompt, tuple(map(Path, names)), chosen.labels, (first, second))
 
 
 def _small(name: str) -> str:
