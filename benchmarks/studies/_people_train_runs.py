@@ -83,13 +83,13 @@ def recipe(
     model = fitted(home, seed, size, arm.permuted, FEW if arm.few else 0)
     judge = {TRUE: {"weight": float(arm.reward == "true"), "options": TASTE}}
     options = {"model": str(model), "caution": arm.caution}
-    parts: dict[str, Any] = {
+    parts: dict[str, dict[str, Any]] = {
         "fitted": {"fitted": {"options": options}},
         "pairs": {"fitted": {"options": options}},
         "default": {"default": 1.0},
         "true": {},
-    }[arm.reward]
-    table["reward"] = {"parts": parts | judge}
+    }
+    table["reward"] = {"parts": parts[arm.reward] | judge}
     train = table["train"] | {"show": 0, "checkpoint_every": 1000, "eval_every": 10}
     if arm.few:
         train |= {"rounds": LONG * train["rounds"], "prompts_per_round": 4}
