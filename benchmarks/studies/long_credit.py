@@ -134,8 +134,9 @@ Runs of scripts/recipes/tiny_long.toml with these changes:
 
 All arms have the same prompts, noise and noise levels. The measure is the mean reward of 32
 held-out captions on fixed noise, {start:.3f} before training. Intervals are 95 %, over {pairs}
-pairs of runs (seeds 100 and up, which no setting was chosen on). Three pairs of `returns` and `whole`
-were run and looked at first; then all runs were made anew, with six seeds, the fewest for an interval.
+pairs of runs (seeds 100 and up, which no setting was chosen on). Three pairs of `returns` and
+`whole` were run and looked at first; then all runs were made anew, with six seeds, the fewest for
+an interval.
 
 | arm | mean gain | gains by seed | `returns` minus this arm |
 |---|---|---|---|
