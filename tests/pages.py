@@ -1,10 +1,16 @@
 """Runs the commands and the code of a page of the documentation as they stand. No test is here."""
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from vidrl import cli
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -42,6 +48,27 @@ def shorter(text, changes):
     for long, short in changes.items():
         text = text.replace(long, short)
     return text
+
+
+def commands(text):
+    """The words of each command of a text of plain commands `vidrl`, or [] for any other text."""
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    if re.search(r"[|&<>$;*]", text) or not all(line.startswith("vidrl ") for line in lines):
+        return []
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def here(place, text, changes):
+    """As `shell`, but commands `vidrl` run in this process, which has the imports already."""
+    known = commands(shorter(text, changes))
+    if not known:
+        return shell(place, text, changes)
+    said, errors = io.StringIO(), io.StringIO()
+    for words in known:
+        with contextlib.chdir(place), redirect_stdout(said), redirect_stderr(errors):
+            status = cli.main(words[1:])
+        assert status == 0, f"{shlex.join(words)}\n{said.getvalue()}\n{errors.getvalue()}"
+    return said.getvalue()
 
 
 def shell(place, text, changes):

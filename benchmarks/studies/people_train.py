@@ -1,6 +1,6 @@
 """Does the circle label, store, fit, train move a generator towards the raters' taste?
 
-    python benchmarks/studies/people_train.py label --out runs/tiny_taste    # one store, and stop
+    python benchmarks/studies/people_train.py label --out runs/labels        # one store, and stop
     python benchmarks/studies/people_train.py run --out runs/people_train    # all runs; resumable
     python benchmarks/studies/people_train.py page --out runs/people_train   # the page of results
 
@@ -44,12 +44,15 @@ def main() -> None:
     parser.add_argument("stage", choices=("label", "run", "page"))
     parser.add_argument("--out", type=Path, default=Path("runs/people_train"))
     parser.add_argument("--parts", default="bcd", help="which parts are run")
+    parser.add_argument("--prompts", type=int, default=40, help="of the clips of `label`")
+    parser.add_argument("--labels", type=int, default=300, help="answers of `label`")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/training"))
     parser.add_argument("--commit", default="unknown", help="what the page names as its commit")
     args = parser.parse_args()
     ledger = args.out / "ledger.jsonl"
     if args.stage == "label":
-        print(f"wrote {labels.label(args.out, 0, labels.Size())}")
+        size = labels.Size(args.prompts, labels=args.labels)
+        print(f"wrote {labels.label(args.out, 0, size)}")
     elif args.stage == "run":
         while (job := next(missing(read(ledger), args.parts), None)) is not None:
             row = runs.run(*job, args.out, labels.Size(), {})

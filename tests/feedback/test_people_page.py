@@ -31,10 +31,16 @@ SHORTER = {  # the same commands, with fewer clips and a smaller model
     "--run runs/demo ": "--model assets/tiny-wan-32 --steps 2 --seed 100 ",
     "--prompts assets/prompts/world_held_out.txt": "--prompts few.txt",
     "pip install": "true",
-    "vidrl fit taste.db": "vidrl fit taste.db --no-audit",  # vidrl audit comes after it
+    "people_train.py label": "people_train.py label --prompts 6 --labels 40",
+    "vidrl train scripts/recipes/tiny_taste.toml": "vidrl train scripts/recipes/tiny_taste.toml "
+    "train.rounds=1 train.prompts_per_round=2 train.group=2 data.held_out_n=4 "
+    "algorithm.options.noises=1 algorithm.options.updates=4",
+    # `vidrl audit` has a command of its own
+    "vidrl fit taste.db": "vidrl fit taste.db --no-audit",
+    "vidrl fit runs/labels/taste.db": "vidrl fit runs/labels/taste.db --no-audit",
     # a taste may be open to hacks, which is the exit status 1 or 3
     "vidrl audit fitted --option model=taste/": "vidrl audit fitted --option model=taste/ "
-    "--clips-count 3 --hacks freeze,blur --strengths 1 || test $? -ne 2",
+    "--clips-count 2 --hacks freeze,blur --strengths 1 || test $? -ne 2",
 }
 SHOWN = "document.querySelector('#main:not([hidden]) canvas')?.dataset.frame !== undefined"
 
@@ -113,7 +119,7 @@ def files_of_others(place):
     import pyarrow
     import pyarrow.parquet
 
-    pages.shell(place, "vidrl pairs convert taste.db --to vidrl --out answers.csv", {})
+    pages.here(place, "vidrl pairs convert taste.db --to vidrl --out answers.csv", {})
     (place / "clips").symlink_to("base")
     pictures = {"jpg_0": [b"one", b"two"], "jpg_1": [b"three", b"four"], "label_0": [1.0, 0.0]}
     table = pictures | {"caption": ["a dog", "a cat"], "label_1": [0.0, 1.0]}
@@ -122,6 +128,18 @@ def files_of_others(place):
         rows = csv.writer(file)
         rows.writerow(["caption", "winner", "loser"])
         rows.writerow(["a dog", "base/0000.mp4", "ours/0000.mp4"])
+
+
+def test_no_other_command_writes_into_the_folder_of_a_recipes_run():
+    """`vidrl train` refuses a folder that holds other files."""
+    recipes = list((pages.ROOT / "scripts" / "recipes").glob("*.toml"))
+    runs = {tomllib.loads(file.read_text())["run"] for file in recipes}
+    files = [*recipes, *pages.ROOT.glob("docs/**/*.md"), pages.ROOT / "README.md"]
+    files += [*pages.ROOT.glob("benchmarks/**/*.py"), *pages.ROOT.glob("scripts/*")]
+    texts = {file: file.read_text() for file in files if file.is_file()}
+    named = {file: set(re.findall(r"--out (runs/[\w/]+)", text)) for file, text in texts.items()}
+    assert "runs/tiny_taste" in runs and any(named.values())
+    assert {file: folders & runs for file, folders in named.items() if folders & runs} == {}
 
 
 @pytest.mark.slow
@@ -155,14 +173,14 @@ def test_the_commands_of_the_page_run_in_order(place):
 
 
 def run(place, line):
-    pages.shell(place, line, SHORTER)
+    pages.here(place, line, SHORTER)
 
 
 def scores_by_the_recipe(place, text):
     """The options of the recipe's reward score a clip."""
     options = tomllib.loads(text)["reward"]
     words = " ".join(f"--option {key}={value}" for key, value in options["options"].items())
-    scored = pages.shell(place, f"vidrl score clips/ --reward {options['name']} {words}", {})
+    scored = pages.here(place, f"vidrl score clips/ --reward {options['name']} {words}", {})
     rows = [json.loads(line) for line in scored.splitlines() if line.startswith("{")]
     assert len(rows) == PROMPTS
     assert all(math.isfinite(row["value"]["fitted"]) for row in rows)
