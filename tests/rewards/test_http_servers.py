@@ -230,22 +230,44 @@ class Slow(Flicker):
         return super().forward(samples)
 
 
+class Held(Flicker):
+    """A reward that scores nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def forward(self, samples):
+        assert self.let_go.wait(30)
+        return super().forward(samples)
+
+
 def test_a_full_server_refuses_and_its_clients_come_again(start):
-    served, got = start(Slow(), queue=1), {}
-    body = wire.pack_samples(samples(clips(1)))
+    held, got, pauses = Held(), {}, []
+    served = start(held, queue=1)
+    refused = threading.Barrier(3)  # two clients and this test
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) <= 2:
+            refused.wait(30)
+        time.sleep(0.01)
 
     def ask(i: int) -> None:
-        got[i] = scorer(served.url, timeout=30.0)(samples(clips(1)))
+        far = scorer(served.url, timeout=30.0)
+        far.servers.pause = pause
+        got[i] = far(samples(clips(1)))
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
-    status = 200
-    while status == 200 and any(thread.is_alive() for thread in threads):
-        status, said = served.post(body)
+    refused.wait(30)
+    status, said = served.post(wire.pack_samples(samples(clips(1))))
+    held.let_go.set()
     for thread in threads:
         thread.join()
-    assert status == 503 and b"1 requests wait already: come again in" in said
+    assert status == 503 and b"1 requests wait already: come again in 1 s" in said
+    assert len(pauses) >= 2 and all(0 < seconds <= 1 for seconds in pauses)
     assert all(got[i].value.isfinite().all() for i in range(3))
 
 
