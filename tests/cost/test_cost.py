@@ -368,6 +368,7 @@ def test_host_and_device_memory_do_not_grow_with_the_number_of_clips(tmp_path):
                 "scripts/recipes/wan_1.3b.toml",
                 [
                     f"train.group={group}",
+                    "train.rounds=1",
                     "backbone.options.frames=81",
                     "backbone.options.height=480",
                     "backbone.options.width=832",
@@ -478,7 +479,7 @@ from vidrl import config, cost, train
 from vidrl.training import record
 from vidrl.backbones.wan import Wan
 from vidrl.cost.calibrate import Bench, peak
-recipe = config.load("scripts/recipes/study.toml", [f"run={sys.argv[2]}", "train.rounds=3", "data.held_out_n=8"])
+recipe = config.load("scripts/recipes/study.toml", [f"run={sys.argv[2]}", "train.rounds=3", "train.prompts_per_round=2", "data.held_out_n=4"])
 if sys.argv[1] == "cost":
     made = cost.estimate(recipe, pace=lambda r: Bench(r, time.process_time).measure()).to_dict()
     print("RESULT" + json.dumps(made))
