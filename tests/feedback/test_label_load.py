@@ -17,7 +17,7 @@ from tests.feedback.clips_of_colour import write_clip
 from tests.feedback.simulated_browser import Rater
 from vidrl.feedback.store import Store
 
-RATERS, CLICKS = 20, 40
+RATERS, CLICKS = 20, 100
 TOKEN = "a-token-of-the-load-test"
 LIMIT = 420.0  # seconds for all
 
@@ -42,9 +42,9 @@ def answer(name):
 
 @pytest.mark.slow
 def test_no_click_is_lost_when_the_server_is_killed_under_load(tmp_path):
-    for i in range(10):  # 45 pairs of one prompt
+    for i in range(15):  # 105 pairs of one prompt
         write_clip(tmp_path / "clips" / f"{i}.mp4", i, frames=4)
-    rows = "".join(f"{i}.mp4,a dog\n" for i in range(10))
+    rows = "".join(f"{i}.mp4,a dog\n" for i in range(15))
     (tmp_path / "clips" / "prompts.csv").write_text(f"path,prompt\n{rows}")
     server, port = start(tmp_path)
     end = time.monotonic() + LIMIT
