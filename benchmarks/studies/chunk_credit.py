@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _permuted_credit import dealt
 from torch import Tensor
 
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones._tiny import pipeline
 from vidrl.backbones.long import Long
-from vidrl.credit import permuted
 from vidrl.inference import means
 from vidrl.rewards import Card, Reward, Samples, Score
 from vidrl.training.assembly import Options
@@ -72,10 +72,8 @@ class Permuted(GRPO):
     """GRPO whose advantages are dealt to the chunks of each video in a random order."""
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
-        """Return permuted advantages; the order depends on the scores, and so on the round."""
-        number = int(score.value.double().sum().abs() * 1e9) % 2**31
-        found = super().advantages(score, group, prompts, plan)
-        return permuted(found, torch.Generator().manual_seed(number))
+        """Return the advantages of the base class, permuted."""
+        return dealt(super().advantages(score, group, prompts, plan), score)
 
 
 def algorithm(arm: str) -> GRPO:

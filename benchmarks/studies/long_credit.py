@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _permuted_credit import dealt
 from torch import Tensor
 
 from vidrl import config
 from vidrl.algorithms.nft import NFT
-from vidrl.credit import permuted
 from vidrl.inference import means
 from vidrl.rewards import Score
 from vidrl.training import loop
@@ -65,10 +65,8 @@ class Permuted(NFT):
     """DiffusionNFT whose advantages are dealt to the chunks of each video in a random order."""
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
-        """Return permuted advantages; the order depends on the scores, and so on the round."""
-        number = int(score.value.double().sum().abs() * 1e9) % 2**31
-        found = super().advantages(score, group, prompts, plan)
-        return permuted(found, torch.Generator().manual_seed(number))
+        """Return the advantages of the base class, permuted."""
+        return dealt(super().advantages(score, group, prompts, plan), score)
 
 
 def folder(arm: str, seed: int) -> Path:

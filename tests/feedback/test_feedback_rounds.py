@@ -170,6 +170,8 @@ def test_another_loop_is_not_mixed_with_this_one(tmp_path):
 def test_what_cannot_work_is_refused_before_any_work(tmp_path):
     with pytest.raises(LoopError, match="reward is `fitted`"):
         loop_folder.begin(Plan(tmp_path / "a"), recipe(tmp_path, reward={"name": "flicker"}))
+    with pytest.raises(LoopError, match="offers by name, got mine:Reward"):
+        loop_folder.begin(Plan(tmp_path / "a", features="picture,mine:Reward"), recipe(tmp_path))
     with pytest.raises(LoopError, match="at least 20 answers"):
         loop_folder.begin(Plan(tmp_path / "a", count=5), recipe(tmp_path))
     with pytest.raises(LoopError, match="got 20 of 20 prompts with 2 clips each"):
@@ -264,7 +266,7 @@ def test_a_clip_that_was_deleted_is_sampled_again(tmp_path):
 def test_a_round_that_asks_in_any_case_claims_no_rise(tmp_path):
     shares = {"unfamiliar_before": 0.2, "unfamiliar_after": 0.1}
     text = loop_page.verdict(Plan(tmp_path, unfamiliar=-1.0), 1, shares)
-    assert text.endswith("20 % before it. With --unfamiliar -1, labels are asked for in any case.")
+    assert text.endswith("20 % of those before it. With --unfamiliar -1, labels are asked for in any case.")
 
 
 def test_a_folder_that_was_moved_keeps_its_answers(tmp_path):

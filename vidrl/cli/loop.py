@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LOOP = """\
 Label clips, fit a reward to the answers, train on this reward, and ask again where the trained
-policy has left the clips that the answers know.
+policy makes clips unlike those that were labelled.
 
   vidrl loop scripts/recipes/tiny_taste.toml --out evening
   vidrl loop scripts/recipes/tiny_taste.toml --out evening --no-page    stop for answers
@@ -62,8 +62,8 @@ def declare(commands: Any) -> None:
         type=number(-1),
         default=0.05,
         metavar="P",
-        help="ask again if the share of clips outside those of the labels rises by more than this "
-        "in a training (0.05); -1: always",
+        help="ask again if a training raises the share of clips unlike the labelled ones by more "
+        "than this (0.05); -1: always",
     )
     loop.add_argument(
         "--features",

@@ -25,9 +25,10 @@ FIXED = ("samples", "seed", "features")  # later values would mix clips or rewar
 def begin(plan: Plan, recipe: config.Recipe, prompts: str = "") -> None:
     """Create the folder of a loop, or check that it holds this loop; lock it for this process.
 
-    `prompts` is a file whose prompts are all judged; "" draws `count` prompts of the recipe's
-    training prompts. Raises LoopError for a recipe without the reward `fitted`, for fewer answers
-    than a fit needs, and for a folder of another loop; ValueError for unknown features;
+    `prompts` is a file whose prompts are all judged; "" draws some of the recipe's training
+    prompts. Raises LoopError for a recipe without the reward `fitted`, for fewer answers
+    than a fit needs, for features of the user's own code, and for a folder of another loop;
+    ValueError for unknown features;
     RunFolderError where another process is at work in the folder.
     """
     text = recipe.to_toml()
@@ -52,7 +53,14 @@ def begin(plan: Plan, recipe: config.Recipe, prompts: str = "") -> None:
 def _check_possible(plan: Plan, recipe: config.Recipe) -> None:
     """Raise an error for what would fail after people have answered."""
     model_key(recipe)
-    fit_features.chosen([name.strip() for name in plan.features.split(",") if name.strip()])
+    names = [name.strip() for name in plan.features.split(",") if name.strip()]
+    own = [name for name in names if ":" in name]
+    if own:
+        raise LoopError(
+            f"expected features that `vidrl fit` offers by name, got {own[0]}: a reward with code "
+            "of yours needs its option trusted; do the steps of docs/people.md one after the other"
+        )
+    fit_features.chosen(names)
     if plan.count < LEAST:
         raise LoopError(
             f"expected --count of at least {LEAST} answers a round, which `vidrl fit` needs, got "

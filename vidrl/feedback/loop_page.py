@@ -34,8 +34,8 @@ def verdict(plan: Plan, number: int, row: Row) -> str:
     before, after = (100 * row[f"unfamiliar_{when}"] for when in ("before", "after"))
     limit = f"{100 * plan.unfamiliar:.0f} points"
     shares = (
-        f"{after:.0f} % of the clips after the training lie outside the clips of the labels, "
-        f"{before:.0f} % before it"
+        f"{after:.0f} % of the clips after the training are unlike the labelled clips, "
+        f"{before:.0f} % of those before it"
     )
     if not asks_again(plan, row):
         return (
@@ -44,8 +44,11 @@ def verdict(plan: Plan, number: int, row: Row) -> str:
         )
     if plan.unfamiliar < 0:
         return f"{shares}. With --unfamiliar {plan.unfamiliar:g}, labels are asked for in any case."
-    more = "the next round asks about these clips" if number < plan.rounds else "more --rounds help"
-    return f"{shares}, a rise of more than {limit}: the reward guesses more often, and {more}."
+    more = "the next round asks" if number < plan.rounds else "a round more (--rounds) would ask"
+    return (
+        f"{shares}, a rise of more than {limit}: more values of the reward are guesses, and {more} "
+        "about these clips."
+    )
 
 
 def _round(plan: Plan, number: int, row: Row) -> str:

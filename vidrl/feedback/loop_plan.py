@@ -8,9 +8,9 @@ round k = 1, 2, …:
 - rewards/k: the reward that `vidrl fit` fitted to all answers so far;
 - runs/k: the run that trains on this reward, from the policy of the round before.
 
-Round 1 asks about pairs of clips/0. Round k asks about pairs of a clip of clips/k−2 and a clip of
-clips/k−1, so that people say whether the training helped, and the next fit sees clips of the
-policy.
+Round 1 asks about pairs of clips/0. Each later round k asks about pairs of a clip of clips/k−2 and
+a clip of clips/k−1, so that people say whether the training helped, and the next fit sees clips
+of the policy.
 """
 
 from __future__ import annotations
