@@ -266,7 +266,9 @@ def test_a_clip_that_was_deleted_is_sampled_again(tmp_path):
 def test_a_round_that_asks_in_any_case_claims_no_rise(tmp_path):
     shares = {"unfamiliar_before": 0.2, "unfamiliar_after": 0.1}
     text = loop_page.verdict(Plan(tmp_path, unfamiliar=-1.0), 1, shares)
-    assert text.endswith("20 % of those before it. With --unfamiliar -1, labels are asked for in any case.")
+    assert text.endswith(
+        "20 % of those before it. With --unfamiliar -1, labels are asked for in any case."
+    )
 
 
 def test_a_folder_that_was_moved_keeps_its_answers(tmp_path):
