@@ -39,15 +39,25 @@ def check(model: object) -> None:
     name = _components.index(str(model)).get("_class_name")
     pipeline = getattr(_components.diffusers(), str(name), None)
     if pipeline is not None and IMAGE not in inspect.signature(pipeline.__call__).parameters:
-        raise _refusal(str(name))
+        raise _takes_none(str(name))
 
 
-def _refusal(name: str) -> ValueError:
+def _takes_none(name: str) -> ValueError:
     """Return the error for a pipeline that cannot continue a clip."""
     return ValueError(
         f"expected a pipeline that continues a clip from an image, got {name}, which takes no "
-        "image or works without one: use the image-to-video pipeline of the same family, such as "
+        "image: use the image-to-video pipeline of the same family, such as "
         "WanImageToVideoPipeline"
+    )
+
+
+def _not_named(name: str) -> ValueError:
+    """Return the error for a pipeline whose first chunks would be made without an image."""
+    return ValueError(
+        f"expected an image for the first chunk, because a chunk after an image has fewer latent "
+        f"frames, got {name}, which works without an image: set "
+        "backbone.options.options.call.image to the file of a picture; a prompt with an image of "
+        "its own takes that image"
     )
 
 
@@ -55,8 +65,10 @@ class PictureContinuation(Continuation):
     """A continuation of a `Pipeline`: a chunk begins with the last frame of the one before."""
 
     def __init__(self, pipeline: Any, history: int):
+        if IMAGE not in pipeline.runner.call_parameters:
+            raise _takes_none(pipeline.runner.name)
         if IMAGE not in pipeline.needs and IMAGE not in pipeline.runner.call:
-            raise _refusal(pipeline.runner.name)
+            raise _not_named(pipeline.runner.name)
         if history != 1:
             raise ValueError(
                 f"expected history = 1, because {pipeline.runner.name} reads one image, got "

@@ -19,6 +19,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -110,10 +111,20 @@ class Runner:
         self.in_first_iteration = False
 
     def times(self, row: int, steps: int) -> list[float]:
-        """Return the times of the pipeline's schedule of `steps` steps, which later runs use."""
+        """Return the times of the pipeline's schedule of `steps` steps, which later runs use.
+
+        Raises ValueError for a schedule that is not of numbers: schedulers that stretch their
+        sigmas divide 0 by 0 for a single step.
+        """
         self.steps = steps
         self.initial_latents(row)
-        return self.probe.remember_schedule()
+        times = self.probe.remember_schedule()
+        if not all(isfinite(t) for t in times):
+            raise ValueError(
+                f"expected numbers in a schedule of {steps} step{'s' * (steps > 1)} of "
+                f"{self.name}, got {', '.join(f'{t:g}' for t in times[:4])}: take more steps"
+            )
+        return times
 
     def initial_latents(self, row: int, **call: Any) -> Tensor:
         """Return the latents with which the pipeline enters its loop, joined."""

@@ -136,3 +136,16 @@ def wan_vace() -> diffusers.WanVACEPipeline:
 def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
     made = network(diffusers.SkyReelsV2Transformer3DModel)
     return diffusers.SkyReelsV2Pipeline(tokenizer(), t5(), made, wan_vae(), flow_unipc(8.0))
+
+
+@family("image to video", CALL, OTHER)
+def skyreels_v2_i2v() -> diffusers.SkyReelsV2ImageToVideoPipeline:
+    return diffusers.SkyReelsV2ImageToVideoPipeline(
+        tokenizer(),
+        t5(),
+        clip_vision(),
+        clip_pictures(),
+        network(diffusers.SkyReelsV2Transformer3DModel, 36, image_dim=4),
+        wan_vae(),
+        flow_unipc(5.0),
+    )

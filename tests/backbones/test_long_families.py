@@ -1,0 +1,108 @@
+"""The image-to-video pipelines of several families continue clips, and learn from them."""
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs vidrl[train]")
+
+from families import FAMILIES, picture
+from families.contract import targets
+
+from vidrl.algorithms.grpo import GRPO
+from vidrl.backbones.base import extended
+from vidrl.backbones.long import Long
+from vidrl.data.prompt import Prompt
+from vidrl.diffusion import transition
+from vidrl.training.assembly import Options
+from vidrl.training.chunks import sample, split
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws
+
+# the pipeline of LTX conditions works without a picture, so that the call must bring one
+OPTIONAL = {"ltx_condition"}
+NAMES = ["cogvideox_i2v", "ltx_condition", "ltx_i2v", "skyreels_v2_i2v", "svd", "wan22_i2v"]
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def long_of(name: str, chunks: int = 2) -> Long:
+    family = FAMILIES[name]
+    start = {"image": family.picture(family.call)} if name in OPTIONAL else {}
+    options = {"call": {**family.call, **start}}
+    return Long(family.build(), chunks=chunks, base="pipeline", options=options)
+
+
+def prompts_of(long: Long, folder, texts=("a red circle",)) -> list[Prompt]:
+    made = []
+    for number, text in enumerate(texts):
+        file = folder / f"{number}.png"
+        picture(*long.base.clip_shape[2:], number).save(file)
+        made.append(Prompt(text, {"image": str(file)}))
+    return made
+
+
+def sampler_of(long: Long) -> dict[str, object]:
+    return {"sampler": "cps"} if long.path.kind == "flow" else {"sampler": "ddim"}
+
+
+def logs(chunks, long: Long, cond) -> torch.Tensor:
+    """The log-density of step 2, which draws noise, of each row under a condition."""
+    step = chunks.plan.step(long, chunks.before[:, 0], 2, cond)
+    return transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+
+
+@every
+def test_a_chunk_follows_the_picture_at_the_end_of_the_one_before(name, tmp_path):
+    long = long_of(name)
+    cond = long.encode(prompts_of(long, tmp_path))
+    plan = Plan(
+        long.times(4), eta=0.3, segments=2, stochastic=(2,), keep=(2,), chunks=2, **sampler_of(long)
+    )
+    made = sample(long, cond, draws(0, [("a",)]), plan)
+    frames, chunks = long.base.clip_shape[0], split(made, long)
+    # the clip: the first chunk, and the second one without the frame that repeats the first one's
+    first = long.base.decode_with(chunks.latents[:1], {"row": cond["row"]})
+    clip = long.decode_with(made.latents, cond)
+    assert clip.shape[1] == 2 * frames - 1 == long.frame_map[-1][1] == long.clip_shape[0]
+    assert torch.equal(clip[:, :frames], first)
+    assert torch.equal(chunks.cond["picture"][1], (255 * first[0, -1]).round().byte())
+    # log p of the second chunk is that of its condition, and another one has another density
+    ratio = (logs(chunks, long, chunks.cond) - chunks.log_density[:, 0, 0]).exp()
+    assert torch.allclose(ratio, torch.ones(2), atol=1e-6)
+    white = extended(chunks.cond, {"picture": torch.full_like(chunks.cond["picture"], 255)})
+    moved = (logs(chunks, long, white) - logs(chunks, long, chunks.cond)).abs()
+    assert moved[0] == 0 and moved[1] > 1e-5
+
+
+@every
+def test_a_round_of_grpo_learns_from_chunks(name, tmp_path):
+    """Trainer.go raises where the ratio before the first update is not 1."""
+    long = long_of(name)
+    policy = Policy(long, rank=2, alpha=2, targets=targets(long.base))
+    prompts = prompts_of(long, tmp_path, ["a red circle", "a blue square"])
+    trainer = Trainer.from_objects(
+        policy=policy,
+        algorithm=GRPO(steps=3, segments=2, discount=0.9, scale="batch", **sampler_of(long)),
+        reward=lambda samples: samples.frames.mean((2, 3, 4)),
+        prompts=prompts[:1],
+        held_out=prompts[1:],
+        folder=tmp_path / "run",
+        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
+    )
+    before = policy.checksum()
+    trainer.go()
+    assert policy.checksum() != before
+
+
+def test_a_picture_that_a_pipeline_does_not_need_is_asked_for_in_the_call():
+    family = FAMILIES["ltx_condition"]
+    with pytest.raises(ValueError, match="got LTXConditionPipeline.*options.call.image"):
+        Long(family.build(), base="pipeline", options={"call": dict(family.call)})
+
+
+def test_a_schedule_without_numbers_is_refused():
+    """LTX stretches its sigmas by 1 - sigma of the last one, which is 0 for a single step."""
+    long = long_of("ltx_i2v")
+    with pytest.raises(ValueError, match="numbers in a schedule of 1 step.*got nan.*more steps"):
+        long.times(1)
+    assert long.times(2)[0] == 1.0
