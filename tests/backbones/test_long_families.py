@@ -65,11 +65,11 @@ def test_a_chunk_follows_the_picture_at_the_end_of_the_one_before(name, tmp_path
     clip = long.decode_with(made.latents, cond)
     assert clip.shape[1] == 2 * frames - 1 == long.frame_map[-1][1] == long.clip_shape[0]
     assert torch.equal(clip[:, :frames], first)
-    assert torch.equal(chunks.cond["picture"][1], (255 * first[0, -1]).round().byte())
+    assert torch.equal(chunks.cond["pictures"][1, 0], (255 * first[0, -1]).round().byte())
     # log p of the second chunk is that of its condition, and another one has another density
     ratio = (logs(chunks, long, chunks.cond) - chunks.log_density[:, 0, 0]).exp()
     assert torch.allclose(ratio, torch.ones(2), atol=1e-6)
-    white = extended(chunks.cond, {"picture": torch.full_like(chunks.cond["picture"], 255)})
+    white = extended(chunks.cond, {"pictures": torch.full_like(chunks.cond["pictures"], 255)})
     moved = (logs(chunks, long, white) - logs(chunks, long, chunks.cond)).abs()
     assert moved[0] == 0 and moved[1] > 1e-5
 

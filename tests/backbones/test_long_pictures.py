@@ -42,7 +42,7 @@ def test_a_chunk_of_a_picture_pipeline_follows_the_last_frame(name, tmp_path):
     assert first["row"].tolist() == later["row"].tolist() == cond["row"].tolist()
     begun = pipeline.decode_with(chunks.latents[:1], {"row": cond["row"]})
     last = (255 * begun[0, -1]).round().byte()
-    assert torch.equal(later["picture"][0], last)
+    assert torch.equal(later["pictures"][0, 0], last)
     (row,) = long.continued._rows(later)["row"].tolist()
     image = np.asarray(pipeline.runner.table[row].references["image"])
     assert np.array_equal(image, last.permute(1, 2, 0).numpy())
@@ -90,7 +90,9 @@ def test_rows_of_one_call_are_never_dropped(monkeypatch, i2v):
     long, prompts, _ = i2v
     cond = {**long.encode(prompts), "follows": torch.ones(3)}
     size = long.base.clip_shape[1:]
-    cond["picture"] = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, *size)
+    cond["pictures"] = torch.arange(3, dtype=torch.uint8)[:, None, None, None, None].expand(
+        3, 1, *size
+    )
     found = long.continued._rows(cond)["row"].tolist()
     images = [long.base.runner.table[row].references["image"] for row in found]
     assert [int(np.asarray(image).max()) for image in images] == [0, 1, 2]

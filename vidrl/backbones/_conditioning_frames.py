@@ -16,7 +16,8 @@ from torch import Tensor
 from vidrl.data.prompt import is_file
 
 from ._latent_layout import Layout
-from ._runner import Runner
+from ._row_independence import inverted
+from ._runner import Row, Runner, is_film
 from ._stand_ins import DecodeHook
 
 Pictures = frozenset[tuple[str, int]]  # the references of a row that are pictures, and how many
@@ -33,6 +34,35 @@ def pictures_of_row(runner: Runner, row: int) -> Pictures:
         for name, value in references.items()
         if is_file(name) and value is not None
     )
+
+
+def free_layout(runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None) -> Any:
+    """Return the layout without the latent frames that the pictures of a row set."""
+    runner.lists_films = _reads_first_picture_alone(runner, layout, row)
+    found = find_frames(runner, layout, row, decode_hook)
+    return layout.without_frames(found) if isinstance(layout, Layout) else layout
+
+
+@torch.no_grad()
+def _reads_first_picture_alone(runner: Runner, layout: Any, row: int) -> bool:
+    """Return whether the later pictures of a row's film change nothing that the networks receive.
+
+    A call that takes a list of films reads the pictures of one film as films of one picture
+    each, and may leave out all but the first one.
+    """
+    references = {**runner.call, **runner.table[row].references}
+    films = {name: film for name, film in references.items() if is_film(film) and len(film) > 1}
+    if not films or not isinstance(layout, Layout):
+        return False
+    changed = {name: [film[0], *inverted(film[1:])] for name, film in films.items()}
+    own = runner.table[row]
+    runner.table.append(Row(own.prompt, {**own.references, **changed}))
+    x = layout.to_pipeline(torch.zeros(1, *layout.shape, device=runner.encoder_cache.device()))
+    one, other = (
+        runner.dry_iteration([each], x, runner.probe.grid[0])
+        for each in (row, len(runner.table) - 1)
+    )
+    return one.same_inputs(other)
 
 
 def find_frames(

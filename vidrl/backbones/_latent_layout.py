@@ -41,6 +41,7 @@ class Layout:
       None if both have the same order.
     - `conditioned`: the latent frames that a picture sets and that vidrl's latents leave
       out (`_conditioning_frames`).
+    - `given`: the number of pixel frames with which a clip begins and that a picture sets.
     """
 
     pipeline_shape: tuple[int, ...]
@@ -50,6 +51,7 @@ class Layout:
     frame_map: list[Span]
     draw_order: Tensor | None = None
     conditioned: tuple[int, ...] = ()
+    given: int = 0
 
     def without_frames(self, conditioned: tuple[int, ...]) -> Layout:
         """Return the layout without the frames `conditioned`.
@@ -62,7 +64,10 @@ class Layout:
         free = [k for k in range(self.length) if k not in conditioned]
         ends = [*(self.frame_map[k][1] for k in free[:-1]), self.frame_map[-1][1]]
         return replace(
-            self, conditioned=conditioned, frame_map=list(zip([0, *ends[:-1]], ends, strict=True))
+            self,
+            conditioned=conditioned,
+            given=self.frame_map[free[0]][0],
+            frame_map=list(zip([0, *ends[:-1]], ends, strict=True)),
         )
 
     def with_length(self, length: int) -> Layout:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._runner import DryIteration, Runner
+from ._runner import DryIteration, Runner, same
 
 Rule = Callable[[Tensor, int], Tensor]  # (timesteps, number of levels) → the network's time
 # The formulas by which diffusers' pipelines compute the network's time from the timestep.
@@ -115,7 +115,7 @@ def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None
     timesteps = torch.tensor(probe.schedule_timesteps, dtype=probe.timesteps.dtype)
     found: dict[int, Rule] = {}
     for place, column in enumerate(zip(*calls, strict=True)):
-        if all(_same(column[0], other) for other in column):
+        if all(same(column[0], other) for other in column):
             continue
         rule = _rule(column, timesteps, probe.config.num_train_timesteps)
         if rule is None:
@@ -141,7 +141,7 @@ def _copies(leaves: Sequence[Any], swapped: Sequence[Any]) -> int | None:
     In `swapped` the two rows have changed places. So must the rows of every leaf that
     differs; None if they have not, for example if the copies of a row are neighbours.
     """
-    differ = [(a, b) for a, b in zip(leaves, swapped, strict=True) if not _same(a, b)]
+    differ = [(a, b) for a, b in zip(leaves, swapped, strict=True) if not same(a, b)]
     sizes = {len(a) for a, _ in differ if isinstance(a, Tensor) and a.dim()}
     size = sizes.pop() if len(sizes) == 1 else 1
     if size % 2 or not all(
@@ -149,10 +149,3 @@ def _copies(leaves: Sequence[Any], swapped: Sequence[Any]) -> int | None:
     ):
         return None
     return size // 2
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two leaves are equal."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    return a is b or (type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b))

@@ -1,10 +1,10 @@
-"""Continue a clip of an image-to-video pipeline: the last frame is the image of the next chunk.
+"""Continue a clip of a pipeline that begins a clip with given frames: an image, or a film.
 
-The pipeline makes the first frame of a chunk like its image. This frame repeats the last frame of
-the chunk before and is left out of the clip.
+The pipeline makes the first frames of a chunk like the given ones. These frames repeat the last
+frames of the chunk before and are left out of the clip.
 
-The condition of a chunk has the picture itself (B, 3, H, W), in levels from 0 to 255. A row of the
-pipeline's table, which its calls read, is made of the picture when it is needed.
+The condition of a chunk has the frames themselves (B, n, 3, H, W), in levels from 0 to 255. A row
+of the pipeline's table, which its calls read, is made of the frames when it is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,86 +26,110 @@ from ._runner import Row
 from .base import FOLLOWS, Cond, Continuation, extended
 
 IMAGE = "image"
-PICTURE = "picture"
+FILM = "video"
+PICTURES = "pictures"
 # The rows of continued chunks that the pipeline's table keeps, so that its encoders run once for
 # the steps of a chunk. A row that was dropped is made again from the picture of the condition.
 ROWS = 256
 
 
-def check(model: object) -> None:
-    """Raise ValueError for a folder or hub id of a pipeline whose call takes no image."""
+def check(model: object, history: int) -> None:
+    """Raise ValueError for a folder or hub id of a pipeline whose call takes no such frames."""
     if not isinstance(model, (str, Path)):
         return
     name = _components.index(str(model)).get("_class_name")
     pipeline = getattr(_components.diffusers(), str(name), None)
-    if pipeline is not None and IMAGE not in inspect.signature(pipeline.__call__).parameters:
-        raise _takes_none(str(name))
+    if pipeline is not None:
+        _check_takes(inspect.signature(pipeline.__call__).parameters, str(name), history)
 
 
-def _takes_none(name: str) -> ValueError:
-    """Return the error for a pipeline that cannot continue a clip."""
-    return ValueError(
+def _reference(history: int) -> str:
+    """Return the name of the argument that takes the last frames of a chunk."""
+    return IMAGE if history == 1 else FILM
+
+
+def _check_takes(parameters: Mapping[str, object], name: str, history: int) -> None:
+    """Raise ValueError for a call without an argument for the last frames of a chunk."""
+    if _reference(history) in parameters:
+        return
+    if history > 1:
+        raise ValueError(
+            f"expected a pipeline that takes a film for history = {history}, got {name}, whose "
+            f"call has no argument {FILM}: set history = 1, which gives the last frame as its image"
+        )
+    raise ValueError(
         f"expected a pipeline that continues a clip from an image, got {name}, which takes no "
         "image: use the image-to-video pipeline of the same family, such as "
         "WanImageToVideoPipeline"
     )
 
 
-def _not_named(name: str) -> ValueError:
-    """Return the error for a pipeline whose first chunks would be made without an image."""
-    return ValueError(
-        f"expected an image for the first chunk, because a chunk after an image has fewer latent "
-        f"frames, got {name}, which works without an image: set "
-        "backbone.options.options.call.image to the file of a picture; a prompt with an image of "
-        "its own takes that image"
-    )
+def _check_first(pipeline: Any, history: int) -> None:
+    """Raise ValueError where first chunks are made without the frames that later ones have.
+
+    A chunk with given frames has fewer latent frames, and chunks must be of one length.
+    """
+    name, reference = pipeline.runner.name, _reference(history)
+    call = pipeline.runner.call
+    if reference not in pipeline.needs and reference not in call:
+        what = "an image" if history == 1 else f"a film of {history} frames"
+        raise ValueError(
+            f"expected {what} for the first chunk, because a chunk after given frames has fewer "
+            f"latent frames, got {name}, which works without: name a file in "
+            f"backbone.options.options.call.{reference}; a prompt may bring its own"
+        )
+    if history > 1 and pipeline.layout.given != history:
+        raise ValueError(
+            f"expected history = {history} and a film of {history} frames as {reference}, with "
+            f"which {name} begins a clip, got a film of {len(call.get(reference, ()))} frames, of "
+            f"which the pipeline takes {pipeline.layout.given} unchanged: cut the film, and choose "
+            "a history of k n + 1 frames, where a latent frame has n"
+        )
 
 
 class PictureContinuation(Continuation):
-    """A continuation of a `Pipeline`: a chunk begins with the last frame of the one before."""
+    """A continuation of a `Pipeline`: a chunk begins with the last frames of the one before."""
 
     def __init__(self, pipeline: Any, history: int):
-        if IMAGE not in pipeline.runner.call_parameters:
-            raise _takes_none(pipeline.runner.name)
-        if IMAGE not in pipeline.needs and IMAGE not in pipeline.runner.call:
-            raise _not_named(pipeline.runner.name)
-        if history != 1:
-            raise ValueError(
-                f"expected history = 1, because {pipeline.runner.name} reads one image, got "
-                f"{history}"
-            )
-        self.pipeline = pipeline
+        _check_takes(pipeline.runner.call_parameters, pipeline.runner.name, history)
+        _check_first(pipeline, history)
+        self.pipeline, self.history = pipeline, history
         self.rows = OrderedDict[tuple[int, bytes], int]()  # in the order of use
-        # the first pixel frame of a following chunk is left out
+        # the given pixel frames of a following chunk are left out
         self.frame_map: list[Span] = [
-            (max(0, start - 1), max(0, end - 1)) for start, end in pipeline.frame_map
+            (max(0, start - history), max(0, end - history)) for start, end in pipeline.frame_map
         ]
 
     @torch.no_grad()
     def condition(self, cond: Cond, before: Tensor) -> Cond:
         """Return the last frames of the chunks before."""
-        return {PICTURE: levels(self._decoded(before.to(self.pipeline.device), cond)[:, -1])}
+        return {PICTURES: self._last(self._decoded(before.to(self.pipeline.device), cond))}
+
+    def _last(self, clips: Tensor) -> Tensor:
+        """Return the frames of clips that the next chunks see."""
+        return levels(clips[:, -self.history :].detach())
 
     def absent(self, count: int) -> Cond:
         """Return black pictures, which no call reads."""
         height, width = self.pipeline.clip_shape[2:]
-        return {PICTURE: torch.zeros(count, 3, height, width, dtype=torch.uint8)}
+        size = (count, self.history, 3, height, width)
+        return {PICTURES: torch.zeros(size, dtype=torch.uint8)}
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Return the pipeline's prediction under the picture."""
+        """Return the pipeline's prediction under the given frames."""
         raw: Tensor = self.pipeline.predict(x, t, self._rows(cond))
         return raw
 
     def decode(self, chunks: Sequence[Tensor], cond: Cond | None) -> Tensor:
-        """Return the clips, each chunk decoded under its own picture."""
+        """Return the clips, each chunk decoded under its own given frames."""
         dry = torch.full((len(chunks[0]),), self.pipeline.dry_row)
         under: Cond = {"row": dry} if cond is None else cond
         clips = [self._decoded(chunks[0], under)]
         for chunk in chunks[1:]:
-            picture = levels(clips[-1][:, -1].detach())
-            under = extended(under, {PICTURE: picture, FOLLOWS: torch.ones(len(chunk))})
+            given = {PICTURES: self._last(clips[-1]), FOLLOWS: torch.ones(len(chunk))}
+            under = extended(under, given)
             clips.append(self._decoded(chunk, under))
-        return torch.cat([clips[0], *(clip[:, 1:] for clip in clips[1:])], 1)
+        return torch.cat([clips[0], *(clip[:, self.history :] for clip in clips[1:])], 1)
 
     def _decoded(self, latents: Tensor, cond: Cond) -> Tensor:
         """Return the clips of chunks, each decoded alone.
@@ -123,19 +147,20 @@ class PictureContinuation(Continuation):
         """Return the pipeline's own condition: a row of its table for each chunk."""
         row = cond["row"].clone()
         if FOLLOWS in cond:
-            pictures = cond[PICTURE].cpu()
+            pictures = cond[PICTURES].cpu()
             for i in cond[FOLLOWS].nonzero().flatten().tolist():
                 row[i] = self._row(int(row[i]), pictures[i])
             self._drop(len(row))
         return {"row": row}
 
-    def _row(self, prompt: int, picture: Tensor) -> int:
-        """Return the row that has the prompt of another row, and a picture as its image."""
+    def _row(self, prompt: int, pictures: Tensor) -> int:
+        """Return the row that has the prompt of another row, and the given frames (n, 3, H, W)."""
         table = self.pipeline.runner.table
-        key = prompt, hashlib.sha256(picture.numpy().tobytes()).digest()
+        key = prompt, hashlib.sha256(pictures.numpy().tobytes()).digest()
         if key not in self.rows:
-            references = {**table[prompt].references, IMAGE: _references.image(picture / 255)}
-            table.append(Row(table[prompt].prompt, references))
+            film = [_references.image(picture / 255) for picture in pictures]
+            given = {_reference(self.history): film if self.history > 1 else film[0]}
+            table.append(Row(table[prompt].prompt, {**table[prompt].references, **given}))
             self.rows[key] = len(table) - 1
         self.rows.move_to_end(key)
         return self.rows[key]

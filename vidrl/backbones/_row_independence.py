@@ -41,14 +41,14 @@ TEXTS = (
 
 def neighbours(row: Row) -> list[Row]:
     """Return two rows to run beside a row: other texts, once with inverted pictures."""
-    inverted = {name: _inverted(value) for name, value in row.references.items()}
-    return [Row(TEXTS[0], row.references), Row(TEXTS[1], inverted)]
+    others = {name: inverted(value) for name, value in row.references.items()}
+    return [Row(TEXTS[0], row.references), Row(TEXTS[1], others)]
 
 
-def _inverted(value: Any) -> Any:
+def inverted(value: Any) -> Any:
     """Invert the colours of a picture, or of each picture of a film; return a text as it is."""
     if isinstance(value, list):
-        return [_inverted(picture) for picture in value]
+        return [inverted(picture) for picture in value]
     return value.point(lambda level: 255 - level) if hasattr(value, "point") else value
 
 

@@ -55,6 +55,12 @@ class DryIteration(NamedTuple):
     calls: list[list[Any]]
     prediction: Tensor
 
+    def same_inputs(self, other: DryIteration) -> bool:
+        """Return whether the networks of another iteration are called with equal arguments."""
+        pairs = zip(self.calls, other.calls, strict=False)
+        same_calls = self.networks == other.networks
+        return same_calls and all(len(a) == len(b) and all(map(same, a, b)) for a, b in pairs)
+
 
 class Runner:
     """A runner calls a pipeline's `__call__` for rows of `table`, with the arguments `call`.
@@ -73,6 +79,7 @@ class Runner:
       numbers (B, E) in arguments and results.
     - `needs_first_iteration`: whether the first iteration computes what later ones read.
       Then each run begins with the first iteration, its network idle.
+    - `lists_films`: whether the call takes a list of films where there is one row, too.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class Runner:
         self.parts = LatentParts({0: 0})
         self.needs_first_iteration = False
         self.in_first_iteration = False
+        self.lists_films = False
 
     def times(self, row: int, steps: int) -> list[float]:
         """Return the times of the pipeline's schedule of `steps` steps, which later runs use.
@@ -323,13 +331,20 @@ class Runner:
             for name, value in self.call.items()
             if name.startswith("negative_prompt") and isinstance(value, str) and name not in by_row
         }
+        films = {name: value for name, value in self.call.items() if self._listed(value)}
+        by_row = {**{name: [film] * len(rows) for name, film in films.items()}, **by_row}
         for_rows = {
-            name: values[0] if len(rows) == 1 else values for name, values in by_row.items()
+            name: values[0] if len(rows) == 1 and not self._listed(values[0]) else values
+            for name, values in by_row.items()
         }
         # Schedulers with an `eta` would draw noise otherwise.
         steps = {"num_inference_steps": self.steps, "eta": 0.0, "return_dict": False}
         arguments = {**steps, **self.call, **for_rows, **call}
         return {name: value for name, value in arguments.items() if name in self.call_parameters}
+
+    def _listed(self, value: object) -> bool:
+        """Return whether the call takes a row's value as a list of one."""
+        return self.lists_films and is_film(value)
 
     def _enumerate(self, values: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
         """Enumerate as Python does, but of the schedule yield the wanted step alone, repeated.
@@ -392,6 +407,18 @@ class Runner:
         return ValueError(
             f"expected a pipeline that vidrl can drive, got {self.name}: {reason}; {cure}"
         )
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two leaves of a network's arguments are equal."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    return a is b or (type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b))
+
+
+def is_film(value: object) -> bool:
+    """Return whether an argument of the call is a list of pictures."""
+    return isinstance(value, list) and bool(value) and hasattr(value[0], "convert")
 
 
 def _record_call(calls: list[tuple[str, list[Any]]], name: str, leaves: list[Any]) -> int:

@@ -256,14 +256,14 @@ class Denoiser(Generator):
             return tuple(self.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
 
     def continuation(self, history: int) -> Continuation:
-        """Return how this family continues a clip after the last `history` latent frames of it.
+        """Return how this family continues a clip after the last `history` frames of it.
 
         Raises ValueError for a family that cannot, which is the default.
         """
         raise _cannot_continue(type(self).__name__)
 
     @classmethod
-    def check_continuation(cls, options: Mapping[str, object]) -> None:
+    def check_continuation(cls, options: Mapping[str, object], history: int) -> None:
         """Raise ValueError where a model of these options cannot continue a clip.
 
         Nothing of the model but its index is read.

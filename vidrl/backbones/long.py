@@ -30,8 +30,8 @@ class Long(Denoiser):
 
     - `model` and `options`: those of the backbone `base`, whose clip is one chunk. The backbone
       "wan" sees the last `history` latent frames of the chunk before, at time 0, which a model
-      must have learned; "pipeline" drives an image-to-video pipeline, whose image is the last
-      frame of the chunk before.
+      must have learned; "pipeline" drives a pipeline that is given the last `history` pixel frames
+      of the chunk before: one as its image, several as its film.
     - `chunks`: J, at least 1.
     - `weights`: a folder with network.safetensors, the weights of a network that learned to
       continue, in place of the model's own; "" keeps those.
@@ -118,7 +118,7 @@ class Long(Denoiser):
         own = options.get("options") or {}
         given = {"model": options.get("model"), **(own if isinstance(own, Mapping) else {})}
         base.check_options(given)
-        base.check_continuation(given)
+        base.check_continuation(given, history if isinstance(history, int) else 1)
 
     @classmethod
     def tiny(cls) -> Long:

@@ -49,7 +49,6 @@ from . import (
 from ._attention import AttentionSwitch
 from ._encoder_cache import EncoderCache
 from ._joint_latents import JointLayout, find_layout
-from ._latent_layout import Layout
 from ._memory import Memory
 from ._mixed_times import MixedTimes
 from ._runner import Row, Runner
@@ -230,12 +229,9 @@ class Pipeline(Denoiser):
         self.reads = tuple(
             name for name in self.runner.call_parameters if is_file(name) or is_text(name)
         )
-        all_frames = find_layout(self.runner, self.dry_row)
-        conditioned = _conditioning_frames.find_frames(
-            self.runner, all_frames, self.dry_row, self.decode_hook
-        )
-        self.layout = (
-            all_frames.without_frames(conditioned) if isinstance(all_frames, Layout) else all_frames
+        every = find_layout(self.runner, self.dry_row)
+        self.layout = _conditioning_frames.free_layout(
+            self.runner, every, self.dry_row, self.decode_hook
         )
         # The sets of pictures for which the conditioned frames were found. A prompt with another
         # set of pictures is checked when it first comes.
@@ -418,7 +414,7 @@ class Pipeline(Denoiser):
         It is 1 where the rows of a batch change each other, or where no batch has yet shown
         that rows with pictures do not.
         """
-        alone = bool(self.needs) if self._rows_depend is None else self._rows_depend
+        alone = any(self.known_pictures) if self._rows_depend is None else self._rows_depend
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
@@ -453,12 +449,12 @@ class Pipeline(Denoiser):
         return VideoEncoder(self)
 
     @classmethod
-    def check_continuation(cls, options: Mapping[str, object]) -> None:
-        """Raise ValueError for a pipeline whose call takes no image."""
-        _picture_continuation.check(options.get("model"))
+    def check_continuation(cls, options: Mapping[str, object], history: int) -> None:
+        """Raise ValueError for a pipeline whose call takes no image, or no film of `history`."""
+        _picture_continuation.check(options.get("model"), history)
 
     def continuation(self, history: int) -> Continuation:
-        """Return how clips are continued: the last frame of a chunk is the next one's image."""
+        """Return how clips are continued: the last frames of a chunk are given to the next one."""
         return _picture_continuation.PictureContinuation(self, history)
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:

@@ -1,0 +1,147 @@
+"""A pipeline that takes a film sees the last frames of the chunk before, not one alone."""
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs vidrl[train]")
+
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from families import FAMILIES, clips
+from families.contract import targets
+
+from vidrl.algorithms.grpo import GRPO
+from vidrl.backbones.base import extended
+from vidrl.backbones.long import Long
+from vidrl.diffusion import transition
+from vidrl.training.assembly import Options
+from vidrl.training.chunks import sample, split
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws
+
+LTX = FAMILIES["ltx_condition"]
+CALL = {**LTX.call, "num_frames": 17}
+HISTORY, STEPS = 5, 4  # two latent frames: one frame, and four
+
+
+def film(frames: int) -> list:
+    return [LTX.picture(CALL, seed) for seed in range(frames)]
+
+
+def long_of(frames: int = HISTORY, history: int = HISTORY, **call: object) -> Long:
+    options = {"call": {**CALL, "video": film(frames), **call}}
+    return Long(LTX.build(), chunks=2, base="pipeline", options=options, history=history)
+
+
+@pytest.fixture(scope="module")
+def long():
+    return long_of()
+
+
+@pytest.fixture(scope="module")
+def made(long):
+    plan = Plan(long.times(STEPS), "cps", 0.3, 2, stochastic=(2,), keep=(2,), chunks=2)
+    return sample(long, long.encode(["a red circle"]), draws(0, [("a",)]), plan)
+
+
+def test_only_free_latent_frames_are_sampled(long, made):
+    """17 frames are 5 latent frames, of which the film gives two."""
+    assert long.base.layout.conditioned == (0, 1) and long.base.shape[1] == 3
+    assert long.frame_map == [(0, 9), (9, 13), (13, 17), (17, 21), (21, 25), (25, 29)]
+    assert made.latents.shape[2] == 6 and made.log_density.shape == (1, 1, 2)
+
+
+def test_the_given_frames_are_the_last_ones_of_the_chunk_before(long, made):
+    chunks, row = split(made, long), {"row": torch.tensor([0])}
+    first = long.base.decode_with(chunks.latents[:1], row)
+    assert torch.equal(chunks.cond["pictures"][1], (255 * first[0, -5:]).round().byte())
+    clip = long.decode_with(made.latents, row)
+    assert clip.shape[1] == 29 and torch.equal(clip[:, :17], first)
+    later = long.continued._rows({name: v[1:] for name, v in chunks.cond.items()})
+    begun = long.base.decode_with(chunks.latents[1:], later)
+    assert torch.equal(clip[:, 17:], begun[:, HISTORY:])
+
+
+def test_a_continued_chunk_is_the_pipelines_own(long, made):
+    """By diffusers alone: the film as the condition at frame 0, of the same noise."""
+    cond = split(made, long).cond
+    (row,) = long.continued._rows({k: v[1:] for k, v in cond.items()})["row"].tolist()
+    given = long.base.runner.table[row].references["video"]
+    assert len(given) == HISTORY
+    times, base = long.times(STEPS), long.base
+    x = base.layout.to_vidrl(base.runner.initial_latents(row))
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        raw = long.predict(x, torch.tensor([t]), {k: v[1:] for k, v in cond.items()})
+        x = transition.step(base.path, "ode", raw, x, t, s).mean
+    found = base.decode_with(x, {"row": torch.tensor([row])})
+    asked = {**CALL, "prompt": "a red circle"}
+    own = clips(LTX.build(), {**asked, "conditions": LTXVideoCondition(video=given)}, STEPS)
+    assert torch.allclose(found, own, atol=1e-5)
+    other = clips(LTX.build(), {**asked, "conditions": LTXVideoCondition(image=given[0])}, STEPS)
+    assert not torch.allclose(found, other, atol=1e-4)
+
+
+def test_the_density_of_a_chunk_depends_on_each_given_frame(long, made):
+    chunks = split(made, long)
+
+    def log(cond):
+        step = chunks.plan.step(long, chunks.before[:, 0], 2, cond)
+        return transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+
+    ratio = (log(chunks.cond) - chunks.log_density[:, 0, 0]).exp()
+    assert torch.allclose(ratio, torch.ones(2), atol=1e-6)
+    for frame in range(HISTORY):
+        pictures = chunks.cond["pictures"].clone()
+        pictures[:, frame] = 255
+        moved = log(extended(chunks.cond, {"pictures": pictures})) - log(chunks.cond)
+        assert moved[0] == 0 and moved[1] != 0
+
+
+def test_a_round_of_grpo_learns_from_chunks(tmp_path):
+    """Trainer.go raises where the ratio before the first update is not 1."""
+    long = long_of()
+    policy = Policy(long, rank=2, alpha=2, targets=targets(long.base))
+    trainer = Trainer.from_objects(
+        policy=policy,
+        algorithm=GRPO(sampler="cps", steps=3, segments=2, discount=0.9, scale="batch"),
+        reward=lambda samples: samples.frames.mean((2, 3, 4)),
+        prompts=["a red circle"],
+        held_out=["a blue square"],
+        folder=tmp_path,
+        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
+    )
+    before = policy.checksum()
+    trainer.go()
+    assert policy.checksum() != before
+
+
+@pytest.mark.parametrize(
+    "frames, history, told",
+    [
+        (5, 9, "history = 9 .*got a film of 5 frames, of which the pipeline takes 5 unchanged"),
+        (6, 6, "history = 6 .*got a film of 6 frames, of which the pipeline takes 5 unchanged"),
+    ],
+)
+def test_a_film_of_another_length_is_refused(frames, history, told):
+    with pytest.raises(ValueError, match=told):
+        long_of(frames, history)
+
+
+def test_a_film_that_sets_no_frame_is_refused():
+    """With strength 0.5 the pipeline denoises the given frames, too, in the later steps."""
+    with pytest.raises(ValueError, match="got a film of 5 frames, of which .* takes 0 unchanged"):
+        long_of(strength=0.5)
+
+
+def test_several_frames_without_a_film_are_refused():
+    with pytest.raises(ValueError, match="a film of 5 frames .*options.options.call.video"):
+        Long(LTX.build(), base="pipeline", options={"call": CALL}, history=5)
+    family = FAMILIES["ltx_i2v"]
+    options = {"call": {**family.call, "image": family.picture(family.call)}}
+    with pytest.raises(ValueError, match="takes a film for history = 5, got LTXImageToVideo"):
+        Long(family.build(), base="pipeline", options=options, history=5)
+
+
+def test_several_frames_are_refused_before_a_pipeline_is_read():
+    with pytest.raises(ValueError, match="a film for history = 2, got WanPipeline"):
+        Long.check_options({"model": "assets/tiny-wan-32", "base": "pipeline", "history": 2})
