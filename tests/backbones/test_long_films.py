@@ -127,10 +127,11 @@ def test_a_film_of_another_length_is_refused(frames, history, told):
         long_of(frames, history)
 
 
-def test_a_film_that_sets_no_frame_is_refused():
-    """With strength 0.5 the pipeline denoises the given frames, too, in the later steps."""
-    with pytest.raises(ValueError, match="got a film of 5 frames, of which .* takes 0 unchanged"):
-        long_of(strength=0.5)
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.9])
+def test_frames_that_are_held_in_early_steps_alone_are_refused(strength):
+    """The pipeline denoises the given frames, too, from the time 1 - strength on."""
+    with pytest.raises(ValueError, match="holds the given frames in some steps .*strength = 1"):
+        long_of(strength=strength)
 
 
 def test_several_frames_without_a_film_are_refused():

@@ -23,6 +23,9 @@ from ._stand_ins import DecodeHook
 Pictures = frozenset[tuple[str, int]]  # the references of a row that are pictures, and how many
 
 
+LATE = 0.01  # a time near the end, where a frame that is held in all steps is still held
+
+
 def pictures_of_row(runner: Runner, row: int) -> Pictures:
     """Return the names and numbers of the pictures of a row, those of the call included.
 
@@ -84,11 +87,17 @@ def find_frames(
     ):
         return ()
     zero = torch.zeros(1, *layout.shape, device=runner.encoder_cache.device())
-    at_zero = _decoder_input(runner, layout, row, decode_hook, zero)
-    at_one = _decoder_input(runner, layout, row, decode_hook, zero + 1)
-    # Fewer numbers: the decoder is called for pieces of the clip. No equal number: the pictures
-    # give no frame.
-    if at_zero.numel() < zero.numel() or bool((at_one != at_zero).all()):
+    at_zero, held = _held(runner, layout, row, decode_hook, runner.probe.grid[-2])
+    # Fewer numbers: the decoder is called for pieces of the clip.
+    if at_zero.numel() < zero.numel():
+        return ()
+    for time in (runner.probe.grid[0], LATE):
+        if not torch.equal(_held(runner, layout, row, decode_hook, time)[1], held):
+            raise runner.refusal(
+                "it holds the given frames in some steps and denoises them in others",
+                "set call.strength = 1, if the pipeline takes it",
+            )
+    if not bool(held.any()):  # the pictures give no frame
         return ()
     found = []
     for k in range(layout.length):
@@ -98,15 +107,34 @@ def find_frames(
     return tuple(found) if len(found) < layout.length else ()
 
 
+def _held(
+    runner: Runner, layout: Layout, row: int, decode_hook: DecodeHook, time: float
+) -> tuple[Tensor, Tensor]:
+    """Return the decoder's input for zeros, and which of its numbers no latent changes."""
+    zero = torch.zeros(1, *layout.shape, device=runner.encoder_cache.device())
+    at_zero, at_one = (
+        _decoder_input(runner, layout, row, decode_hook, x, time) for x in (zero, zero + 1)
+    )
+    return at_zero, at_zero == at_one
+
+
 @torch.no_grad()
 def _decoder_input(
-    runner: Runner, layout: Layout, row: int, decode_hook: DecodeHook, latents: Tensor
+    runner: Runner,
+    layout: Layout,
+    row: int,
+    decode_hook: DecodeHook,
+    latents: Tensor,
+    time: float | None = None,
 ) -> Any:
-    """Return the first input of the autoencoder's decoder for the latents of one clip."""
+    """Return the first input of the autoencoder's decoder for the latents of one clip.
+
+    `time`: that of the step before the decoder, None for the schedule's last one.
+    """
     # with `exits`, the hook ends the run at the decoder and returns the decoder's input
     decode_hook.exits = True
     try:
-        return runner.pixels([row], layout.to_pipeline(latents))
+        return runner.pixels([row], layout.to_pipeline(latents), time=time)
     finally:
         decode_hook.exits = False
 

@@ -232,11 +232,18 @@ class Runner:
             for switch in self.switches.values():
                 switch.change_arguments = None
 
-    def pixels(self, rows: Sequence[int], latents: Tensor, frames: int | None = None) -> Tensor:
+    def pixels(
+        self,
+        rows: Sequence[int],
+        latents: Tensor,
+        frames: int | None = None,
+        time: float | None = None,
+    ) -> Tensor:
         """Return the clips (B, F, 3, H, W) that the pipeline decodes, with gradient.
 
         `frames`: the number of pixel frames in the call, for latents of another length than
-        the call's own; pipelines that pack their latents unpack them by that number.
+        the call's own; pipelines that pack their latents unpack them by that number. `time`:
+        that of the step before the decoder, None for the schedule's last one.
         """
 
         self._check_schedule()
@@ -248,7 +255,7 @@ class Runner:
         call = {"output_type": "pt", **dict.fromkeys(names[:1], frames)}
         # The last step's time: pipelines that switch networks or guidance late are at their
         # end there.
-        out = self.run(rows, self.probe.grid[-2], visit, 1, call)
+        out = self.run(rows, self.probe.grid[-2] if time is None else time, visit, 1, call)
         # A pipeline of pictures returns (B, 3, H, W).
         return out if out.dim() == 5 else out[:, None]
 
