@@ -1,7 +1,8 @@
 """Continue a clip of Wan: the last latent frames of a chunk come before the next one, at time 0.
 
-The transformer reads one time for each token, as Wan 2.2's image-to-video models do
-(`expand_timesteps` of diffusers), and diffusion forcing (arXiv 2407.01392) trains a model for.
+Wan's transformer reads one time for each token, as Wan 2.2's image-to-video models do
+(`expand_timesteps` of diffusers), and that of SkyReels-V2 one time for each latent frame. Diffusion
+forcing (arXiv 2407.01392) trains a model for that.
 The frames before are given and clean. They are no part of the latents of the chunk: no step
 changes them, so that they have no log-density.
 """
@@ -69,10 +70,8 @@ class WanContinuation(Continuation):
         """Return the prediction of the chunk's latent frames, those before it at time 0."""
         before = cond[HISTORY].to(x)
         seen, given = torch.cat([before, x], 2), before.shape[2]
-        rows, columns = self.wan.pipe.transformer.config.patch_size[1:]
-        tokens = (x.shape[3] // rows) * (x.shape[4] // columns)
-        times = t[:, None].repeat(1, seen.shape[2] * tokens)
-        times[:, : given * tokens] = 0
+        times = t[:, None].repeat(1, seen.shape[2])
+        times[:, :given] = 0
         raw: Tensor = self.wan.predict(seen, times, cond)
         return raw[:, :, given:]
 

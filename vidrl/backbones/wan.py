@@ -1,4 +1,4 @@
-"""Wan 2.1 text-to-video (arXiv 2503.20314) of any size, in diffusers format.
+"""Wan 2.1 and SkyReels-V2 text-to-video (arXiv 2503.20314, 2504.13074), in diffusers format.
 
 Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
 frames, H W pixels, N text tokens, D their width. The path is straight: t = 1 is noise, the
@@ -27,29 +27,26 @@ from vidrl import lora
 from vidrl.attention import Trial
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.segments import Span
-from vidrl.lookup.extras import install
 from vidrl.lora import writing
 
-from . import _options, _quantization
+from . import _options, _quantization, _wan_pipelines
 from ._attention import AttentionSwitch
 from ._encoder_cache import dropped
 from ._memory import Memory
 from ._wan_continuation import WanContinuation
-from .base import Cond, Continuation, Denoiser, is_hub_id
-
-# what the released checkpoints were trained for
-SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}
+from .base import Cond, Continuation, Denoiser
 
 
 class Wan(Denoiser):
-    """A Wan 2.1 pipeline as a denoiser; "ode" sampling equals WanPipeline's own.
+    """A Wan 2.1 or SkyReels-V2 pipeline as a denoiser; "ode" sampling equals the pipeline's own.
 
     All weights come frozen and in eval mode; the policy decides which are trained. The
     options are:
 
-    - `model`: a diffusers folder, a hub id, or a WanPipeline in memory.
+    - `model`: a diffusers folder, a hub id, or a pipeline in memory, a WanPipeline or a
+      SkyReelsV2DiffusionForcingPipeline.
     - `height`, `width`, `frames` (4 k + 1), `fps`: None takes the value of the folder's
-      `vidrl.json`, else 480 x 832 x 81 at 16.
+      `vidrl.json`, else 480 x 832 x 81 at 16, for SkyReels-V2 544 x 960 x 97 at 24.
     - `guidance` g: v = v_neg + g (v_text − v_neg) against `negative_prompt`; 1 is off.
     - `detach_negative`: let v_neg carry no gradient.
     - `text_length`: number of text tokens, padded with zeros (512 as in WanPipeline).
@@ -124,7 +121,9 @@ class Wan(Denoiser):
             gradient_checkpointing,
         )
         self.pipe = (
-            _load(model, dtype) if isinstance(model, (str, Path)) else _check_pipeline(model)
+            _wan_pipelines.load(model, dtype)
+            if isinstance(model, (str, Path))
+            else _wan_pipelines.check(model)
         )
         self.folder = (
             Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
@@ -147,7 +146,8 @@ class Wan(Denoiser):
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
-        self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
+        usual = _wan_pipelines.usual_size(self.pipe)
+        self._resize(_size(model, usual, height=height, width=width, frames=frames, fps=fps))
         self.attention_switch: AttentionSwitch = AttentionSwitch(
             [self.network],
             attention,
@@ -297,7 +297,8 @@ class Wan(Denoiser):
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the velocity ε − x0 at x_t (B, C, L, h, w) for t (B,), float32.
 
-        With guidance, both texts run in one batch of 2 B rows.
+        `t` may be (B, L) as well, one time for each latent frame. With guidance, both texts run
+        in one batch of 2 B rows.
         """
         self.attention_switch.ready(x.device)
         text, guided = cond["text"], self.guidance != 1
@@ -306,9 +307,10 @@ class Wan(Denoiser):
             t = torch.cat([t, t])
             text = torch.cat([text, cond["negative"]])
         x, text = x.to(self._dtype), text.to(self._dtype)
+        times = _wan_pipelines.time_arguments(self.pipe, t, x, self.fps)
         with self.memory.saving(x.device):
             raw = self.network(
-                hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False
+                hidden_states=x, encoder_hidden_states=text, return_dict=False, **times
             )[0].float()
         if not guided:
             return raw
@@ -424,65 +426,12 @@ class Wan(Denoiser):
         return cls(pipeline(), height=16, width=16, frames=5, fps=8.0, text_length=16)
 
 
-def _diffusers() -> Any:
-    """Return the library; raise ImportError with the command that installs it."""
-    try:
-        import diffusers
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"Wan needs diffusers and transformers ({error}): {install('train')}"
-        ) from error
-    return diffusers
-
-
-def _load(model: str | Path, dtype: str) -> Any:
-    """Load the pipeline of a folder or hub id.
-
-    The index is read first, so that a wrong model fails without downloading gigabytes.
-    """
-    folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
-    cure = (
-        "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as "
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    )
-    pipeline = _diffusers().WanPipeline
-    if folder.is_dir() and not (folder / "model_index.json").exists():
-        raise ValueError(f"{wanted}, got {folder}, which has no model_index.json: {cure}")
-    if not folder.exists() and not is_hub_id(model):
-        raise ValueError(f"{wanted}, got {str(model)!r}, and there is no such folder: {cure}")
-    try:
-        index = pipeline.load_config(str(model))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{wanted}, got {str(model)!r} ({str(error).splitlines()[0]}): {cure}"
-        ) from error
-    if index.get("_class_name") != "WanPipeline":
-        raise ValueError(f"{wanted}, got a {index.get('_class_name')} in {model}: {cure}")
-    dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
-    return _check_pipeline(pipeline.from_pretrained(str(model), torch_dtype=dtypes))
-
-
-def _check_pipeline(pipe: Any) -> Any:
-    """Return the pipeline; raise ValueError if this backbone cannot drive it."""
-    if not isinstance(pipe, _diffusers().WanPipeline):
-        raise ValueError(
-            f"expected model to be a folder, a hub id or a WanPipeline, got {type(pipe).__name__}"
-        )
-    if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
-        raise ValueError(
-            "expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 "
-            "checkpoint"
-        )
-    return pipe
-
-
-def _size(model: object, **wanted: float | None) -> dict[str, float]:
-    """Return the clip size: the wanted values, else those of vidrl.json, else of the releases."""
+def _size(model: object, usual: Mapping[str, float], **wanted: float | None) -> dict[str, float]:
+    """Return the clip size: the wanted values, else those of vidrl.json, else the usual ones."""
     file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
     token_ids = json.loads(file.read_text()) if file and file.exists() else {}
     return {
-        key: token_ids.get(key, SIZE[key]) if value is None else value
+        key: token_ids.get(key, usual[key]) if value is None else value
         for key, value in wanted.items()
     }
 
@@ -507,7 +456,7 @@ def _flow_euler(scheduler: Any, shift: float | None) -> Any:
     Wan's releases come with UniPC, a multistep scheduler, whose shift is named
     `flow_shift`.
     """
-    euler, config = _diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
+    euler, config = _wan_pipelines.diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
     if isinstance(scheduler, euler):
         return euler.from_config(config, **({} if shift is None else {"shift": shift}))
     if config.get("prediction_type") != "flow_prediction":

@@ -51,6 +51,9 @@ def _known() -> dict[str, dict[str, Any]]:
     }
 
 
+NETWORK = "WanTransformer3DModel"  # the network of the backbone "wan" whose calls are traced
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """A blueprint builds a backbone from its recipe section and each part's configuration.
@@ -160,18 +163,24 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
             f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which "
             f"has no {file.relative_to(folder)}: it must hold {NEEDED}"
         )
-    return {
-        key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_")
-    }
+    found = json.loads(file.read_text())
+    if part == "transformer" and found.get("_class_name", NETWORK) != NETWORK:
+        raise ValueError(
+            f"expected a network of the class {NETWORK} for an estimate of cost, got "
+            f"{found['_class_name']} in {file}: measure a round of the recipe instead"
+        )
+    return {key: value for key, value in found.items() if not key.startswith("_")}
 
 
 def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
     """Build the Wan backbone of a blueprint."""
+    from vidrl.backbones._wan_pipelines import SIZES, WAN
     from vidrl.backbones.wan import Wan, _size
 
     options = {k: v for k, v in blueprint.section.options.items() if k not in TRACED}
     model, dtype = options.pop("model"), options.pop("dtype", "float32")
-    size = _size(model, **{key: options.get(key) for key in ("height", "width", "frames", "fps")})
+    asked = {key: options.get(key) for key in ("height", "width", "frames", "fps")}
+    size = _size(model, SIZES[WAN], **asked)
     wan = Wan(
         _pipe(blueprint.parts, blocks, text_blocks, getattr(torch, dtype)),
         **options | {"attention": "sdpa", "rollout_attention": ""} | _integers(size),

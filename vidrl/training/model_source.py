@@ -14,6 +14,8 @@ from vidrl.report import run_folder
 
 # The backbone that drives any pipeline of diffusers.
 DRIVEN = "pipeline"
+# The pipelines of diffusers for which the backbone `wan` is written.
+OWN = ("WanPipeline", "SkyReelsV2DiffusionForcingPipeline")
 # The arguments of a pipeline's call, by the options of a command.
 CALL = {
     "height": "height",
@@ -114,7 +116,7 @@ def _family(model: str | None) -> str:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
         return ModelSource.backbone  # its loader reports what is wrong with the file
-    return ModelSource.backbone if kind == "WanPipeline" else DRIVEN
+    return ModelSource.backbone if kind in OWN else DRIVEN
 
 
 def _in_call(given: Mapping[str, Any]) -> dict[str, Any]:

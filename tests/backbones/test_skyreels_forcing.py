@@ -1,0 +1,175 @@
+"""SkyReels-V2 with diffusion forcing: the clips, and the continued ones, of its own pipeline."""
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
+
+from families import wan as parts
+from families.parts import t5, tokenizer, wan_vae
+
+from vidrl import cost
+from vidrl.algorithms.grpo import GRPO
+from vidrl.backbones import _wan_pipelines
+from vidrl.backbones.long import Long
+from vidrl.backbones.wan import Wan
+from vidrl.diffusion import transition
+from vidrl.training import model_source
+from vidrl.training.assembly import Options
+from vidrl.training.chunks import sample, split
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws
+
+TEXT = {"guidance": 3.0, "negative_prompt": "low quality", "text_length": 16}
+SIZE = {"height": 16, "width": 16, "frames": 5, "fps": 24.0}  # a chunk of two latent frames
+HISTORY, STEPS, SEED = 2, 4, 3
+
+
+def pipeline(blocks: int = 1):
+    """Tiny random weights. UniPC of first order steps as Euler does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = parts.network(
+            diffusers.SkyReelsV2Transformer3DModel,
+            inject_sample_info=True,
+            num_frame_per_block=blocks,
+        )
+        text, vae = t5(), wan_vae()
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
+        solver_order=1,
+        disable_corrector=list(range(STEPS)),
+    )
+    pipe = diffusers.SkyReelsV2DiffusionForcingPipeline(
+        tokenizer(), text.eval(), network.eval(), vae.eval(), scheduler
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def long():
+    return Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY)
+
+
+def own(pipe, frames: int, fps: int = 24, **call: object) -> torch.Tensor:
+    """The latents of the pipeline's own call."""
+    return pipe(
+        "a red circle",
+        negative_prompt="low quality",
+        height=16,
+        width=16,
+        num_frames=frames,
+        num_inference_steps=STEPS,
+        guidance_scale=3.0,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+        fps=fps,
+        return_dict=False,
+        **call,
+    )[0]
+
+
+def rolled(denoiser, x, cond, sigmas):
+    for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
+        raw = denoiser.predict(x, torch.full((len(x),), t), cond)
+        x = transition.step(denoiser.path, "ode", raw, x, t, s).mean
+    return x
+
+
+def sigmas(pipe) -> list[float]:
+    pipe.scheduler.set_timesteps(STEPS)
+    return pipe.scheduler.sigmas.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fps", [16, 24])
+def test_a_clip_is_the_pipelines_own(fps):
+    pipe = pipeline()
+    wan = Wan(pipe, **{**SIZE, "frames": 13, "fps": float(fps)}, **TEXT)
+    noise = torch.randn(1, *wan.shape, generator=torch.Generator().manual_seed(SEED))
+    found = rolled(wan, noise, wan.encode(["a red circle"]), sigmas(pipe))
+    expected = own(pipe, 13, fps, base_num_frames=13)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(expected, own(pipe, 13, 40 - fps, base_num_frames=13), atol=1e-4)
+    pixels = wan.decode(found)
+    assert pixels.shape == (1, 13, 3, 16, 16)
+
+
+@torch.no_grad()
+def test_continued_chunks_are_those_of_the_pipelines_own_long_video(long):
+    """Windows of 4 latent frames, of which 2 are history: the new ones are chunks of 2."""
+    pipe, history = long.base.pipe, HISTORY
+    expected = own(pipe, 29, base_num_frames=13, overlap_history=5)
+    assert expected.shape[2] == 8  # 4, 2 and 2
+    draw = torch.Generator().manual_seed(SEED)
+    size = (1, 16, 4, 2, 2)
+    torch.randn(size, generator=draw)
+    cond, before = long.encode(["a red circle"]), expected[:, :, :4]
+    for start in (4, 6):
+        noise = torch.randn(size, generator=draw)[:, :, history:]
+        cond = long.following(cond, before)
+        before = rolled(long, noise, cond, sigmas(pipe))
+        assert torch.allclose(before, expected[:, :, start : start + 2], atol=1e-5)
+    without = rolled(long, noise, long.following(cond, before), sigmas(pipe))
+    assert not torch.allclose(without, before, atol=1e-4), "the history changes the chunk"
+
+
+def test_log_densities_are_those_of_the_new_frames(long):
+    plan = Plan(long.times(STEPS), "cps", 0.3, 2, stochastic=(1,), keep=(1,), chunks=2)
+    made = sample(long, long.encode(["a", "b"]), draws(0, [(0,), (1,)]), plan)
+    chunks = split(made, long)
+    assert chunks.latents.shape[2] == 2 and chunks.cond["history"].shape[2] == HISTORY
+    step = chunks.plan.step(long, chunks.before[:, 0], 1, chunks.cond)
+    again = transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+    assert torch.allclose(again, chunks.log_density[:, 0, 0], atol=1e-5)
+
+
+def test_a_round_of_grpo_learns_from_chunks(tmp_path):
+    """Trainer.go raises where the ratio before the first update is not 1."""
+    long = Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY)
+    policy = Policy(long, rank=2, alpha=2)
+    trainer = Trainer.from_objects(
+        policy=policy,
+        algorithm=GRPO(sampler="cps", steps=3, segments=2, discount=0.9, scale="batch"),
+        reward=lambda samples: samples.frames.mean((2, 3, 4)),
+        prompts=["a red circle"],
+        held_out=["a blue square"],
+        folder=tmp_path,
+        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
+    )
+    before = policy.checksum()
+    run = trainer.go()
+    assert policy.checksum() != before
+    pipe = pipeline()
+    plain = own(pipe, 5)
+    pipe.load_lora_weights(run / "lora")
+    assert not torch.equal(own(pipe, 5), plain)
+
+
+def test_a_folder_is_driven_by_wan(tmp_path):
+    assert model_source.OWN == _wan_pipelines.NAMES
+    pipeline().save_pretrained(tmp_path)
+    assert model_source.resolve(model=str(tmp_path)).backbone == "wan"
+    wan = Wan(str(tmp_path), **SIZE, **TEXT)
+    assert torch.equal(
+        wan.network.patch_embedding.weight, pipeline().transformer.patch_embedding.weight
+    )
+    assert Wan(str(tmp_path), height=16, width=16).frame_map[-1][1] == 97
+
+
+def test_networks_of_asynchronous_blocks_are_refused():
+    with pytest.raises(ValueError, match="num_frame_per_block = 1, got 5"):
+        Wan(pipeline(blocks=5))
+
+
+def test_an_estimate_of_cost_is_refused(tmp_path):
+    from vidrl.config import Backbone
+
+    pipeline().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="WanTransformer3DModel .*got SkyReelsV2Transformer3D"):
+        cost.skeleton.read(Backbone("wan", {"model": str(tmp_path)}))
