@@ -85,13 +85,24 @@ def test_bad_input_is_refused_in_words() -> None:
     for action in (5, -1, "left", 1.5):
         with pytest.raises(ValueError, match="the number of an action, 0 stay, 1 left"):
             env.step(action)
-    with pytest.raises(ValueError, match="expected a first frame .*got .3, 32, 32."):
+    with pytest.raises(ValueError, match="expected a first frame .*got .32, 32, 3. in uint8"):
         env.reset(options={"frame": np.zeros((32, 32, 3), np.uint8)})
+    with pytest.raises(ValueError, match="expected a first frame .*got .36, 36, 3. in float64"):
+        env.reset(options={"frame": as_bytes(STATE) / 255})
+    with pytest.raises(ValueError, match="expected the option frame of reset, got 'frames'"):
+        env.reset(options={"frames": as_bytes(STATE)})
+    with pytest.raises(ValueError, match="expected a world, .*got 'assets/tiny-world'"):
+        WorldEnv("assets/tiny-world", "push")
+    with pytest.raises(ValueError, match="expected a task, reach, push, avoid, got 3"):
+        WorldEnv(TrueWorld(), 3)
+    for limit in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="expected a limit of 1 or more"):
+            WorldEnv(TrueWorld(), limit=limit)
     with pytest.raises(ValueError, match="expected a task, reach, push, avoid, got 'fly'"):
         WorldEnv(TrueWorld(), "fly")
     with pytest.raises(ValueError, match="expected start"):
         WorldEnv(TrueWorld(), lambda picture: tasks.Outcome(0, False))
-    with pytest.raises(ValueError, match="render_mode"):
+    with pytest.raises(ValueError, match="render_mode.*gymnasium.make opens a window"):
         WorldEnv(TrueWorld(), render_mode="human")
     with pytest.raises(ValueError, match="expected an action of the world, .*got 'jump'"):
         TrueWorld().follow(shown(STATE)[None], ["jump"], [torch.Generator()])
@@ -105,11 +116,57 @@ def test_bad_input_is_refused_in_words() -> None:
         policies.Planner("reach", 1.5)
 
 
+def test_a_named_task_needs_the_world_of_agents() -> None:
+    """A world of another size is refused when the environment is made, not at its reset."""
+    world = LearnedWorld(World(actions=1), ["stay", "left", "right"], steps=1)
+    with pytest.raises(ValueError, match=r"'push' reads, got frames \(3, 12, 12\)"):
+        WorldEnv(world, "push")
+
+
+def test_wrong_models_runs_and_steps_are_refused(tmp_path) -> None:
+    for steps in (-1, 1.5, "8"):
+        with pytest.raises(ValueError, match="expected 1 denoising step or more"):
+            simulator.load(steps=steps)
+    with pytest.raises(ValueError, match="expected a run folder .*found no such folder"):
+        simulator.load(run=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="expected a model of worlds"):
+        simulator.load(str(tmp_path))
+
+
+def test_the_model_of_the_checkout_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert simulator.load().shape == (2, 3, 36, 36)
+
+
+def test_a_picture_is_enlarged_for_people_alone() -> None:
+    env = WorldEnv(TrueWorld(), render_mode="rgb_array")
+    with pytest.raises(RuntimeError, match="expected reset"):
+        env.render()
+    frames, _ = env.reset(seed=0)
+    picture = env.render()
+    assert picture.shape == (288, 288, 3) and (picture[::8, ::8] == frames[-1]).all()
+    # a step renders one picture of the two frames, of which the world makes four a second
+    assert env.metadata["render_fps"] == 2
+    blind = WorldEnv(TrueWorld())
+    blind.reset(seed=0)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert blind.render() is None
+
+
 def test_a_missing_gymnasium_names_the_extra() -> None:
-    code = "import sys; sys.modules['gymnasium'] = None; import vidrl.worlds.environment"
+    code = """
+import importlib, sys
+sys.modules["gymnasium"] = None
+for name in ("environment", "vector", "registered"):
+    try:
+        importlib.import_module(f"vidrl.worlds.{name}")
+    except ImportError as error:
+        print(error)
+"""
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert made.returncode == 1
-    assert "expected gymnasium" in made.stderr and "[world]" in made.stderr
+    lines = made.stdout.splitlines()
+    assert len(lines) == 3, made.stderr
+    assert all("expected gymnasium" in line and "[world]" in line for line in lines)
 
 
 def test_a_learned_world_repeats_with_its_seed(learned) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from vidrl.training import clips
 from vidrl.training.model_source import resolve
 from vidrl.training.policy import Policy, load_adapter
 
+MODEL = Path(__file__).resolve().parents[2] / "assets" / "tiny-world"  # of the checkout
 STEPS = 8  # denoising steps where no run says otherwise
 
 
+@runtime_checkable
 class Simulator(Protocol):
     """A simulator has actions, the shape of what an action makes, and a rate of frames."""
 
@@ -95,7 +97,7 @@ class LearnedWorld:
 
     `policy`: a denoiser, or a policy, that reads the reference `image`, and whose clip begins with
     the image. `actions`: the texts that are actions. `steps`: denoising steps. Raises ValueError
-    for a denoiser that reads no image.
+    for a denoiser that reads no image, and for steps below 1.
 
     Example:
         >>> world = LearnedWorld(World(actions=1), ["stay", "left"], steps=2)
@@ -104,6 +106,8 @@ class LearnedWorld:
     """
 
     def __init__(self, policy: Denoiser | Policy, actions: Sequence[str], steps: int = STEPS):
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"expected 1 denoising step or more, got steps={steps!r}")
         self.policy, self.steps = policy, steps
         self.actions = tuple(actions)
         backbone = policy.backbone if isinstance(policy, Policy) else policy
@@ -131,17 +135,19 @@ class LearnedWorld:
             return torch.cat([torch.empty(0, *self.shape), *(c.video[:, 1:].cpu() for c in made)])
 
 
-def load(model: str = "assets/tiny-world", run: str = "", steps: int = 0) -> LearnedWorld:
+def load(model: str = "", run: str = "", steps: int = 0) -> LearnedWorld:
     """Return the learned world of a model of the backbone `world`, or of a trained run.
 
-    `run`: the folder of a run, of which the trained weights are taken; `model` is then not read.
-    `steps`: denoising steps, 0 for the run's own. Raises the errors of `resolve` and of the
-    backbone; ValueError for a run of another backbone.
+    `model`: a model's folder; left out, assets/tiny-world of the checkout, or the run's own.
+    `run`: the folder of a run, of which the trained weights are taken; give `model` too where the
+    path of the run's model is relative to another folder. `steps`: denoising steps, 0 for the
+    run's own. Raises the errors of `resolve` and of the backbone; ValueError for a run of another
+    backbone, and for steps below 0.
     """
     if not run:
-        made = World(model, actions=1)
+        made = World(model or str(MODEL), actions=1)
         return LearnedWorld(made, made.words, steps or STEPS)
-    source = resolve(run=run)
+    source = resolve(model or None, run=run)
     options = dict(source.options) | {"actions": 1}
     backbone = plugin.load("backbones", source.backbone, **options)
     if not isinstance(backbone, World):

@@ -55,7 +55,7 @@ def task(name: str) -> Task:
 
 def check_name(name: str) -> None:
     """Raise ValueError for a task that is not in `TASKS`."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"expected a task, {', '.join(TASKS)}, got {name!r}")
 
 
