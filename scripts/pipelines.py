@@ -92,7 +92,8 @@ such a pipeline. If this fails, vidrl refuses the pipeline before any training a
 CLOSED = """
 ## Not driven
 
-Only the source of these pipelines was read.
+Only the source of these pipelines was read. Two of them have a backbone of their own: `wan` drives
+`SkyReelsV2DiffusionForcingPipeline` and `HeliosPipeline`.
 """
 
 

@@ -33,6 +33,23 @@ def test_what_cannot_be_continued_is_refused_before_a_model_is_read(options, tol
         Long.check_options({"model": TINY, **options})
 
 
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("HunyuanVideoFramepackPipeline", "makes the last piece of a clip first.*; use a pipeline"),
+        ("HeliosPyramidPipeline", 'between stages; use HeliosPipeline with base = "wan"'),
+        ("SkyReelsV2DiffusionForcingPipeline", 'set base = "wan"'),
+    ],
+)
+def test_pipelines_that_make_a_clip_in_pieces_are_refused_by_their_index(name, told, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    options = {"model": str(tmp_path), "base": "pipeline"}
+    with pytest.raises(ValueError, match=f"makes one chunk.* got {name}: .*{told}"):
+        Long.check_options(options)
+    with pytest.raises(ValueError, match=f"makes one chunk.* got {name}: .*{told}"):
+        Long(**options)
+
+
 def test_chunks_that_are_too_long_for_the_model_are_refused_with_the_length_that_fits():
     with pytest.raises(
         ValueError, match="at most 4 latent frames.* got 5: set options.frames = 13"

@@ -33,14 +33,47 @@ PICTURES = "pictures"
 ROWS = 256
 
 
+# Pipelines that make a clip in pieces by a loop around the loop of steps, which cannot be driven
+# piece by piece: why, and what to do.
+IN_PIECES = {
+    "HunyuanVideoFramepackPipeline": (
+        "its call takes no latents of earlier pieces, by default makes the last piece of a clip "
+        "first, and blends the pixels of neighbours",
+        'use a pipeline that goes forward, such as HeliosPipeline with base = "wan"',
+    ),
+    "HeliosPyramidPipeline": (
+        "its steps change the size of the latents and add noise between stages",
+        'use HeliosPipeline with base = "wan"',
+    ),
+    "HeliosPipeline": ("its history is latents", 'set base = "wan"'),
+    "SkyReelsV2DiffusionForcingPipeline": ("its history is latents", 'set base = "wan"'),
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": (
+        "each latent frame has a scheduler of its own",
+        'use SkyReelsV2DiffusionForcingPipeline with base = "wan"',
+    ),
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": (
+        "each latent frame has a scheduler of its own",
+        'use SkyReelsV2DiffusionForcingPipeline with base = "wan"',
+    ),
+}
+
+
 def check(model: object, history: int) -> None:
-    """Raise ValueError for a folder or hub id of a pipeline whose call takes no such frames."""
-    if not isinstance(model, (str, Path)):
-        return
-    name = _components.index(str(model)).get("_class_name")
-    pipeline = getattr(_components.diffusers(), str(name), None)
+    """Raise ValueError for a pipeline that cannot continue a clip, before its weights are read.
+
+    `model`: a folder, a hub id, or a pipeline in memory.
+    """
+    named = isinstance(model, (str, Path))
+    name = str(_components.index(str(model)).get("_class_name") if named else type(model).__name__)
+    if name in IN_PIECES:
+        reason, cure = IN_PIECES[name]
+        raise ValueError(
+            f'expected a pipeline whose call makes one chunk, with base = "pipeline", got {name}: '
+            f"{reason}; {cure}"
+        )
+    pipeline = getattr(_components.diffusers(), name, None) if named else None
     if pipeline is not None:
-        _check_takes(inspect.signature(pipeline.__call__).parameters, str(name), history)
+        _check_takes(inspect.signature(pipeline.__call__).parameters, name, history)
 
 
 def _reference(history: int) -> str:

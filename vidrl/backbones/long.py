@@ -58,6 +58,8 @@ class Long(Denoiser):
         _check(chunks, history)
         if weights:
             _weights_file(weights)  # found missing before the model is read, which takes long
+        kind: Any = plugin.find("backbones", base)
+        kind.check_continuation({"model": model, **(options or {})}, history)
         self.base: Denoiser = plugin.load("backbones", base, model=model, **(options or {}))
         self.chunks = chunks
         self.latents = self.base.shape[1]

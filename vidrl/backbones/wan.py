@@ -1,4 +1,4 @@
-"""Wan 2.1 and SkyReels-V2 text-to-video (arXiv 2503.20314, 2504.13074), in diffusers format.
+"""Text to video by Wan 2.1 (arXiv 2503.20314), SkyReels-V2 and Helios, in diffusers format.
 
 Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
 frames, H W pixels, N text tokens, D their width. The path is straight: t = 1 is noise, the
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,21 +32,23 @@ from vidrl.lora import writing
 from . import _options, _quantization, _wan_pipelines
 from ._attention import AttentionSwitch
 from ._encoder_cache import dropped
+from ._helios_continuation import HeliosContinuation
 from ._memory import Memory
 from ._wan_continuation import WanContinuation
 from .base import Cond, Continuation, Denoiser
 
 
 class Wan(Denoiser):
-    """A Wan 2.1 or SkyReels-V2 pipeline as a denoiser; "ode" sampling equals the pipeline's own.
+    """A pipeline of Wan 2.1 or its kin as a denoiser; "ode" sampling equals the pipeline's own.
 
     All weights come frozen and in eval mode; the policy decides which are trained. The
     options are:
 
-    - `model`: a diffusers folder, a hub id, or a pipeline in memory, a WanPipeline or a
-      SkyReelsV2DiffusionForcingPipeline.
+    - `model`: a diffusers folder, a hub id, or a pipeline in memory: a WanPipeline, a
+      SkyReelsV2DiffusionForcingPipeline or a HeliosPipeline.
     - `height`, `width`, `frames` (4 k + 1), `fps`: None takes the value of the folder's
-      `vidrl.json`, else 480 x 832 x 81 at 16, for SkyReels-V2 544 x 960 x 97 at 24.
+      `vidrl.json`, else 480 x 832 x 81 at 16; for SkyReels-V2 544 x 960 x 97 at 24, and for
+      Helios 384 x 640 x 33 at 24, which is one chunk.
     - `guidance` g: v = v_neg + g (v_text − v_neg) against `negative_prompt`; 1 is off.
     - `detach_negative`: let v_neg carry no gradient.
     - `text_length`: number of text tokens, padded with zeros (512 as in WanPipeline).
@@ -145,7 +147,7 @@ class Wan(Denoiser):
         self._encodes_on: torch.device | None = None
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._dtype: torch.dtype = self.pipe.transformer.dtype
-        self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
+        self.scheduler = _wan_pipelines.scheduler(self.pipe, flow_shift)
         usual = _wan_pipelines.usual_size(self.pipe)
         self._resize(_size(model, usual, height=height, width=width, frames=frames, fps=fps))
         self.attention_switch: AttentionSwitch = AttentionSwitch(
@@ -160,7 +162,7 @@ class Wan(Denoiser):
             self.pipe.transformer.enable_gradient_checkpointing()
         self.memory.apply([self.network], self.pipe.vae)
         self.notes = (
-            *_scheduler_notes(self.pipe.scheduler, self.scheduler),
+            *_wan_pipelines.scheduler_notes(self.pipe, self.scheduler),
             *self.memory.notes([self.network]),
         )
         self.only_lora = self.memory.only_lora
@@ -291,8 +293,7 @@ class Wan(Denoiser):
         """
         if n < 1:
             raise ValueError(f"expected 1 step or more, got {n}")
-        self.scheduler.set_timesteps(n)
-        return self.scheduler.sigmas.tolist()
+        return _wan_pipelines.times(self.pipe, self.scheduler, n, self.shape)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the velocity ε − x0 at x_t (B, C, L, h, w) for t (B,), float32.
@@ -307,10 +308,10 @@ class Wan(Denoiser):
             t = torch.cat([t, t])
             text = torch.cat([text, cond["negative"]])
         x, text = x.to(self._dtype), text.to(self._dtype)
-        times = _wan_pipelines.time_arguments(self.pipe, t, x, self.fps)
+        more = _wan_pipelines.arguments(self.pipe, t, x, self.fps, cond)
         with self.memory.saving(x.device):
             raw = self.network(
-                hidden_states=x, encoder_hidden_states=text, return_dict=False, **times
+                hidden_states=x, encoder_hidden_states=text, return_dict=False, **more
             )[0].float()
         if not guided:
             return raw
@@ -323,7 +324,9 @@ class Wan(Denoiser):
         self.attention_switch.ready(self.device)
 
     def continuation(self, history: int) -> Continuation:
-        """Return how clips are continued: the last latent frames of a chunk stay, at time 0."""
+        """Return how clips are continued: the last latent frames are given, at time 0."""
+        if _wan_pipelines.kind(self.pipe) == _wan_pipelines.HELIOS:
+            return HeliosContinuation(self, history)
         return WanContinuation(self, history)
 
     def _trial(self) -> Trial:
@@ -448,33 +451,3 @@ def _check_size(height: int, width: int, frames: int, rows: int, columns: int, t
     if frames < 1 or frames % time != 1 % time:
         nearest = max(0, frames - 1) // time * time + 1
         raise ValueError(f"expected frames to be {time} k + 1, got {frames}: take {nearest}")
-
-
-def _flow_euler(scheduler: Any, shift: float | None) -> Any:
-    """Return a flow Euler scheduler of the checkpoint's own shift.
-
-    Wan's releases come with UniPC, a multistep scheduler, whose shift is named
-    `flow_shift`.
-    """
-    euler, config = _wan_pipelines.diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
-    if isinstance(scheduler, euler):
-        return euler.from_config(config, **({} if shift is None else {"shift": shift}))
-    if config.get("prediction_type") != "flow_prediction":
-        raise ValueError(
-            f"expected a scheduler of flow prediction, got {type(scheduler).__name__} of "
-            f"{config.get('prediction_type')}: save the pipeline with "
-            f"FlowMatchEulerDiscreteScheduler"
-        )
-    return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
-
-
-def _scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str, ...]:
-    """Return the note to show if `pipe()` samples with another scheduler than vidrl does."""
-    if type(pipeline_scheduler) is type(vidrl_scheduler):
-        return ()
-    name, shift = type(vidrl_scheduler).__name__, vidrl_scheduler.config.shift
-    return (
-        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples with "
-        f"{name}(shift={shift:g}), so pipe() makes other clips of the same noise until "
-        f"pipe.scheduler = {name}(shift={shift:g})",
-    )

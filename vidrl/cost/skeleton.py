@@ -201,7 +201,7 @@ def _pipe(
     import diffusers
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from vidrl.backbones.wan import _flow_euler
+    from vidrl.backbones import _wan_pipelines
 
     kind = parts["scheduler"].get("prediction_type")  # UniPC's; the flow Euler scheduler has none
     scheduler = (
@@ -214,4 +214,6 @@ def _pipe(
     parts_of_dtype: list[Any] = [network, text]
     for part in parts_of_dtype:
         nn.Module.to(part, dtype)  # the class's own `to` warns of the few weights that stay float32
-    return diffusers.WanPipeline(None, text, vae, _flow_euler(scheduler, None), network)
+    pipe: Any = diffusers.WanPipeline(None, text, vae, scheduler, network)
+    pipe.scheduler = _wan_pipelines.scheduler(pipe, None)
+    return pipe

@@ -15,7 +15,7 @@ from vidrl.report import run_folder
 # The backbone that drives any pipeline of diffusers.
 DRIVEN = "pipeline"
 # The pipelines of diffusers for which the backbone `wan` is written.
-OWN = ("WanPipeline", "SkyReelsV2DiffusionForcingPipeline")
+OWN = ("WanPipeline", "SkyReelsV2DiffusionForcingPipeline", "HeliosPipeline")
 # The arguments of a pipeline's call, by the options of a command.
 CALL = {
     "height": "height",
