@@ -19,8 +19,12 @@ from torch import Tensor
 
 from .base import FOLLOWS, Cond, Continuation
 
-LONG, MIDDLE, SHORT = 16, 2, 1  # latent frames in patches of four, two and one times the size
-SEEN = LONG + MIDDLE + SHORT
+SIZES = {
+    "far": 16,
+    "middle": 2,
+    "last": 1,
+}  # latent frames, in patches of 4, 2 and 1 times the size
+SEEN = sum(SIZES.values())
 HISTORY, FIRST = "history", "first_frame"
 
 
@@ -36,17 +40,18 @@ def arguments(x: Tensor, cond: Cond) -> dict[str, Tensor]:
         else x.new_zeros(*x.shape[:2], frames, *x.shape[3:])
         for name, frames in ((FIRST, 1), (HISTORY, SEEN))
     }
-    far, middle, last = before[HISTORY].split([LONG, MIDDLE, SHORT], 2)
-    places = torch.arange(1 + SEEN + x.shape[2], device=x.device)[None]
-    first, of_far, of_middle, of_last, own = places.split([1, LONG, MIDDLE, SHORT, x.shape[2]], 1)
+    frames = dict(zip(SIZES, before[HISTORY].split([*SIZES.values()], 2), strict=True))
+    sizes = {"first": 1, **SIZES, "own": x.shape[2]}
+    places = torch.arange(sum(sizes.values()), device=x.device)[None]
+    at = dict(zip(sizes, places.split([*sizes.values()], 1), strict=True))
     return {
-        "latents_history_short": torch.cat([before[FIRST], last], 2),
-        "latents_history_mid": middle,
-        "latents_history_long": far,
-        "indices_hidden_states": own,
-        "indices_latents_history_short": torch.cat([first, of_last], 1),
-        "indices_latents_history_mid": of_middle,
-        "indices_latents_history_long": of_far,
+        "latents_history_short": torch.cat([before[FIRST], frames["last"]], 2),
+        "latents_history_mid": frames["middle"],
+        "latents_history_long": frames["far"],
+        "indices_hidden_states": at["own"],
+        "indices_latents_history_short": torch.cat([at["first"], at["last"]], 1),
+        "indices_latents_history_mid": at["middle"],
+        "indices_latents_history_long": at["far"],
     }
 
 
