@@ -7,10 +7,12 @@ diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import wan as parts
 from families.parts import t5, tokenizer, wan_vae
+from pretend_gpu import PretendGpu
 
 from vidrl import cost
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones import _wan_pipelines
+from vidrl.backbones.base import SharedCond, on, rows
 from vidrl.backbones.long import Long
 from vidrl.backbones.wan import Wan
 from vidrl.diffusion import transition
@@ -19,7 +21,7 @@ from vidrl.training.assembly import Options
 from vidrl.training.chunks import sample, split
 from vidrl.training.loop import Trainer
 from vidrl.training.policy import Policy
-from vidrl.training.rollout import Plan, draws
+from vidrl.training.rollout import Plan, draws, join
 
 TEXT = {"guidance": 3.0, "negative_prompt": "low quality", "text_length": 16}
 SIZE = {"height": 16, "width": 16, "frames": 5, "fps": 24.0}  # a chunk of two latent frames
@@ -173,3 +175,23 @@ def test_an_estimate_of_cost_is_refused(tmp_path):
     pipeline().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="WanTransformer3DModel .*got SkyReelsV2Transformer3D"):
         cost.skeleton.read(Backbone("wan", {"model": str(tmp_path)}))
+
+
+def test_a_gpu_keeps_its_rollout_on_the_host():
+    """Chunks are sampled and predicted on the GPU, and kept on the host."""
+    long, host = (
+        Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY),
+        torch.device("cpu"),
+    )
+    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
+    table = SharedCond(long.encode(["a"]), torch.tensor([0, 0]))
+    with PretendGpu():
+        long.to("cuda:0")
+        made = sample(long, table, draws(0, [(0,), (1,)]), plan, keep_on=host)
+        chunks = split(join([made], table), long)
+        batch = on(rows(chunks.cond, torch.tensor([2, 0])), long.device)
+        x = chunks.before[[2, 0], 0].to(long.device)
+        step = chunks.plan.step(long, x, 0, batch)
+        again = transition.log_density(step, chunks.after[[2, 0], 0].to(long.device))
+        found = again.flatten(1).mean(1).cpu()
+    assert torch.allclose(found, chunks.log_density[[2, 0], 0, 0], atol=1e-4)

@@ -19,11 +19,8 @@ from torch import Tensor
 
 from .base import FOLLOWS, Cond, Continuation
 
-SIZES = {
-    "far": 16,
-    "middle": 2,
-    "last": 1,
-}  # latent frames, in patches of 4, 2 and 1 times the size
+# the latent frames that the network sees in patches of four, two and one times the size
+SIZES = {"far": 16, "middle": 2, "last": 1}
 SEEN = sum(SIZES.values())
 HISTORY, FIRST = "history", "first_frame"
 
