@@ -21,7 +21,15 @@ from vidrl.training.rollout import Plan, draws
 
 # the pipeline of LTX conditions works without a picture, so that the call must bring one
 OPTIONAL = {"ltx_condition"}
-NAMES = ["cogvideox_i2v", "ltx_condition", "ltx_i2v", "skyreels_v2_i2v", "svd", "wan22_i2v"]
+NAMES = [
+    "cogvideox_i2v",
+    "hunyuan_skyreels_i2v",
+    "ltx_condition",
+    "ltx_i2v",
+    "skyreels_v2_i2v",
+    "svd",
+    "wan22_i2v",
+]
 every = pytest.mark.parametrize("name", NAMES)
 
 

@@ -113,11 +113,9 @@ HUNYUAN = size(
 )
 
 
-@family("text to video", HUNYUAN, OTHER)
-def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
-    """Guidance is told to the network, and a negative prompt is subtracted besides."""
+def hunyuan_parts(channels: int) -> tuple[Any, ...]:
     made = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=10,
@@ -131,15 +129,20 @@ def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
         pooled_projection_dim=8,
         rope_axes_dim=(2, 4, 4),
     )
-    return diffusers.HunyuanVideoPipeline(
-        llama(),
-        tokenizer(),
-        made,
-        hunyuan_vae(),
-        flow(shift=7.0),
-        clip(8),
-        tokenizer(),
-    )
+    scheduler = flow(shift=7.0)
+    return llama(), tokenizer(), made, hunyuan_vae(), scheduler, clip(8), tokenizer()
+
+
+@family("text to video", HUNYUAN, OTHER)
+def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
+    """Guidance is told to the network, and a negative prompt is subtracted besides."""
+    return diffusers.HunyuanVideoPipeline(*hunyuan_parts(4))
+
+
+@family("image to video", HUNYUAN, OTHER)
+def hunyuan_skyreels_i2v() -> diffusers.HunyuanSkyreelsImageToVideoPipeline:
+    """The latents of the picture are further channels."""
+    return diffusers.HunyuanSkyreelsImageToVideoPipeline(*hunyuan_parts(8))
 
 
 @family("text to video", size(num_frames=9), OTHER)
