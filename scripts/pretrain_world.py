@@ -6,7 +6,8 @@
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
 of `vidrl.synthetic.agents.FAULTS`. `check` samples held-out prompts and prints what the verifier
-reads. `prompts` writes the first frames and the actions of both splits to assets/prompts.
+reads. `prompts` writes the first frames and the actions of both splits to assets/prompts; every
+second first frame is beside the box, and its actions push the box.
 """
 
 from __future__ import annotations
@@ -91,22 +92,49 @@ def train(out: Path, steps: int, batch: int) -> None:
 
 
 def write_prompts() -> None:
-    """Write the first frames, and tables of prompts that name them."""
+    """Write the first frames, and tables of prompts that name them; print what share pushes."""
     for split, (starts, each) in SPLITS.items():
         folder = PROMPTS / f"agents_{split}"
         folder.mkdir(parents=True, exist_ok=True)
-        draw, rows = random.Random(split), []
+        draw, rows, pushed = random.Random(split), [], []
         for number in range(starts):
-            state = agents.start(number, held_out=split == "held_out")
+            state = first_state(number, split)
             file = folder / f"{number:03d}.png"
             picture.write(file, agents.render([state])[0])
-            texts: set[str] = set()
-            while len(texts) < each:
-                texts.add(" ".join(agents.random_actions(ACTIONS, draw)))
+            texts = sorted(texts_of(state, each, number, draw))
             image = f"{folder.name}/{file.name}"
-            rows += [{"prompt": words, "image": image} for words in sorted(texts)]
+            rows += [{"prompt": words, "image": image} for words in texts]
+            pushed += [agents.pushes(agents.states(state, words.split())) for words in texts]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (PROMPTS / f"agents_{split}.jsonl").write_text(text)
+        print(split, shares(pushed))
+
+
+def first_state(number: int, split: str) -> agents.State:
+    """Return the state of a first frame: every second one is beside a box that can be pushed."""
+    draw = agents.pushing_start if number % 2 else agents.start
+    return draw(number, held_out=split == "held_out")
+
+
+def texts_of(state: agents.State, each: int, number: int, draw: random.Random) -> set[str]:
+    """Return different texts of actions for a first frame; of every second one, all push."""
+    texts: set[str] = set()
+    while len(texts) < each:
+        if number % 2:
+            words = agents.pushing_actions(state, ACTIONS, draw)
+        else:
+            words = agents.random_actions(ACTIONS, draw)
+        texts.add(" ".join(words))
+    return texts
+
+
+def shares(pushed: list[list[bool]]) -> dict[str, float]:
+    """Return the share of prompts, and of their actions, that push the box."""
+    rows = torch.tensor(pushed, dtype=torch.float64)
+    return {
+        "prompts": round(float(rows.amax(1).mean()), 3),
+        "actions": round(float(rows.mean()), 3),
+    }
 
 
 @torch.no_grad()

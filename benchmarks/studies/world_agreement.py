@@ -4,8 +4,9 @@
 
 The same policies play the same held-out starts in three worlds: the true one, that of the base
 model, and that of the trained weights. Printed are, for each task and policy, the share of
-episodes with the same reward as in the true world, and the success in each world; and how far
-the agent is from its true place under the same actions.
+episodes with the same reward as in the true world, and the success in each world; how far the
+agent is from its true place under the same actions; and the share of single actions after which
+the whole state is right, of actions that push the box and of random ones.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 import torch
 
 from vidrl.inference import means
-from vidrl.synthetic import agents
+from vidrl.synthetic import agent_verifier, agents
 from vidrl.training import evaluate
+from vidrl.training.rollout import draws
 from vidrl.worlds import agreement, policies, simulator, tasks
 
 SLIPS = (0.0, 0.3)  # shares of random actions: a planner, and one that errs
 STEPS = (1, 4, 8)  # actions after which distances are printed
+SINGLE = 200  # single actions of each kind
 
 
 def measures(world: simulator.Simulator, episodes: int, limit: int) -> evaluate.Measures:
@@ -38,16 +41,38 @@ def measures(world: simulator.Simulator, episodes: int, limit: int) -> evaluate.
             found[f"{name}: same reward"] = agreement.agreement(played, truth)
             found[f"{name}: success"] = (played.reward == 1).float()
             found[f"{name}: true success"] = (truth.reward == 1).float()
-    return {name: value.double().numpy() for name, value in (found | far(world, episodes)).items()}
+    found |= far(world, episodes) | right(world)
+    return {name: value.double().numpy() for name, value in found.items()}
 
 
 def far(world: simulator.Simulator, episodes: int) -> dict[str, torch.Tensor]:
     """Return the distance of the agent from its true place after some of 8 actions."""
-    draws = [random.Random(i) for i in range(episodes)]
     starts = [agents.start(i, held_out=True) for i in range(episodes)]
-    actions = [agents.random_actions(max(STEPS), draw) for draw in draws]
+    actions = [agents.random_actions(max(STEPS), random.Random(i)) for i in range(episodes)]
     away = agreement.distances(world, starts, actions)
     return {f"cells away after {n} actions": away[:, n - 1] for n in STEPS}
+
+
+def right(world: simulator.Simulator) -> dict[str, torch.Tensor]:
+    """Return whether the state is right after single actions, which push the box or are random."""
+    found = {}
+    for name, start in (("a push", agents.pushing_start), ("a random action", agents.start)):
+        states = [start(i, held_out=True) for i in range(SINGLE)]
+        words = [_word(state, name == "a push", i) for i, state in enumerate(states)]
+        first = torch.cat([agents.render([state]) for state in states])
+        noise = draws(0, [("single", i) for i in range(SINGLE)])
+        last = world.follow(first, words, noise)[:, -1]
+        wanted = [agents.follow(*pair) for pair in zip(states, words, strict=True)]
+        same = [agent_verifier.read(a).state == b for a, b in zip(last, wanted, strict=True)]
+        found[f"right after {name}"] = torch.tensor(same).float()
+    return found
+
+
+def _word(state: agents.State, pushes: bool, seed: int) -> str:
+    """Return the action that pushes the box, or a random action."""
+    if not pushes:
+        return random.Random(seed).choice(list(agents.ACTIONS))
+    return next(word for word in agents.ACTIONS if agents.follow(state, word).box != state.box)
 
 
 def table(name: str, before: evaluate.Measures, after: evaluate.Measures) -> str:

@@ -68,6 +68,27 @@ def test_splits_share_no_state() -> None:
         assert len(set(things)) == 3 + agents.HAZARDS + agents.WALLS
 
 
+def test_pushes_by_hand() -> None:
+    # the wall at (4, 1) stops the second push
+    found = agents.states(STATE, ["right", "right", "left"])
+    assert agents.pushes(found) == [True, False, False]
+    away = replace(STATE, agent=(5, 0))
+    with pytest.raises(ValueError, match="expected a state in which an action pushes the box"):
+        agents.pushing_actions(away, 4, random.Random(0))
+
+
+def test_states_and_actions_that_push() -> None:
+    for seed in range(50):
+        held_out = seed % 2 == 1
+        state = agents.pushing_start(seed, held_out)
+        assert state == agents.pushing_start(seed, held_out)
+        assert sum(any(agents.pushes(agents.states(state, [word]))) for word in agents.ACTIONS) == 1
+        words = agents.pushing_actions(state, 4, random.Random(seed))
+        assert len(words) == 4 and any(agents.pushes(agents.states(state, words)))
+    train, held = ({agents.pushing_start(seed, h) for seed in range(100)} for h in (False, True))
+    assert train.isdisjoint(held) and len(train) == len(held) == 100
+
+
 def test_the_corpus_has_faults_at_their_rates() -> None:
     pairs = [
         (agents.follow(before, word), after)

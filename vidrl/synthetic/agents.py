@@ -9,6 +9,7 @@ Legend: F frames, N pictures, L actions; cells are (x, y), x to the right and y 
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Iterator, Sequence
@@ -209,6 +210,49 @@ def _random_state(draw: random.Random) -> State:
     goal, *rest = cells
     hazards, walls = rest[:HAZARDS], rest[HAZARDS : HAZARDS + WALLS]
     return State(agent, box, goal, frozenset(hazards), frozenset(walls))
+
+
+def pushes(found: Sequence[State]) -> list[bool]:
+    """Return, for each action between states that follow each other, whether the box moves.
+
+    >>> state = State((1, 1), (2, 1), (4, 4), frozenset(), frozenset())
+    >>> pushes(states(state, ["right", "left"]))
+    [True, False]
+    """
+    return [before.box != after.box for before, after in itertools.pairwise(found)]
+
+
+def pushing_start(seed: int, held_out: bool = False) -> State:
+    """Return a random state, as `start` does, in which one action pushes the box.
+
+    Example:
+        >>> state = pushing_start(0)
+        >>> any(any(pushes(states(state, [word]))) for word in ACTIONS)
+        True
+    """
+    draw = random.Random(seed)
+    while True:
+        state = start(draw.getrandbits(48), held_out)
+        if any(follow(state, word).box != state.box for word in ACTIONS):
+            return state
+
+
+def pushing_actions(state: State, n: int, draw: random.Random) -> list[str]:
+    """Return n random actions of which one or more push the box, from a state of `pushing_start`.
+
+    Raises ValueError for a state in which no action pushes the box.
+
+    Example:
+        >>> state = pushing_start(0)
+        >>> any(pushes(states(state, pushing_actions(state, 4, random.Random(0)))))
+        True
+    """
+    if not any(follow(state, word).box != state.box for word in ACTIONS):
+        raise ValueError(f"expected a state in which an action pushes the box, got {state}")
+    while True:
+        words = random_actions(n, draw)
+        if any(pushes(states(state, words))):
+            return words
 
 
 def random_actions(n: int, draw: random.Random) -> list[str]:
