@@ -98,11 +98,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=12, help="actions of an episode")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    before = measures(simulator.load(args.model), args.n, args.limit)
+    try:  # all are loaded before any is measured
+        base, *worlds = (
+            simulator.load(args.model),
+            *(simulator.load(run=run) for run in args.runs),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    before = measures(base, args.n, args.limit)
     print("| run | measure | before | after | paired difference, 95 % interval |")
     print("|---|---|---|---|---|")
-    for run in args.runs:
-        after = measures(simulator.load(run=run), args.n, args.limit)
+    for run, world in zip(args.runs, worlds, strict=True):
+        after = measures(world, args.n, args.limit)
         print(table(Path(run).name, before, after), flush=True)
 
 

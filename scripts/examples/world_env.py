@@ -30,7 +30,7 @@ def play(env: WorldEnv, seed: int) -> tuple[float, list]:
         # an observation has the frames of one action, uint8 (F, H, W, 3); the last one is read
         picture = torch.from_numpy(frames[-1]).permute(2, 0, 1).float() / 255
         action = env.world.actions.index(act(picture, draw))
-        frames, reward, terminated, truncated, _ = env.step(env.action_space.dtype.type(action))
+        frames, reward, terminated, truncated, _ = env.step(action)
         seen, ended = seen + list(frames), terminated or truncated
     return reward, seen
 
@@ -49,8 +49,8 @@ def main(run: str = "", out: str = "") -> None:
         frames += seen
     if not run:
         print(
-            "The learned world is untrained, and often ignores a push: a reward of +0 there beside "
-            "+1 in the true world is expected. Train it by scripts/recipes/tiny_world.toml."
+            "The learned world is the base model, which often ignores a push: a reward of +0 there "
+            "beside +1 in the true world is expected. Train it by scripts/recipes/tiny_world.toml."
         )
     if out:
         clip = torch.stack([torch.from_numpy(frame) for frame in frames]).permute(0, 3, 1, 2)
@@ -62,6 +62,6 @@ if __name__ == "__main__":
     parser.add_argument("run", nargs="?", default="", metavar="RUN", help="the folder of a run")
     parser.add_argument("--out", default="", metavar="OUT.mp4", help="a film of the learned world")
     words = parser.parse_args()
-    if words.run and not Path(words.run).is_dir():
+    if words.run and not (Path(words.run) / "config.toml").is_file():
         parser.error(f"expected RUN to be the folder of a run, got {words.run}: --out names a film")
     main(words.run, words.out)

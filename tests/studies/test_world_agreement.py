@@ -39,6 +39,16 @@ def test_worlds_that_are_known(study) -> None:
     assert still["cells away after 8 actions"].min() > 0
 
 
+def test_a_run_that_is_not_there_is_named_before_any_measurement(
+    study, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(study, "measures", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["world_agreement.py", "runs/none"])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "runs/none: expected a run folder" in capsys.readouterr().err
+
+
 def test_the_table_has_a_line_for_each_measure(study) -> None:
     world = study.measures(Still(), 6, 4)
     lines = study.table("run", world, world).splitlines()

@@ -112,6 +112,13 @@ def test_bad_input_is_refused_in_words() -> None:
         TrueWorld().follow(torch.zeros(1, 3, 36, 36), ["left"], [torch.Generator()])
     with pytest.raises(ValueError, match="goes on from the image.*Toy, which reads no image"):
         LearnedWorld(Toy.tiny(), ["left"])
+    with pytest.raises(ValueError, match="expected a start and a limit of 1 or more, got 0, 20"):
+        agreement.play(TrueWorld(), policies.Planner("reach"), "reach", [])
+    with pytest.raises(ValueError, match="expected a start and a limit of 1 or more, got 1, 0"):
+        agreement.play(TrueWorld(), policies.Planner("reach"), "reach", [STATE], 0)
+    for words in ([["left"]], [["left"], ["left", "up"]], [[], []]):
+        with pytest.raises(ValueError, match="expected actions for each of 2 starts"):
+            agreement.distances(TrueWorld(), [STATE] * 2, words)
     with pytest.raises(ValueError, match="expected slips in"):
         policies.Planner("reach", 1.5)
 
@@ -121,6 +128,28 @@ def test_a_named_task_needs_the_world_of_agents() -> None:
     world = LearnedWorld(World(actions=1), ["stay", "left", "right"], steps=1)
     with pytest.raises(ValueError, match=r"'push' reads, got frames \(3, 12, 12\)"):
         WorldEnv(world, "push")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        (torch.zeros(3, 8, 8), r"of \(3, 36, 36\), got Tensor of .*8, 8.*resize"),
+        (np.zeros((3, 36, 36)), "got ndarray of .*float64.*convert"),
+        (torch.zeros(3, 36, 36, dtype=torch.uint8), "got Tensor of .*uint8.*convert"),
+        (torch.full((3, 36, 36), 255.0), "divide by 255"),
+        (None, "got NoneType"),
+    ],
+)
+def test_starts_of_the_user_that_are_no_picture_are_refused(drawn, message) -> None:
+    env = WorldEnv(TrueWorld(), start=lambda draw: drawn)
+    with pytest.raises(ValueError, match=message):
+        env.reset(seed=0)
+
+
+def test_a_task_of_the_user_that_returns_a_number_is_refused() -> None:
+    env = WorldEnv(TrueWorld(), lambda picture: 1.0, start=lambda draw: shown(STATE))
+    with pytest.raises(ValueError, match="expected a task that returns tasks.Outcome, got 1.0"):
+        env.reset(seed=0)
 
 
 def test_wrong_models_runs_and_steps_are_refused(tmp_path) -> None:
@@ -246,6 +275,9 @@ def test_agreement_and_distance_by_hand() -> None:
     assert stuck.reward.tolist() == [0, 0] and stuck.length.tolist() == [5, 5]
     assert agreement.agreement(stuck, truth).tolist() == [0, 0]
     assert agreement.agreement(truth, truth).tolist() == [1, 1]
+    one = agreement.play(TrueWorld(), act, "reach", starts[:1], 5)
+    with pytest.raises(ValueError, match="the same episodes in both worlds, got 1 and 2"):
+        agreement.agreement(one, truth)
     same = [["left", "left", "stay"], ["right", "right", "up"]]
     found = agreement.distances(Stuck(), starts, same)
     expected = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 5**0.5]])

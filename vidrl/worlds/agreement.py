@@ -41,7 +41,10 @@ def play(
     """Play one episode from each start, all at once; a row depends on its own number alone.
 
     The policy's random numbers are those of (seed, row), so that two worlds meet the same policy.
+    Raises ValueError for another task, no starts, and a limit below 1.
     """
+    if not starts or limit < 1:
+        raise ValueError(f"expected a start and a limit of 1 or more, got {len(starts)}, {limit}")
     judge, count = tasks.task(task), len(starts)
     frames = torch.stack([agents.render([state])[0] for state in starts])
     luck = [random.Random(f"{seed} {row}") for row in range(count)]
@@ -68,8 +71,15 @@ def distances(
     """Return how far the agent is from its true place after each of given actions, (N, T).
 
     In cells: the distance between the centres of mass of the agent's colour in the world's frame
-    and in the true one. A frame without the agent counts as the whole width, 6 cells.
+    and in the true one. A frame without the agent counts as the whole width, 6 cells. Raises
+    ValueError for starts without actions, and for rows of different numbers of actions.
     """
+    lengths = {len(words) for words in actions}
+    if len(starts) != len(actions) or len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"expected actions for each of {len(starts)} starts, as many in each row, got "
+            f"{[len(words) for words in actions]}"
+        )
     count, steps = len(actions), len(actions[0])
     truth = [agents.states(state, words) for state, words in zip(starts, actions, strict=True)]
     frames = torch.stack([agents.render(states[:1])[0] for states in truth])
@@ -86,5 +96,13 @@ def distances(
 
 
 def agreement(world: Played, truth: Played) -> Tensor:
-    """Return 1 for each episode that has the same reward in both worlds, else 0, (N,)."""
+    """Return 1 for each episode that has the same reward in both worlds, else 0, (N,).
+
+    Raises ValueError for another number of episodes.
+    """
+    if len(world.reward) != len(truth.reward):
+        raise ValueError(
+            f"expected the same episodes in both worlds, got {len(world.reward)} and "
+            f"{len(truth.reward)}"
+        )
     return (world.reward == truth.reward).float()

@@ -47,8 +47,9 @@ class WorldEnv(gymnasium.Env[Frames, np.int64]):
 
     Raises ValueError for a world that is no simulator, an unknown task, a named task in a world
     of another size, a task of the user's without `start`, a limit below 1, a first frame that is
-    no uint8 (H, W, 3), an unknown option of `reset`, and an action that is no number of an
-    action; RuntimeError for a step without a reset, or after the end.
+    no uint8 (H, W, 3), an unknown option of `reset`, an action that is no number of an action, a
+    `start` that draws no picture, and a `task` that returns no `Outcome`; RuntimeError for a step
+    without a reset, or after the end.
 
     Example:
         >>> env = WorldEnv(simulator.TrueWorld(), "reach")
@@ -89,14 +90,11 @@ class WorldEnv(gymnasium.Env[Frames, np.int64]):
         given = _first(options or {}, _bytes_shape(self.world))
         if given is None:
             given = self.start(random.Random(int(self.np_random.integers(2**62))))
-        if tuple(given.shape) != self.world.shape[1:]:
-            raise ValueError(
-                f"expected a first frame (3, H, W) of {self.world.shape[1:]}, got "
-                f"{tuple(given.shape)}: resize it"
-            )
+        _check_picture(given, self.world.shape[1:])
+        found = self._judged(given)
         self.steps = 0
         self.frames = given[None].expand(self.world.shape).clone()
-        return _bytes(self.frames), {"why": self.judge(self.frames[-1]).why}
+        return _bytes(self.frames), {"why": found.why}
 
     def step(self, action: np.int64) -> Step:
         """Make the frames of an action; return them, the reward, the two ends, and the info."""
@@ -122,12 +120,19 @@ class WorldEnv(gymnasium.Env[Frames, np.int64]):
 
     def received(self, frames: Tensor) -> Step:
         """Take the frames (F, 3, H, W) that follow an action, and return the values of `step`."""
-        found = self.judge(frames[-1])
+        found = self._judged(frames[-1])
         self.frames, self.steps = frames, (self.steps or 0) + 1
         late = self.limit is not None and self.steps >= self.limit and not found.ends
         if found.ends or late:
             self.steps = None
         return _bytes(frames), found.reward, found.ends, late, {"why": found.why}
+
+    def _judged(self, picture: Tensor) -> tasks.Outcome:
+        """Return what a picture means for the task."""
+        found = self.judge(picture)
+        if not isinstance(found, tasks.Outcome):
+            raise ValueError(f"expected a task that returns tasks.Outcome, got {found!r}")
+        return found
 
     def render(self) -> Frames | None:  # type: ignore[override]
         """Return the last frame, enlarged, uint8 (H, W, 3), with the render mode "rgb_array"."""
@@ -153,6 +158,19 @@ def _check(world: simulator.Simulator, limit: int | None, render_mode: str | Non
             f'expected render_mode None or "rgb_array", got {render_mode!r}: gymnasium.make opens '
             'a window for render_mode="human"'
         )
+
+
+def _check_picture(picture: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a first picture that is no tensor of numbers in [0, 1]."""
+    is_tensor = isinstance(picture, Tensor) and picture.is_floating_point()
+    if not is_tensor or tuple(picture.shape) != shape:
+        got = (tuple(picture.shape), picture.dtype) if hasattr(picture, "dtype") else picture
+        raise ValueError(
+            f"expected a first frame as a float tensor (3, H, W) of {shape}, got "
+            f"{type(picture).__name__} of {got}: resize or convert it"
+        )
+    if not (picture.amin() >= 0 and picture.amax() <= 1):  # NaN is refused, too
+        raise ValueError("expected a first frame of numbers in [0, 1], got others: divide by 255")
 
 
 def _task(
