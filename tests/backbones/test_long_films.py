@@ -10,7 +10,7 @@ from families import FAMILIES, clips
 from families.contract import targets
 
 from vidrl.algorithms.grpo import GRPO
-from vidrl.backbones.base import extended
+from vidrl.backbones.base import extended, rows
 from vidrl.backbones.long import Long
 from vidrl.diffusion import transition
 from vidrl.training.assembly import Options
@@ -95,6 +95,21 @@ def test_the_density_of_a_chunk_depends_on_each_given_frame(long, made):
         pictures[:, frame] = 255
         moved = log(extended(chunks.cond, {"pictures": pictures})) - log(chunks.cond)
         assert moved[0] == 0 and moved[1] != 0
+
+
+def test_each_clip_of_a_batch_goes_on_after_its_own_end():
+    """The pipeline gives the first row's film to all rows, and first chunks have equal films."""
+    long = long_of()
+    plan = Plan(long.times(STEPS), "cps", 0.3, 2, stochastic=(2,), keep=(2,), chunks=2)
+    made = sample(long, long.encode(["a red circle"] * 2), draws(0, [("a",), ("b",)]), plan)
+    later = rows(split(made, long).cond, torch.tensor([2, 3]))
+    levels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1, 1)
+    later = extended(later, {"pictures": levels.expand_as(later["pictures"])})
+    x, t = made.latents.tensor_split(2, 2)[1], torch.full((2,), long.times(STEPS)[1])
+    with torch.no_grad():
+        together = long.predict(x, t, later)
+        alone = [long.predict(x[i : i + 1], t[:1], rows(later, torch.tensor([i]))) for i in (0, 1)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_a_round_of_grpo_learns_from_chunks(tmp_path):

@@ -73,9 +73,21 @@ def test_companions_have_other_texts_of_the_same_words_and_negatives_of_the_pict
     image = pytest.importorskip("PIL.Image", reason="needs pillow")
     grey = image.new("RGB", (2, 2), (10, 20, 200))
     row = Row("a", {"image": grey, "video": [grey, grey], "negative_prompt": "low"})
-    same, other = _row_independence.neighbours(row)
+    same, other = _row_independence.neighbours(row, {})
     assert same.references is row.references and other.references["negative_prompt"] == "low"
     assert other.references["image"].getpixel((0, 0)) == (245, 235, 55)
     assert [frame.getpixel((1, 1)) for frame in other.references["video"]] == [(245, 235, 55)] * 2
     assert same.prompt != other.prompt
     assert sorted(same.prompt.split()) == sorted(other.prompt.split())
+
+
+def test_companions_have_negatives_of_the_pictures_of_the_call_too() -> None:
+    """Later rows may bring their own in place of these, as the chunks of a long clip do."""
+    image = pytest.importorskip("PIL.Image", reason="needs pillow")
+    grey = image.new("RGB", (2, 2), (10, 20, 200))
+    call = {"video": [grey], "image": grey, "mask_image": None, "height": 2}
+    same, other = _row_independence.neighbours(Row("a", {"image": image.new("RGB", (2, 2))}), call)
+    assert set(same.references) == {"image"}
+    assert set(other.references) == {"image", "video"}
+    assert other.references["video"][0].getpixel((0, 0)) == (245, 235, 55)
+    assert other.references["image"].getpixel((0, 0)) == (255, 255, 255)

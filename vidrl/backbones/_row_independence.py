@@ -7,11 +7,13 @@ beside other rows before rows share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from vidrl.data.prompt import is_file
 
 from ._runner import Row
 
@@ -39,9 +41,14 @@ TEXTS = (
 )
 
 
-def neighbours(row: Row) -> list[Row]:
-    """Return two rows to run beside a row: other texts, once with inverted pictures."""
-    others = {name: inverted(value) for name, value in row.references.items()}
+def neighbours(row: Row, call: Mapping[str, Any]) -> list[Row]:
+    """Return two rows to run beside a row: other texts, once with inverted pictures.
+
+    The pictures are those of the row, and those that `call` gives to rows without their own: a
+    later row may bring its own in their place.
+    """
+    shared = {name: value for name, value in call.items() if is_file(name) and value is not None}
+    others = {name: inverted(value) for name, value in {**shared, **row.references}.items()}
     return [Row(TEXTS[0], row.references), Row(TEXTS[1], others)]
 
 

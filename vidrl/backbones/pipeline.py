@@ -166,8 +166,9 @@ class Pipeline(Denoiser):
             *self.memory.notes(self.networks.values()),
         )
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
-        # None until the first batch has been compared with a row that runs alone.
-        self._rows_depend: bool | None = None
+        # whether a batch has shown that rows change each other, and the sets of pictures for which
+        # a row was compared with itself in a batch
+        self._rows_depend, self._tried_together = False, set[_conditioning_frames.Pictures]()
         self.attention_switch: AttentionSwitch = AttentionSwitch(
             list(self.networks.values()),
             attention,
@@ -286,7 +287,8 @@ class Pipeline(Denoiser):
         """Free the text encoders; afterwards a prompt that was not encoded is an error."""
         _ = self.tokenizer_calls  # runs the encoders once, and `truncated` needs the calls later
         # the check whether rows are independent runs these texts later, beside the first batch
-        for neighbour in _row_independence.neighbours(self.runner.table[self.dry_row]):
+        own = self.runner.table[self.dry_row]
+        for neighbour in _row_independence.neighbours(own, self.runner.call):
             self.runner.table.append(neighbour)
             self.runner.initial_latents(len(self.runner.table) - 1)
         self.drops_encoders = False
@@ -374,8 +376,11 @@ class Pipeline(Denoiser):
         limit = self.batch or _row_independence.NO_LIMIT
         if limit == 1 or len(x) < 2:
             return limit
-        if self._rows_depend is None:
-            self._rows_depend = not self._rows_are_independent(x[:2], rows[0], times[0])
+        for row, time in zip(rows, times, strict=True):
+            pictures = _conditioning_frames.pictures_of_row(self.runner, row)
+            if not self._rows_depend and pictures not in self._tried_together:
+                self._rows_depend = not self._rows_are_independent(x[:2], row, time)
+                self._tried_together.add(pictures)
         return 1 if self._rows_depend else limit
 
     def _rows_are_independent(self, x: Tensor, row: int, time: float) -> bool:
@@ -384,7 +389,7 @@ class Pipeline(Denoiser):
         The second of the others differs in everything: text, pictures and latents.
         """
         table, scaled = self.runner.table, x * self.probe.scale(time)
-        others = _row_independence.neighbours(table[row])
+        others = _row_independence.neighbours(table[row], self.runner.call)
         table.extend(others)
         rows = [row, *range(len(table) - len(others), len(table))]
         of_rows = (scaled[0], scaled[1], -scaled[1])
@@ -397,7 +402,8 @@ class Pipeline(Denoiser):
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
         """Return the clips for the prompts of `cond`: some pipelines put a given frame first."""
-        rows, size = cond["row"].tolist(), self._decoded_at_once()
+        rows = cond["row"].tolist()
+        size = self._decoded_at_once(rows)
         created = [
             self._decode(latents[a : a + size], rows[a : a + size])
             for a in range(0, len(rows), size)
@@ -408,13 +414,14 @@ class Pipeline(Denoiser):
             else torch.empty(0, *self.clip_shape, device=latents.device)
         )
 
-    def _decoded_at_once(self) -> int:
+    def _decoded_at_once(self, rows: Sequence[int]) -> int:
         """Return how many clips are decoded together.
 
         It is 1 where the rows of a batch change each other, or where no batch has yet shown
         that rows with pictures do not.
         """
-        alone = any(self.known_pictures) if self._rows_depend is None else self._rows_depend
+        sets = {_conditioning_frames.pictures_of_row(self.runner, row) for row in rows}
+        alone = self._rows_depend or any(sets - self._tried_together)
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
