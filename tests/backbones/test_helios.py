@@ -160,6 +160,21 @@ def test_a_folder_is_driven_by_wan_with_a_note_about_its_scheduler(tmp_path):
     assert not Wan(pipeline(), **SIZE).notes
 
 
+def test_a_history_is_refused_before_the_weights_are_read(tmp_path):
+    index = '{"_class_name": "HeliosPipeline", "_diffusers_version": "0.42.0"}'
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match="no history with Helios.* got history = 2"):
+        Long.check_options({"model": str(tmp_path), "history": 2})
+    Long.check_options({"model": str(tmp_path)})
+
+
+def test_another_pipeline_is_sent_to_the_backbone_that_drives_it(tmp_path):
+    index = '{"_class_name": "LTXConditionPipeline", "_diffusers_version": "0.42.0"}'
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match='HeliosPipeline, got a LTXCond.*base = "pipeline"'):
+        Long.check_options({"model": str(tmp_path)})
+
+
 def test_what_helios_does_not_take_is_refused():
     with pytest.raises(ValueError, match="no history with Helios.* got history = 2"):
         Long(pipeline(), options={**SIZE, **TEXT}, history=2)

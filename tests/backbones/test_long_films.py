@@ -12,6 +12,7 @@ from families.contract import targets
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.base import extended, rows
 from vidrl.backbones.long import Long
+from vidrl.data.prompt import Prompt
 from vidrl.diffusion import transition
 from vidrl.training.assembly import Options
 from vidrl.training.chunks import sample, split
@@ -156,6 +157,19 @@ def test_several_frames_without_a_film_are_refused():
     options = {"call": {**family.call, "image": family.picture(family.call)}}
     with pytest.raises(ValueError, match="takes a film for history = 5, got LTXImageToVideo"):
         Long(family.build(), base="pipeline", options=options, history=5)
+
+
+def test_frames_that_would_stay_the_same_in_all_chunks_are_refused():
+    picture = LTX.picture(CALL, 0)
+    with pytest.raises(ValueError, match="no image in .*call with history = 5"):
+        long_of(image=picture)
+    with pytest.raises(ValueError, match="no video in .*call with history = 1"):
+        long_of(history=1, image=picture)
+
+
+def test_a_prompt_with_frames_that_chunks_do_not_begin_with_is_refused(long):
+    with pytest.raises(ValueError, match="which is what Long reads, got 'a cat' with image"):
+        long.check_prompts([Prompt("a cat", {"image": "cat.png"})])
 
 
 def test_several_frames_are_refused_before_a_pipeline_is_read():

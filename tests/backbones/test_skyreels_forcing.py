@@ -83,18 +83,13 @@ def rolled(denoiser, x, cond, sigmas):
     return x
 
 
-def sigmas(pipe) -> list[float]:
-    pipe.scheduler.set_timesteps(STEPS)
-    return pipe.scheduler.sigmas.tolist()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("fps", [16, 24])
 def test_a_clip_is_the_pipelines_own(fps):
     pipe = pipeline()
     wan = Wan(pipe, **{**SIZE, "frames": 13, "fps": float(fps)}, **TEXT)
     noise = torch.randn(1, *wan.shape, generator=torch.Generator().manual_seed(SEED))
-    found = rolled(wan, noise, wan.encode(["a red circle"]), sigmas(pipe))
+    found = rolled(wan, noise, wan.encode(["a red circle"]), wan.times(STEPS))
     expected = own(pipe, 13, fps, base_num_frames=13)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(expected, own(pipe, 13, 40 - fps, base_num_frames=13), atol=1e-4)
@@ -115,9 +110,9 @@ def test_continued_chunks_are_those_of_the_pipelines_own_long_video(long):
     for start in (4, 6):
         noise = torch.randn(size, generator=draw)[:, :, history:]
         cond = long.following(cond, before)
-        before = rolled(long, noise, cond, sigmas(pipe))
+        before = rolled(long, noise, cond, long.times(STEPS))
         assert torch.allclose(before, expected[:, :, start : start + 2], atol=1e-5)
-    without = rolled(long, noise, long.following(cond, before), sigmas(pipe))
+    without = rolled(long, noise, long.following(cond, before), long.times(STEPS))
     assert not torch.allclose(without, before, atol=1e-4), "the history changes the chunk"
 
 
@@ -162,6 +157,38 @@ def test_a_folder_is_driven_by_wan(tmp_path):
         wan.network.patch_embedding.weight, pipeline().transformer.patch_embedding.weight
     )
     assert Wan(str(tmp_path), height=16, width=16).frame_map[-1][1] == 97
+
+
+@torch.no_grad()
+def test_the_pipeline_makes_the_same_clip_with_the_scheduler_that_the_note_names():
+    """The released checkpoints carry UniPC of second order; their guide sets flow_shift = 8."""
+    pipe = pipeline()
+    pipe.scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True
+    )
+    wan = Wan(pipe, **{**SIZE, "frames": 13}, **TEXT, flow_shift=8.0)
+    # 1 - k (1 - 0.001) / n, shifted once: 8 s / (1 + 7 s)
+    expected = [8 * s / (1 + 7 * s) for s in (1.0, 0.75025, 0.5005, 0.25075)]
+    assert wan.times(STEPS) == pytest.approx([*expected, 0.0], abs=1e-6)
+    noise = torch.randn(1, *wan.shape, generator=torch.Generator().manual_seed(SEED))
+    found = wan.generate(noise, wan.encode(["a red circle"]), STEPS)
+    assert not torch.allclose(found, own(pipe, 13, base_num_frames=13), atol=1e-4)
+    (note,) = wan.notes
+    pipe.scheduler = eval(
+        note.split("until pipe.scheduler = ")[1], {**vars(diffusers), "pipe": pipe}
+    )
+    assert torch.allclose(found, own(pipe, 13, base_num_frames=13), atol=1e-5)
+    assert not Wan(pipe, **SIZE, **TEXT).notes
+
+
+def test_more_frames_than_the_checkpoints_were_trained_with_are_told():
+    """97 frames are 25 latent frames, and the history makes 30; 77 frames and the history 25."""
+    size = {**SIZE, "frames": 97}
+    long = Long(pipeline(), chunks=2, options={**size, **TEXT}, history=5)
+    assert "30 latent frames at once" in long.notes[-1]
+    assert long.notes[-1].endswith("options.frames = 77 keeps to")
+    fitting = Long(pipeline(), chunks=2, options={**size, **TEXT, "frames": 77}, history=5)
+    assert fitting.notes == fitting.base.notes
 
 
 def test_networks_of_asynchronous_blocks_are_refused():

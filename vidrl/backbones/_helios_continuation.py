@@ -25,6 +25,15 @@ SEEN = sum(SIZES.values())
 HISTORY, FIRST = "history", "first_frame"
 
 
+def check(history: int) -> None:
+    """Raise ValueError for a history, which the network of Helios fixes."""
+    if history != 1:
+        raise ValueError(
+            f"expected no history with Helios, which sees the last {SEEN} latent frames and "
+            f"the first one, got history = {history}: leave it out"
+        )
+
+
 def arguments(x: Tensor, cond: Cond) -> dict[str, Tensor]:
     """Return the network's arguments about what comes before the chunks x (B, C, L, h, w).
 
@@ -56,11 +65,7 @@ class HeliosContinuation(Continuation):
     """A continuation of a `Wan` that drives Helios: it sees the first and the last 19 frames."""
 
     def __init__(self, wan: Any, history: int):
-        if history != 1:
-            raise ValueError(
-                f"expected no history with Helios, which sees the last {SEEN} latent frames and "
-                f"the first one, got history = {history}: leave it out"
-            )
+        check(history)
         self.wan, self.frame_map = wan, list(wan.frame_map)
 
     def condition(self, cond: Cond, before: Tensor) -> Cond:

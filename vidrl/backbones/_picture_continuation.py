@@ -81,6 +81,11 @@ def _reference(history: int) -> str:
     return IMAGE if history == 1 else FILM
 
 
+def _other(history: int) -> str:
+    """Return the name of the argument that would give frames beside those of a chunk."""
+    return FILM if history == 1 else IMAGE
+
+
 def _check_takes(parameters: Mapping[str, object], name: str, history: int) -> None:
     """Raise ValueError for a call without an argument for the last frames of a chunk."""
     if _reference(history) in parameters:
@@ -104,6 +109,13 @@ def _check_first(pipeline: Any, history: int) -> None:
     """
     name, reference = pipeline.runner.name, _reference(history)
     call = pipeline.runner.call
+    other = _other(history)
+    if other in call:
+        raise ValueError(
+            f"expected no {other} in backbone.options.options.call with history = {history}, whose "
+            f"chunks begin with {reference}, got one, which would stay the same in all chunks: "
+            "leave it out"
+        )
     if reference not in pipeline.needs and reference not in call:
         what = "an image" if history == 1 else f"a film of {history} frames"
         raise ValueError(
@@ -127,6 +139,7 @@ class PictureContinuation(Continuation):
         _check_takes(pipeline.runner.call_parameters, pipeline.runner.name, history)
         _check_first(pipeline, history)
         self.pipeline, self.history = pipeline, history
+        self.unread = (_other(history),)
         self.rows = OrderedDict[tuple[int, bytes], int]()  # in the order of use
         # the given pixel frames of a following chunk are left out
         self.frame_map: list[Span] = [

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _wan_pipelines
 from .base import Cond, Continuation
 
 HISTORY = "history"
@@ -41,20 +42,42 @@ class WanContinuation(Continuation):
         """Raise ValueError where a chunk and its history are longer than the model's own clips."""
         own = self._own_length()
         if own and latents + self.history > own:
-            time = self.wan.pipe.vae_scale_factor_temporal
-            fits = max(0, time * (own - self.history - 1)) + 1
             raise ValueError(
                 f"expected chunks of at most {own - self.history} latent frames, because the model "
                 f"makes clips of {own} and a chunk is seen with {self.history} of the chunk "
-                f"before, got {latents}: set options.frames = {fits}, or a shorter history"
+                f"before, got {latents}: set options.frames = {self._fitting(own)}, or a shorter "
+                "history"
             )
+
+    def notes(self, latents: int) -> tuple[str, ...]:
+        """Return a note where the network sees more frames than in the usual checkpoint's clips.
+
+        A folder that names its own length is checked by `check_length`.
+        """
+        frames = int(_wan_pipelines.usual_size(self.wan.pipe)["frames"])
+        usual, seen = self._latents(frames), latents + self.history
+        if self._own_length() or seen <= usual:
+            return ()
+        return (
+            f"the network sees {seen} latent frames at once, {latents} of a chunk and "
+            f"{self.history} before it; checkpoints for clips of {frames} frames were trained with "
+            f"{usual}, which options.frames = {self._fitting(usual)} keeps to",
+        )
+
+    def _fitting(self, latents: int) -> int:
+        """Return the pixel frames of a chunk that has, with its history, so many latent frames."""
+        return max(0, self.wan.pipe.vae_scale_factor_temporal * (latents - self.history - 1)) + 1
+
+    def _latents(self, frames: int) -> int:
+        """Return the latent frames of a clip of so many pixel frames."""
+        return (frames - 1) // self.wan.pipe.vae_scale_factor_temporal + 1
 
     def _own_length(self) -> int:
         """Return the latent frames of the clips that the model's folder names; 0 if it does not."""
         file = self.wan.folder / "vidrl.json" if self.wan.folder else None
         found = json.loads(file.read_text()) if file is not None and file.exists() else {}
         frames = int(found.get("frames", 0))
-        return (frames - 1) // self.wan.pipe.vae_scale_factor_temporal + 1 if frames else 0
+        return self._latents(frames) if frames else 0
 
     def condition(self, cond: Cond, before: Tensor) -> Cond:
         """Return the last latent frames of the chunk before."""

@@ -11,6 +11,7 @@ Legend: B batch, L latent frames.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -26,7 +27,17 @@ from .base import Cond, is_hub_id
 
 WAN, FORCING = "WanPipeline", "SkyReelsV2DiffusionForcingPipeline"
 HELIOS = "HeliosPipeline"
+UNIPC = "UniPCMultistepScheduler"
 NAMES = (WAN, FORCING, HELIOS)
+# the settings of schedulers that `scheduler` may change
+CHANGES = (
+    "scheduler_type",
+    "shift",
+    "flow_shift",
+    "use_flow_sigmas",
+    "solver_order",
+    "disable_corrector",
+)
 # what the released checkpoints were trained for
 SIZES = {
     WAN: {"height": 480, "width": 832, "frames": 81, "fps": 16.0},
@@ -52,6 +63,16 @@ def load(model: str | Path, dtype: str) -> Any:
 
     The index is read first, so that a wrong model fails without downloading gigabytes.
     """
+    pipeline = getattr(diffusers(), read_name(model))
+    dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
+    return check(pipeline.from_pretrained(str(model), torch_dtype=dtypes))
+
+
+def read_name(model: str | Path) -> str:
+    """Return which of the pipelines a folder or hub id has; only its index is read.
+
+    Raises ValueError for another pipeline, or none.
+    """
     folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
     cure = (
         "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as "
@@ -68,11 +89,21 @@ def load(model: str | Path, dtype: str) -> Any:
         raise ValueError(
             f"{wanted}, got {str(model)!r} ({str(error).splitlines()[0]}): {cure}"
         ) from error
-    name = index.get("_class_name")
+    name = str(index.get("_class_name"))
     if name not in NAMES:
-        raise ValueError(f"{wanted}, got a {name} in {model}: {cure}")
-    dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
-    return check(getattr(library, name).from_pretrained(str(model), torch_dtype=dtypes))
+        raise ValueError(
+            f"{wanted}, or one of {', '.join(NAMES[1:])}, got a {name} in {model}: the backbone "
+            'pipeline drives other pipelines, as backbone.name = "pipeline", or as '
+            'backbone.options.base = "pipeline" of the backbone long'
+        )
+    return name
+
+
+def check_continuation(model: object, history: int) -> None:
+    """Raise ValueError for a history that a model does not take, before its weights are read."""
+    name = read_name(model) if isinstance(model, (str, Path)) else kind(check(model))
+    if name == HELIOS:
+        _helios_continuation.check(history)
 
 
 def check(pipe: Any) -> Any:
@@ -144,37 +175,71 @@ def scheduler(pipe: Any, shift: float | None) -> Any:
                 "it out"
             )
         return type(own).from_config(own.config, scheduler_type="euler")
-    if isinstance(own, euler):
+    if isinstance(own, euler) and kind(pipe) == WAN:
         return euler.from_config(own.config, **({} if shift is None else {"shift": shift}))
     if own.config.get("prediction_type") != "flow_prediction":
+        wanted = {WAN: "FlowMatchEulerDiscreteScheduler", FORCING: UNIPC}[kind(pipe)]
         raise ValueError(
             f"expected a scheduler of flow prediction, got {type(own).__name__} of "
-            f"{own.config.get('prediction_type')}: save the pipeline with "
-            f"FlowMatchEulerDiscreteScheduler"
+            f"{own.config.get('prediction_type')}: save the pipeline with {wanted}"
         )
-    return euler(shift=own.config.get("flow_shift", 1.0) if shift is None else shift)
+    own_shift = own.config.get("flow_shift", 1.0) if shift is None else shift
+    return _first_order(own, own_shift) if kind(pipe) == FORCING else euler(shift=own_shift)
+
+
+def _first_order(own: Any, shift: float) -> Any:
+    """Return UniPC with steps of first order, which are those of Euler.
+
+    The pipeline of SkyReels-V2 steps each latent frame at a whole timestep, which the Euler
+    scheduler of diffusers refuses.
+    """
+    steps = list(range(own.config.num_train_timesteps))
+    options = {"flow_shift": shift, "use_flow_sigmas": True}
+    options |= {"solver_order": 1, "disable_corrector": steps}
+    unipc = getattr(diffusers(), UNIPC)
+    return unipc.from_config(own.config, **options)
 
 
 def scheduler_notes(pipe: Any, ours: Any) -> tuple[str, ...]:
     """Return the note to show if `pipe()` samples with another scheduler than vidrl does."""
-    own, name = pipe.scheduler, type(ours).__name__
-    solver = ours.config.get("scheduler_type")
-    if type(own) is type(ours) and own.config.get("scheduler_type") == solver:
+    own = pipe.scheduler
+    if type(own) is type(ours) and not _changed(own, ours):
         return ()
-    shift = f"{name}(shift={ours.config.shift:g})"
-    other = f'{name}.from_config(pipe.scheduler.config, scheduler_type="{solver}")'
-    made = other if solver else shift
+    made = _source(own, ours)
     return (
         f"the model's folder carries {type(own).__name__}, and vidrl samples with {made}, so "
         f"pipe() makes other clips of the same noise until pipe.scheduler = {made}",
     )
 
 
+def _changed(own: Any, ours: Any) -> dict[str, Any]:
+    """Return the settings in which vidrl's scheduler differs from the pipeline's."""
+    return {
+        key: value
+        for key in CHANGES
+        if key in ours.config and (value := ours.config[key]) != own.config.get(key)
+    }
+
+
+def _source(own: Any, ours: Any) -> str:
+    """Return the Python code that makes vidrl's scheduler."""
+    name = type(ours).__name__
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return f"{name}(shift={ours.config.shift:g})"
+    changed = {key: json.dumps(value) for key, value in _changed(own, ours).items()}
+    if "disable_corrector" in changed:  # a list of all steps
+        changed["disable_corrector"] = f"list(range({len(ours.config.disable_corrector)}))"
+    options = ", ".join(f"{key}={value}" for key, value in changed.items())
+    return f"{name}.from_config(pipe.scheduler.config, {options})"
+
+
 def times(pipe: Any, schedule: Any, steps: int, shape: Sequence[int]) -> list[float]:
     """Return the times of a schedule for latents of a shape (C, L, h, w); they are its sigmas."""
     if kind(pipe) != HELIOS:
         schedule.set_timesteps(steps)
-        return [float(sigma) for sigma in schedule.sigmas.tolist()]
+        first, *others = (float(sigma) for sigma in schedule.sigmas.tolist())
+        # UniPC begins a millionth below 1, where some samplers would divide by 1 - t
+        return [1.0 if first > 1 - 1e-5 else first, *others]
     import numpy
     from diffusers.pipelines.helios.pipeline_helios import calculate_shift
 
@@ -206,7 +271,7 @@ def arguments(pipe: Any, t: Tensor, x: Tensor, fps: float, cond: Cond) -> dict[s
 
 def _forcing_arguments(t: Tensor, x: Tensor, fps: float) -> dict[str, Any]:
     """Return the arguments of the network of SkyReels-V2."""
-    timestep = (1000 * t).long()
+    timestep = (1000 * t).long().clamp(max=999)  # the pipeline rounds the first one down, too
     timestep = timestep if t.dim() == 2 else timestep[:, None].expand(-1, x.shape[2])
     # The network has one embedding for 16 frames a second, and one for all other rates. One
     # number serves all rows: the network repeats what it is given for each latent frame, and

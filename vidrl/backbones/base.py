@@ -365,6 +365,7 @@ class Continuation(ABC):
 
     frame_map: list[Span]
     encodes_video = False  # whether the family encodes clips of all chunks at once
+    unread: tuple[str, ...] = ()  # references that the base reads, and chunks would not
 
     @abstractmethod
     def condition(self, cond: Cond, before: Tensor) -> Cond:
@@ -394,6 +395,10 @@ class Continuation(ABC):
 
     def check_length(self, latents: int) -> None:  # noqa: B027  most families have no limit
         """Raise ValueError for chunks that are too long for the network."""
+
+    def notes(self, latents: int) -> tuple[str, ...]:
+        """Return what a user should know of chunks of `latents` latent frames before training."""
+        return ()
 
 
 def _cannot_continue(name: str) -> ValueError:

@@ -83,10 +83,11 @@ class Long(Denoiser):
         # of first chunks, and of later ones: `vidrl.training.lockstep` tells these two apart
         self.calls_depend_on = base.calls_depend_on
         self.attention_switch, self.longer = base.attention_switch, base.longer
-        self.reads, self.needs = base.reads, base.needs
+        self.reads = tuple(name for name in base.reads if name not in self.continued.unread)
+        self.needs = base.needs
         self.only_lora, self.drops_encoders = base.only_lora, base.drops_encoders
         # no folder: what was measured of the base's clips does not hold for long ones
-        self.notes = base.notes
+        self.notes = (*base.notes, *self.continued.notes(self.latents))
         others = (f"the LoRA is one of the weights in {weights}",) if weights else ()
         self.adapter_notes = (*base.adapter_notes, *others)
         channels, latents, *size = base.shape
@@ -131,7 +132,8 @@ class Long(Denoiser):
         return cls(pipeline(), chunks=2, options=size)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raise ValueError for references that the base does not read, or needs."""
+        """Raise ValueError for references that chunks or the base do not read, or needs."""
+        super().check_prompts(prompts)
         self.base.check_prompts(prompts)
 
     def encode(self, prompts: Sequence[str]) -> Cond:

@@ -283,9 +283,10 @@ class Wan(Denoiser):
         )[0]
 
     def times(self, n: int) -> list[float]:
-        """Return the n + 1 times of FlowMatchEulerDiscreteScheduler, which are its sigmas.
+        """Return the n + 1 times of the scheduler, which are its sigmas.
 
-        The scheduler shifts its sigmas twice, and its last step before 0 is at sigma_min.
+        With Wan it is FlowMatchEulerDiscreteScheduler, which shifts its sigmas twice, and whose
+        last step before 0 is at sigma_min.
 
         Example:
             >>> Wan.tiny().times(2)  # shift 1 over 1000 levels
@@ -322,6 +323,11 @@ class Wan(Denoiser):
     def ready(self) -> None:
         """Raise `AttentionError` if the attention kernel cannot be used."""
         self.attention_switch.ready(self.device)
+
+    @classmethod
+    def check_continuation(cls, options: Mapping[str, object], history: int) -> None:
+        """Raise ValueError for a history that the pipeline does not take; its index is read."""
+        _wan_pipelines.check_continuation(options.get("model"), history)
 
     def continuation(self, history: int) -> Continuation:
         """Return how clips are continued: the last latent frames are given, at time 0."""
