@@ -52,6 +52,13 @@ def neighbours(row: Row, call: Mapping[str, Any]) -> list[Row]:
     return [Row(TEXTS[0], row.references), Row(TEXTS[1], others)]
 
 
+def add_neighbours(runner: Runner, row: int) -> list[int]:
+    """Add the neighbours of a row to the runner's table; return their numbers."""
+    added = neighbours(runner.table[row], runner.call)
+    runner.table.extend(added)
+    return list(range(len(runner.table) - len(added), len(runner.table)))
+
+
 def inverted(value: Any) -> Any:
     """Invert the colours of a picture, or of each picture of a film; return a text as it is."""
     if isinstance(value, list):

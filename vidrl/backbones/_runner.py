@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from . import _loop_latents
 from ._encoder_cache import EncoderCache
 from ._loop_latents import LatentParts
+from ._repeated_messages import ShownOnce
 from ._scheduler_probe import Probe, Visit
 from ._stand_ins import ExitingProcessor, RunExit, SwitchableNetwork, autocast_of_caller
 from .base import without_autocast
@@ -117,6 +118,7 @@ class Runner:
         self.needs_first_iteration = False
         self.in_first_iteration = False
         self.lists_films = False
+        self.messages = ShownOnce()
 
     def times(self, row: int, steps: int) -> list[float]:
         """Return the times of the pipeline's schedule of `steps` steps, which later runs use.
@@ -300,7 +302,8 @@ class Runner:
         for switch in self.switches.values():
             switch.idle, switch.precision = True, autocast_of_caller(device)
         try:
-            with without_autocast(device):  # of the pipeline's own code; not of its networks
+            # without autocast: of the pipeline's own code; not of its networks
+            with without_autocast(device), self.messages.of("diffusers"):
                 created = self.call_function(self.pipe, **self._arguments(rows, call))
         except RunExit as run_exit:
             created = run_exit.args

@@ -287,10 +287,8 @@ class Pipeline(Denoiser):
         """Free the text encoders; afterwards a prompt that was not encoded is an error."""
         _ = self.tokenizer_calls  # runs the encoders once, and `truncated` needs the calls later
         # the check whether rows are independent runs these texts later, beside the first batch
-        own = self.runner.table[self.dry_row]
-        for neighbour in _row_independence.neighbours(own, self.runner.call):
-            self.runner.table.append(neighbour)
-            self.runner.initial_latents(len(self.runner.table) - 1)
+        for row in _row_independence.add_neighbours(self.runner, self.dry_row):
+            self.runner.initial_latents(row)
         self.drops_encoders = False
         names = [name for name in self.frozen if name.startswith("text_encoder")]
         self.encoder_cache.drop([self.frozen[name] for name in names])
@@ -388,10 +386,8 @@ class Pipeline(Denoiser):
 
         The second of the others differs in everything: text, pictures and latents.
         """
-        table, scaled = self.runner.table, x * self.probe.scale(time)
-        others = _row_independence.neighbours(table[row], self.runner.call)
-        table.extend(others)
-        rows = [row, *range(len(table) - len(others), len(table))]
+        scaled = x * self.probe.scale(time)
+        rows = [row, *_row_independence.add_neighbours(self.runner, row)]
         of_rows = (scaled[0], scaled[1], -scaled[1])
         latents = [self.layout.to_pipeline(latent[None]) for latent in of_rows]
         return _row_independence.rows_are_independent(self.runner, rows, latents, time)
