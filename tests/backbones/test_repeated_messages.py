@@ -25,7 +25,8 @@ def test_a_message_is_shown_once_and_others_as_well() -> None:
 
 @pytest.fixture
 def shown() -> Iterator[io.StringIO]:
-    """What diffusers shows, which is silent in other tests."""
+    """What diffusers shows, which is silent in other tests from its import on."""
+    pytest.importorskip("diffusers.schedulers", reason="needs vidrl[train]")
     stream, logger = io.StringIO(), logging.getLogger("diffusers")
     handler, level = logging.StreamHandler(stream), logger.level
     logger.addHandler(handler)
@@ -36,7 +37,6 @@ def shown() -> Iterator[io.StringIO]:
 
 
 def test_a_pipeline_that_warns_of_its_schedule_warns_once(shown: io.StringIO) -> None:
-    pytest.importorskip("diffusers", reason="needs vidrl[train]")
     from families import FAMILIES
 
     from vidrl.backbones.pipeline import Pipeline

@@ -194,7 +194,7 @@ def _first_order(own: Any, shift: float) -> Any:
     scheduler of diffusers refuses.
     """
     steps = list(range(own.config.num_train_timesteps))
-    options = {"flow_shift": shift, "use_flow_sigmas": True}
+    options: dict[str, Any] = {"flow_shift": shift, "use_flow_sigmas": True}
     options |= {"solver_order": 1, "disable_corrector": steps}
     unipc = getattr(diffusers(), UNIPC)
     return unipc.from_config(own.config, **options)
