@@ -9,18 +9,18 @@ import pytest
 from vidrl.backbones._repeated_messages import ShownOnce
 
 
-def test_a_message_is_shown_once_and_others_as_well() -> None:
-    stream, logger = io.StringIO(), logging.getLogger("a_library")
-    handler = logging.StreamHandler(stream)
-    logger.addHandler(handler)
+def test_a_message_is_shown_once_by_each_handler_and_others_as_well() -> None:
+    streams, logger = [io.StringIO(), io.StringIO()], logging.getLogger("a_library")
+    for stream in streams:
+        logger.addHandler(logging.StreamHandler(stream))
     once = ShownOnce()
     for _ in range(3):
         with once.of("a_library"):
             logging.getLogger("a_library.part").warning("shift %d", 3)
             logging.getLogger("a_library.part").warning("shift %d", 4)
-    assert stream.getvalue() == "shift 3\nshift 4\n"
+    assert [stream.getvalue() for stream in streams] == ["shift 3\nshift 4\n"] * 2
     logging.getLogger("a_library.part").warning("shift %d", 3)  # the library is as it was
-    assert stream.getvalue() == "shift 3\nshift 4\nshift 3\n"
+    assert streams[1].getvalue() == "shift 3\nshift 4\nshift 3\n"
 
 
 @pytest.fixture

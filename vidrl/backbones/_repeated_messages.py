@@ -16,14 +16,11 @@ class ShownOnce(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shown = set[tuple[str, str]]()
+        self.shown = dict[tuple[str, str], logging.LogRecord]()  # the first record of a message
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message of a record was not shown before."""
-        message = record.name, record.getMessage()
-        new = message not in self.shown
-        self.shown.add(message)
-        return new
+        """Return whether a record is the first one of its message; each handler asks."""
+        return self.shown.setdefault((record.name, record.getMessage()), record) is record
 
     @contextmanager
     def of(self, library: str) -> Iterator[None]:
