@@ -1,5 +1,7 @@
 """Clips of several chunks: sampled one after the other, learned from one at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -236,5 +238,9 @@ def test_an_estimate_of_cost_is_refused():
     from vidrl import cost
 
     recipe = config.load("scripts/recipes/tiny_long.toml")
-    with pytest.raises(ValueError, match="one piece for an estimate of cost, got Long with 3"):
+    told = "one piece for an estimate of cost, got long with 3"
+    with pytest.raises(ValueError, match=told):
         cost.estimate(recipe)
+    unread = replace(recipe.backbone, options={"model": "an/unread-model", "chunks": 3})
+    with pytest.raises(ValueError, match=told):
+        cost.estimate(replace(recipe, backbone=unread))

@@ -101,8 +101,7 @@ def estimate(
 def _outline(blueprint: skeleton.Blueprint, memo: Memo) -> Denoiser:
     """Return the backbone without weights; raise ValueError for clips of several chunks."""
     backbone: Denoiser = memo(("backbone",), blueprint.outline)
-    cure = "estimate the backbone of one chunk, with its own options"
-    check_one_piece(backbone, "an estimate of cost", cure)
+    check_one_piece(backbone, "an estimate of cost", skeleton.ONE_CHUNK)
     return backbone
 
 

@@ -51,6 +51,10 @@ def _known() -> dict[str, dict[str, Any]]:
     }
 
 
+# what to do where clips have several chunks
+ONE_CHUNK = (
+    "estimate the backbone of one chunk, with its own options, or measure a round of the recipe"
+)
 NETWORK = "WanTransformer3DModel"  # the network of the backbone "wan" whose calls are traced
 
 
@@ -103,8 +107,9 @@ def read(section: Backbone) -> Blueprint:
     """Return the blueprint of a recipe's backbone, from a folder or a known model card.
 
     Raises ValueError for a model that is neither a folder of configurations nor a known hub
-    id.
+    id, and for clips of several chunks, before their model is read.
     """
+    _check_chunks(section)
     model = section.options.get("model")
     if section.name == "pipeline" and families.known(model) and not here(str(model)):
         return Blueprint(section, {}, local=False, family=str(model))
@@ -128,6 +133,16 @@ def read(section: Backbone) -> Blueprint:
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
     return Blueprint(section, parts, local=any(weights))
+
+
+def _check_chunks(section: Backbone) -> None:
+    """Raise ValueError for a recipe of the backbone long with several chunks."""
+    chunks = section.options.get("chunks", 4) if section.name == "long" else 1
+    if chunks != 1:
+        raise ValueError(
+            "expected a backbone that makes clips in one piece for an estimate of cost, got long "
+            f"with {chunks} chunks: {ONE_CHUNK}"
+        )
 
 
 def here(model: str) -> bool:
