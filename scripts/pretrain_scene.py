@@ -1,16 +1,16 @@
-"""Train assets/tiny-scene, a flow model of captioned scenes in space, in minutes on one core.
+"""Train assets/tiny-scene and assets/tiny-scene-4d, flow models of captioned scenes, on one core.
 
-    python scripts/pretrain_scene.py train --out assets/tiny-scene
-    python scripts/pretrain_scene.py check
+    python scripts/pretrain_scene.py train              # assets/tiny-scene, in minutes
+    python scripts/pretrain_scene.py train --moving     # assets/tiny-scene-4d
+    python scripts/pretrain_scene.py check [--moving]
+    python scripts/pretrain_scene.py diversity [--moving]
     python scripts/pretrain_scene.py prompts
-    python scripts/pretrain_scene.py diversity
 
 `train` writes config.json, network.safetensors and pretraining.jsonl. The corpus has the faults
-of `vidrl.synthetic.scenes.FAULTS`. `--moving` trains and checks a model of scenes in which one
-thing moves, of 8 arcs, in runs/tiny-scene-4d by default. `check` samples held-out captions and
-prints what the verifier reads. `prompts` writes the captions of both splits to assets/prompts.
-`diversity` prints how far two orbits of one caption are apart, with and without the faults of
-the corpus.
+of `vidrl.synthetic.scenes.FAULTS`. `--moving` is for scenes in which one thing moves; their
+corpus has `MOVING_FAULTS`, too. `check` samples held-out captions and prints what the verifier
+reads. `diversity` prints how far two orbits of one caption are apart, with and without the faults
+of the corpus. `prompts` writes the captions of all splits to assets/prompts.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from torch import Tensor
 
 from vidrl.backbones import scene as backbone
 from vidrl.backbones._scene_net import SceneNet
-from vidrl.synthetic import scenes, splat
+from vidrl.synthetic import paths, scenes, splat
 from vidrl.training import evaluate
 
 CONFIG = {"arcs": 4, "width": 64, "depth": 3, "heads": 4}
-MOVING = CONFIG | {"arcs": 8}  # more arcs, so that a path has smaller steps
+# more arcs, so that a path has smaller steps; docs/log.md says why the network is larger
+MOVING = CONFIG | {"arcs": 8, "width": 96, "depth": 4}
+STEPS, POOL = 2400, 10_000  # of the training of scenes at rest
+MOVING_STEPS, MOVING_POOL = 8000, 20_000
+MOVING_PROMPTS = 1500  # of the 6352 captions that training may show
 PROMPTS = Path("assets/prompts")
 
 
@@ -73,10 +77,13 @@ def train(out: Path, steps: int, batch: int, pool: int, moving: bool = False) ->
 
 
 def write_prompts() -> None:
-    """Write the captions of the two splits, one a line."""
+    """Write the captions of the two splits of scenes at rest and of moving ones, one a line."""
     for split in ("train", "held_out"):
-        lines = [scene.caption for scene in scenes.scenes(split)]
-        (PROMPTS / f"scenes_{split}.txt").write_text("\n".join(lines) + "\n")
+        for name, found in (
+            (f"scenes_{split}.txt", scenes.scenes(split)),
+            (f"moving_scenes_{split}.txt", scenes.scenes(split, MOVING_PROMPTS, moving=True)),
+        ):
+            (PROMPTS / name).write_text("".join(f"{scene.caption}\n" for scene in found))
 
 
 @torch.no_grad()
@@ -94,22 +101,24 @@ def check(model: Path, n: int, steps: int, moving: bool = False) -> None:
 
 def orbit_pair(scene: scenes.Scene, faults: bool, draw: torch.Generator) -> Tensor:
     """Return two orbits of one caption, (2, 24, 3, 32, 32)."""
-    pair = [scenes.made(scene, draw).repeat(CONFIG["arcs"], 1, 1) for _ in range(2)]
+    moving = any(scene.motions)
+    arcs = (MOVING if moving else CONFIG)["arcs"]
+    pair = [scenes.filmed(scene, draw, paths.times(arcs)) for _ in range(2)]
     for tokens in pair if faults else ():
-        for fault, share in scenes.FAULTS.items():
+        for fault, share in scenes.fault_shares(moving).items():
             if float(torch.rand((), generator=draw)) < share:
                 fault(tokens, draw)
-    by_view = torch.stack(pair).repeat_interleave(24 // CONFIG["arcs"], 1)
+    by_view = torch.stack(pair).repeat_interleave(24 // arcs, 1)
     return splat.render(splat.blobs(by_view), splat.cameras(24), 32)
 
 
-def diversity() -> None:
+def diversity(moving: bool = False) -> None:
     """Print the mean distance of two orbits of a caption, as evaluations measure diversity."""
     for faults in (False, True):
         draw = torch.Generator().manual_seed(0)
         pairs = [
             evaluate.thumbnails(orbit_pair(scene, faults, draw))
-            for scene in scenes.scenes("held_out")
+            for scene in scenes.scenes("held_out", moving=moving)
         ]
         found = torch.stack([(first - other).abs().mean() for first, other in pairs])
         print({"faults": faults, "diversity": round(float(found.mean()), 4)})
@@ -121,18 +130,20 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "check", "prompts", "diversity"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--moving", action="store_true", help="scenes in which one thing moves")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, help="2400, and 8000 with --moving")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--pool", type=int, default=10_000)
+    parser.add_argument("--pool", type=int, help="scenes: 10000, and 20000 with --moving")
     parser.add_argument("--n", type=int, default=128)
     args = parser.parse_args()
-    out = args.out or Path("runs/tiny-scene-4d" if args.moving else "assets/tiny-scene")
+    out = args.out or Path("assets/tiny-scene-4d" if args.moving else "assets/tiny-scene")
     if args.command == "train":
-        train(out, args.steps, args.batch, args.pool, args.moving)
+        steps = args.steps or (MOVING_STEPS if args.moving else STEPS)
+        pool = args.pool or (MOVING_POOL if args.moving else POOL)
+        train(out, steps, args.batch, pool, args.moving)
     elif args.command == "check":
         check(out, args.n, 20, args.moving)
     elif args.command == "diversity":
-        diversity()
+        diversity(args.moving)
     else:
         write_prompts()
 

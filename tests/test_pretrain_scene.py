@@ -1,7 +1,9 @@
 """The script that trained the embedded model of scenes: its latents, its loss and its files."""
 
+import ast
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -51,3 +53,56 @@ def test_training_writes_a_model_that_the_backbone_loads(script, tmp_path) -> No
     assert model.shape == (8, 4, 20, 1)
     row = json.loads((tmp_path / "new" / "pretraining.jsonl").read_text())
     assert row["step"] == 2 and row["loss"] > 0
+
+
+def test_the_embedded_prompts_are_the_scripts(script, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(script, "PROMPTS", tmp_path)
+    script.write_prompts()
+    for kind in ("scenes", "moving_scenes"):
+        made = {}
+        for split in ("train", "held_out"):
+            name = f"{kind}_{split}.txt"
+            made[split] = (tmp_path / name).read_text()
+            assert made[split] == (Path("assets/prompts") / name).read_text()
+        train, held_out = (text.splitlines() for text in made.values())
+        assert len(held_out) == 128 and len({*train, *held_out}) == len(train) + 128
+        moving = [any(scenes.parse(caption).motions) for caption in [*train, *held_out]]
+        assert all(moving) if kind == "moving_scenes" else not any(moving)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_no_held_out_caption_is_in_the_corpus(moving) -> None:
+    held_out = {scene.caption for scene in scenes.scenes("held_out", moving=moving)}
+    made = scenes.corpus(1, 2, moving)
+    assert held_out.isdisjoint({next(made)[0] for _ in range(1000)})
+
+
+@pytest.mark.parametrize(
+    ("name", "moving"), [("tiny-scene", False), ("tiny-scene-4d", True)], ids=str
+)
+def test_a_card_has_the_numbers_of_its_training(script, name, moving) -> None:
+    folder = Path("assets") / name
+    card = " ".join((folder / "README.md").read_text().split())
+    config = json.loads((folder / "config.json").read_text())
+    last = json.loads((folder / "pretraining.jsonl").read_text().splitlines()[-1])
+    weights = sum(x.numel() for x in Scene(str(folder)).network.parameters())
+    assert config == (script.MOVING if moving else script.CONFIG)
+    assert last["step"] == (script.MOVING_STEPS if moving else script.STEPS)
+    pool = script.MOVING_POOL if moving else script.POOL
+    assert f"{last['step']} steps of 64 scenes, {last['cpu_seconds']:.0f} s of CPU time" in card
+    assert f"{pool:,} scenes" in card and f"| {weights / 1e6:.2f} M |" in card
+    assert f"for each of {config['arcs']} arcs" in card
+    assert f"{config['depth']} layers of width {config['width']}" in card
+
+
+@pytest.mark.slow
+def test_the_verifier_reads_what_the_card_of_moving_scenes_says(script, capsys) -> None:
+    """Other CPUs round otherwise, so that single orbits of the 128 may differ."""
+    script.check(Path("assets/tiny-scene-4d"), 128, 20, moving=True)
+    found = ast.literal_eval(capsys.readouterr().out)
+    card = " ".join(Path("assets/tiny-scene-4d/README.md").read_text().split())
+    for name in ("colours", "shapes", "relation", "motion"):
+        said = re.search(rf"{name} ([\d.]+) %", card)
+        assert float(said[1]) / 100 == pytest.approx(found[name], abs=0.02)
+    said = re.search(r"([\d.]+) % of the orbits show one rigid scene", card)
+    assert float(said[1]) / 100 == pytest.approx(found["rigid"], abs=0.02)

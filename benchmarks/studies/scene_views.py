@@ -4,8 +4,9 @@
     python benchmarks/studies/scene_views.py --moving RUN [RUN ...]
 
 Each held-out caption gives one orbit of the base model and one of the trained weights, of the
-same noise, with the run's own settings. Printed are the words of `scene_verifier`, and the
-temporal rewards `segment_seam` and `motion_consistency`, which here compare views.
+same noise, with the run's own settings. Printed are the claims of `scene_verifier`, and the
+temporal rewards `segment_seam` and `motion_consistency`, which here compare views. `--moving`
+adds the part `moved` of `scene_fit`, which the run's reward has seen.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from vidrl import plugin
 from vidrl.backbones.base import PromptCache
 from vidrl.rewards import Samples, load
-from vidrl.synthetic import scene_verifier, scenes
+from vidrl.synthetic import scene_fit, scene_verifier, scenes
 from vidrl.training import evaluate
 from vidrl.training.clips import generate
 from vidrl.training.model_source import resolve
@@ -41,7 +42,16 @@ def measured(samples: Samples, arcs: int) -> evaluate.Measures:
     every = samples.video.shape[1] // arcs
     seam, motion = load("segment_seam", every=every), load("motion_consistency")
     curves = {"segment_seam": seam(samples).value, "motion_consistency": motion(samples).value}
+    if any(any(scenes.parse(prompt).motions) for prompt in samples.prompts):
+        curves["moved"] = moved(samples)
     return words | {name: np.asarray(value.double()) for name, value in curves.items()}
+
+
+def moved(samples: Samples) -> torch.Tensor:
+    """Return the part `moved` of each orbit, (B,)."""
+    pairs = zip(samples.frames, samples.prompts, strict=True)
+    parts = [scene_fit.parts(clip, scenes.parse(prompt)) for clip, prompt in pairs]
+    return torch.stack([part["moved"].mean() for part in parts])
 
 
 def table(run: str, n: int, moving: bool) -> str:

@@ -171,7 +171,7 @@ def _config(folder: Path) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"expected a model of scenes, a folder with {CONFIG} and {WEIGHTS}, got {folder}: name "
-            "assets/tiny-scene, or train one with scripts/pretrain_scene.py"
+            "assets/tiny-scene or assets/tiny-scene-4d, or train one with scripts/pretrain_scene.py"
         ) from error
     wanted = ("arcs", "width", "depth", "heads")
     if not all(isinstance(found.get(key), int) and found[key] > 0 for key in wanted):

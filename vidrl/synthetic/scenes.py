@@ -315,6 +315,15 @@ MOVING_FAULTS: dict[Callable[[Tensor, torch.Generator], None], float] = {
 }
 
 
+def fault_shares(moving: bool) -> dict[Callable[[Tensor, torch.Generator], None], float]:
+    """Return the faults of the training set, and the share of its scenes that has each.
+
+    >>> len(fault_shares(moving=False)), len(fault_shares(moving=True))
+    (4, 7)
+    """
+    return FAULTS | MOVING_FAULTS if moving else FAULTS
+
+
 def corpus(seed: int, arcs: int, moving: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield captions and tokens (L, 20, 8) of the training set without end.
 
@@ -322,7 +331,6 @@ def corpus(seed: int, arcs: int, moving: bool = False) -> Iterator[tuple[str, Te
     `moving`: one thing moves in each scene, and `MOVING_FAULTS` happen too.
     """
     pool, draw = scenes("train", moving=moving), torch.Generator().manual_seed(seed)
-    faults = FAULTS | MOVING_FAULTS if moving else FAULTS
     while True:
         scene = pool[int(torch.randint(len(pool), (), generator=draw))]
         found = (
@@ -330,7 +338,7 @@ def corpus(seed: int, arcs: int, moving: bool = False) -> Iterator[tuple[str, Te
             if moving
             else made(scene, draw).repeat(arcs, 1, 1)
         )
-        for fault, share in faults.items():
+        for fault, share in fault_shares(moving).items():
             if float(torch.rand((), generator=draw)) < share:
                 fault(found, draw)
         yield scene.caption, found
