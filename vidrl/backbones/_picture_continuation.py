@@ -14,7 +14,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from vidrl.diffusion.segments import Span
 
 from . import _components, _references
-from ._runner import Row
+from ._runner import FRAMES, Row
 from .base import FOLLOWS, Cond, Continuation, extended
 
 IMAGE = "image"
@@ -124,12 +124,27 @@ def _check_first(pipeline: Any, history: int) -> None:
             f"backbone.options.options.call.{reference}; a prompt may bring its own"
         )
     if history > 1 and pipeline.layout.given != history:
+        _refuse_film(pipeline, history, len(call.get(reference, ())))
+
+
+def _refuse_film(pipeline: Any, history: int, frames: int) -> NoReturn:
+    """Raise the ValueError for a film of `frames` frames that is not the history of a chunk."""
+    name, chunk = pipeline.runner.name, pipeline.clip_shape[0]
+    given = pipeline.layout.given
+    cure = "cut the film, and choose a history of k n + 1 frames, where a latent frame has n"
+    takes_length = any(length in pipeline.runner.call_parameters for length in FRAMES)
+    if takes_length and frames >= chunk:
         raise ValueError(
-            f"expected history = {history} and a film of {history} frames as {reference}, with "
-            f"which {name} begins a clip, got a film of {len(call.get(reference, ()))} frames, of "
-            f"which the pipeline takes {pipeline.layout.given} unchanged: cut the film, and choose "
-            "a history of k n + 1 frames, where a latent frame has n"
+            f"expected a film that is shorter than a chunk of {chunk} frames, so that {name} has "
+            f"frames to sample, got a film of {frames} frames with history = {history}: {cure}"
         )
+    if given == 0:
+        cure = "use a pipeline that begins a clip with the film, such as LTXConditionPipeline"
+    raise ValueError(
+        f"expected history = {history} and a film of {history} frames as {_reference(history)}, "
+        f"with which {name} begins a clip, got a film of {frames} frames, of which the pipeline "
+        f"takes {given or 'none'} unchanged: {cure}"
+    )
 
 
 class PictureContinuation(Continuation):
