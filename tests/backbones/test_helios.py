@@ -5,19 +5,14 @@ import torch
 
 diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
+from _chunks import check_rollout_on_the_host, learn_a_round, log_density
 from families.parts import t5, tokenizer, wan_vae
-from pretend_gpu import PretendGpu
 
-from vidrl.algorithms.grpo import GRPO
-from vidrl.backbones.base import SharedCond, extended, on, rows
+from vidrl.backbones.base import extended
 from vidrl.backbones.long import Long
 from vidrl.backbones.wan import Wan
-from vidrl.diffusion import transition
-from vidrl.training.assembly import Options
 from vidrl.training.chunks import sample, split
-from vidrl.training.loop import Trainer
-from vidrl.training.policy import Policy
-from vidrl.training.rollout import Plan, draws, join
+from vidrl.training.rollout import Plan, draws
 
 TEXT = {"guidance": 3.0, "negative_prompt": "low quality", "text_length": 16}
 FRAMES, LATENTS, STEPS, SEED = 25, 7, 4, 3
@@ -116,8 +111,7 @@ def test_the_density_of_a_chunk_depends_on_those_before(long):
     chunks = split(made, long)
 
     def log(cond):
-        step = chunks.plan.step(long, chunks.before[:, 0], 2, cond)
-        return transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+        return log_density(chunks, long, 2, cond)
 
     ratio = (log(chunks.cond) - chunks.log_density[:, 0, 0]).exp()
     assert torch.allclose(ratio, torch.ones(4), atol=1e-5)
@@ -128,21 +122,7 @@ def test_the_density_of_a_chunk_depends_on_those_before(long):
 
 
 def test_a_round_of_grpo_learns_from_chunks(tmp_path):
-    """Trainer.go raises where the ratio before the first update is not 1."""
-    policy = Policy(long_of(2), rank=2, alpha=2)
-    trainer = Trainer.from_objects(
-        policy=policy,
-        algorithm=GRPO(sampler="cps", steps=3, segments=2, discount=0.9, scale="batch"),
-        reward=lambda samples: samples.frames.mean((2, 3, 4)),
-        prompts=["a red circle"],
-        held_out=["a blue square"],
-        folder=tmp_path,
-        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
-    )
-    before = policy.checksum()
-    run = trainer.go()
-    assert policy.checksum() != before
-    pipe = pipeline()
+    run, pipe = learn_a_round(long_of(2), tmp_path), pipeline()
     plain = own(pipe, 1)
     pipe.load_lora_weights(run / "lora")
     assert not torch.equal(own(pipe, 1), plain)
@@ -185,17 +165,4 @@ def test_what_helios_does_not_take_is_refused():
 
 
 def test_a_gpu_keeps_its_rollout_on_the_host():
-    """Chunks are sampled and predicted on the GPU, and kept on the host."""
-    long, host = long_of(2), torch.device("cpu")
-    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
-    table = SharedCond(long.encode(["a"]), torch.tensor([0, 0]))
-    with PretendGpu():
-        long.to("cuda:0")
-        made = sample(long, table, draws(0, [(0,), (1,)]), plan, keep_on=host)
-        chunks = split(join([made], table), long)
-        batch = on(rows(chunks.cond, torch.tensor([2, 0])), long.device)
-        x = chunks.before[[2, 0], 0].to(long.device)
-        step = chunks.plan.step(long, x, 0, batch)
-        again = transition.log_density(step, chunks.after[[2, 0], 0].to(long.device))
-        found = again.flatten(1).mean(1).cpu()
-    assert torch.allclose(found, chunks.log_density[[2, 0], 0, 0], atol=1e-4)
+    check_rollout_on_the_host(long_of(2))

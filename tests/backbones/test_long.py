@@ -4,16 +4,13 @@ import json
 
 import pytest
 import torch
-from pretend_gpu import PretendGpu
+from _chunks import check_rollout_on_the_host
 
-from vidrl.backbones.base import SharedCond, on, rows
+from vidrl.backbones.base import on
 from vidrl.backbones.gan import Gan
 from vidrl.backbones.long import Long
 from vidrl.backbones.toy import Toy
 from vidrl.backbones.wan import Wan
-from vidrl.diffusion import transition
-from vidrl.training.chunks import sample, split
-from vidrl.training.rollout import Plan, draws, join
 
 TINY = "assets/tiny-wan-32"
 
@@ -86,21 +83,7 @@ def test_all_entries_of_a_condition_are_on_one_device():
 
 
 def test_a_round_of_a_gpu_keeps_its_rollout_on_the_host():
-    """Chunks are sampled and predicted on the GPU, and split on the host."""
-    long, host = Long.tiny(), torch.device("cpu")
-    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
-    table = SharedCond(long.encode(["a"]), torch.tensor([0, 0]))
-    with PretendGpu():
-        long.to("cuda:0")
-        made = sample(long, table, draws(0, [(0,), (1,)]), plan, keep_on=host)
-        chunks = split(join([made], table), long)
-        assert {v.device.type for v in chunks.cond.values()} == {"cpu"}
-        batch = on(rows(chunks.cond, torch.tensor([2, 0])), long.device)
-        x = chunks.before[[2, 0], 0].to(long.device)
-        step = chunks.plan.step(long, x, 0, batch)
-        again = transition.log_density(step, chunks.after[[2, 0], 0].to(long.device))
-        found = again.flatten(1).mean(1).cpu()
-    assert torch.allclose(found, chunks.log_density[[2, 0], 0, 0], atol=1e-4)
+    check_rollout_on_the_host(Long.tiny())
 
 
 SIZE = {"height": 16, "width": 16, "frames": 5, "fps": 8.0, "text_length": 16}

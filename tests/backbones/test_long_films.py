@@ -5,19 +5,17 @@ import torch
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
+from _chunks import learn_a_round, log_density
+from diffusers import CogVideoXVideoToVideoPipeline
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from families import FAMILIES, clips
 from families.contract import targets
 
-from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.base import extended, rows
 from vidrl.backbones.long import Long
 from vidrl.data.prompt import Prompt
 from vidrl.diffusion import transition
-from vidrl.training.assembly import Options
 from vidrl.training.chunks import sample, split
-from vidrl.training.loop import Trainer
-from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, draws
 
 LTX = FAMILIES["ltx_condition"]
@@ -86,8 +84,7 @@ def test_the_density_of_a_chunk_depends_on_each_given_frame(long, made):
     chunks = split(made, long)
 
     def log(cond):
-        step = chunks.plan.step(long, chunks.before[:, 0], 2, cond)
-        return transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+        return log_density(chunks, long, 2, cond)
 
     ratio = (log(chunks.cond) - chunks.log_density[:, 0, 0]).exp()
     assert torch.allclose(ratio, torch.ones(2), atol=1e-6)
@@ -114,21 +111,8 @@ def test_each_clip_of_a_batch_goes_on_after_its_own_end():
 
 
 def test_a_round_of_grpo_learns_from_chunks(tmp_path):
-    """Trainer.go raises where the ratio before the first update is not 1."""
     long = long_of()
-    policy = Policy(long, rank=2, alpha=2, targets=targets(long.base))
-    trainer = Trainer.from_objects(
-        policy=policy,
-        algorithm=GRPO(sampler="cps", steps=3, segments=2, discount=0.9, scale="batch"),
-        reward=lambda samples: samples.frames.mean((2, 3, 4)),
-        prompts=["a red circle"],
-        held_out=["a blue square"],
-        folder=tmp_path,
-        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
-    )
-    before = policy.checksum()
-    trainer.go()
-    assert policy.checksum() != before
+    learn_a_round(long, tmp_path, targets=targets(long.base))
 
 
 @pytest.mark.parametrize(
@@ -136,11 +120,23 @@ def test_a_round_of_grpo_learns_from_chunks(tmp_path):
     [
         (5, 9, "history = 9 .*got a film of 5 frames, of which the pipeline takes 5 unchanged"),
         (6, 6, "history = 6 .*got a film of 6 frames, of which the pipeline takes 5 unchanged"),
+        (17, 17, "shorter than a chunk of 17 frames, .*got a film of 17 frames with history = 17"),
+        (25, 5, "shorter than a chunk of 17 frames, .*got a film of 25 frames with history = 5"),
     ],
 )
 def test_a_film_of_another_length_is_refused(frames, history, told):
     with pytest.raises(ValueError, match=told):
         long_of(frames, history)
+
+
+def test_a_pipeline_that_makes_the_whole_film_anew_is_refused():
+    """Its clips are as long as the film, so that a shorter film would not help."""
+    family = FAMILIES["cogvideox"]
+    pipe = CogVideoXVideoToVideoPipeline(**family.build().components)
+    own = {name: value for name, value in family.call.items() if name != "num_frames"}
+    call = {**own, "video": film(9), "strength": 1.0}
+    with pytest.raises(ValueError, match="of which the pipeline takes none unchanged: use a pipe"):
+        Long(pipe, base="pipeline", options={"call": call}, history=9)
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.5, 0.9])

@@ -5,23 +5,18 @@ import torch
 
 diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
+from _chunks import check_rollout_on_the_host, learn_a_round, log_density
 from families import wan as parts
 from families.parts import t5, tokenizer, wan_vae
-from pretend_gpu import PretendGpu
 
 from vidrl import cost
-from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones import _wan_pipelines
-from vidrl.backbones.base import SharedCond, on, rows
 from vidrl.backbones.long import Long
 from vidrl.backbones.wan import Wan
 from vidrl.diffusion import transition
 from vidrl.training import model_source
-from vidrl.training.assembly import Options
 from vidrl.training.chunks import sample, split
-from vidrl.training.loop import Trainer
-from vidrl.training.policy import Policy
-from vidrl.training.rollout import Plan, draws, join
+from vidrl.training.rollout import Plan, draws
 
 TEXT = {"guidance": 3.0, "negative_prompt": "low quality", "text_length": 16}
 SIZE = {"height": 16, "width": 16, "frames": 5, "fps": 24.0}  # a chunk of two latent frames
@@ -52,9 +47,13 @@ def pipeline(blocks: int = 1):
     return pipe
 
 
+def long_of() -> Long:
+    return Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY)
+
+
 @pytest.fixture(scope="module")
 def long():
-    return Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY)
+    return long_of()
 
 
 def own(pipe, frames: int, fps: int = 24, **call: object) -> torch.Tensor:
@@ -121,28 +120,12 @@ def test_log_densities_are_those_of_the_new_frames(long):
     made = sample(long, long.encode(["a", "b"]), draws(0, [(0,), (1,)]), plan)
     chunks = split(made, long)
     assert chunks.latents.shape[2] == 2 and chunks.cond["history"].shape[2] == HISTORY
-    step = chunks.plan.step(long, chunks.before[:, 0], 1, chunks.cond)
-    again = transition.log_density(step, chunks.after[:, 0]).flatten(1).mean(1)
+    again = log_density(chunks, long, 1, chunks.cond)
     assert torch.allclose(again, chunks.log_density[:, 0, 0], atol=1e-5)
 
 
 def test_a_round_of_grpo_learns_from_chunks(tmp_path):
-    """Trainer.go raises where the ratio before the first update is not 1."""
-    long = Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY)
-    policy = Policy(long, rank=2, alpha=2)
-    trainer = Trainer.from_objects(
-        policy=policy,
-        algorithm=GRPO(sampler="cps", steps=3, segments=2, discount=0.9, scale="batch"),
-        reward=lambda samples: samples.frames.mean((2, 3, 4)),
-        prompts=["a red circle"],
-        held_out=["a blue square"],
-        folder=tmp_path,
-        options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2, learning_rate=1e-2),
-    )
-    before = policy.checksum()
-    run = trainer.go()
-    assert policy.checksum() != before
-    pipe = pipeline()
+    run, pipe = learn_a_round(long_of(), tmp_path), pipeline()
     plain = own(pipe, 5)
     pipe.load_lora_weights(run / "lora")
     assert not torch.equal(own(pipe, 5), plain)
@@ -205,20 +188,4 @@ def test_an_estimate_of_cost_is_refused(tmp_path):
 
 
 def test_a_gpu_keeps_its_rollout_on_the_host():
-    """Chunks are sampled and predicted on the GPU, and kept on the host."""
-    long, host = (
-        Long(pipeline(), chunks=2, options={**SIZE, **TEXT}, history=HISTORY),
-        torch.device("cpu"),
-    )
-    plan = Plan(long.times(2), "cps", 0.3, 2, stochastic=(0,), keep=(0,), chunks=2)
-    table = SharedCond(long.encode(["a"]), torch.tensor([0, 0]))
-    with PretendGpu():
-        long.to("cuda:0")
-        made = sample(long, table, draws(0, [(0,), (1,)]), plan, keep_on=host)
-        chunks = split(join([made], table), long)
-        batch = on(rows(chunks.cond, torch.tensor([2, 0])), long.device)
-        x = chunks.before[[2, 0], 0].to(long.device)
-        step = chunks.plan.step(long, x, 0, batch)
-        again = transition.log_density(step, chunks.after[[2, 0], 0].to(long.device))
-        found = again.flatten(1).mean(1).cpu()
-    assert torch.allclose(found, chunks.log_density[[2, 0], 0, 0], atol=1e-4)
+    check_rollout_on_the_host(long_of())
