@@ -28,10 +28,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _latent_files
 import pretrain_tiny as tiny
 
 from vidrl.rewards._files import atomic_file
@@ -95,18 +95,8 @@ def corpus(indices: range) -> Iterator[tuple[str, Tensor]]:
 
 
 def encode() -> None:
-    """Write the standardised latents of the corpus, in files of 50 clips."""
-    from vidrl.backbones.wan import Wan
-
-    wan = Wan(str(tiny.MODEL), frames=FRAMES)
-    for start in tqdm(range(0, CORPUS, 50), desc="encode", mininterval=10):
-        path = WORK / f"latents-{start:05d}.safetensors"
-        if path.exists():
-            continue
-        texts, clips = zip(*corpus(range(start, start + 50)), strict=True)
-        latents = torch.cat([wan.encode_video(clip[None]) for clip in clips])
-        with atomic_file.new_path(path) as private:
-            save_file({"latents": latents}, private, {"captions": json.dumps(texts)})
+    """Write the latents of the corpus."""
+    _latent_files.write(corpus, CORPUS, tiny.MODEL, FRAMES, WORK)
 
 
 # The transformer

@@ -106,7 +106,7 @@ def parse(caption: str) -> Scene:
         >>> parse("a red circle stays still on a light background").motion
         'rest'
     """
-    scene = _captions().get(caption)
+    scene = _captions().get(str(caption))  # a `Prompt` with an image is not equal to its text
     if scene is None:
         example = Scene("cross", "blue", "left").caption
         raise ValueError(
