@@ -419,7 +419,11 @@ def test_a_card_too_small_is_told_with_what_to_do():
     assert (
         advice[0].startswith("train.micro_batch=2") and "gradient_checkpointing=true" in advice[1]
     )
-    assert not any("offload_text" in one for one in advice)
+    offload = "backbone.options.text_encoder=offload"
+    assert not any(one.startswith(offload) for one in advice)  # the recipe has it already
+    kept = replace(recipe.backbone, options={**recipe.backbone.options, "text_encoder": "keep"})
+    advice = cost._advice(replace(recipe, backbone=kept), memory, 8)
+    assert any(one.startswith(offload) for one in advice)
 
 
 def test_units():

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool2d
 
+from vidrl.data.prompt import Prompt
+from vidrl.synthetic import scenes as orbits
 from vidrl.synthetic import world
 from vidrl.synthetic.world import (
     CAMERAS,
@@ -203,6 +205,12 @@ def test_every_scene_has_its_own_caption_which_reads_back() -> None:
     everything = [replace(s, camera=c) for s in world.all_scenes() for c in CAMERAS]
     assert len({s.caption for s in everything}) == len(everything)
     assert all(parse(s.caption) == s for s in everything)
+
+
+@pytest.mark.parametrize("module", [world, orbits])
+def test_a_prompt_with_a_picture_reads_as_its_caption(module) -> None:
+    caption = module.scenes("held_out", 1)[0].caption
+    assert module.parse(Prompt(caption, {"image": "first.png"})) == module.parse(caption)
 
 
 def test_parse_refuses_other_words() -> None:

@@ -338,7 +338,6 @@ def _fits(memory: Mapping[str, float], card: Card) -> bool:
 def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str]:
     """Return the changes that make a recipe smaller, the cheapest first."""
     options, is_driven = recipe.backbone.options, recipe.backbone.name == driven.NAME
-    offload = "offload" if is_driven else "offload_text"
     changes = [
         (
             micro > 1,
@@ -351,7 +350,7 @@ def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str
         ),
         (
             choices.read(recipe).text_encoder == "keep",
-            f"backbone.options.{offload}=true: the text encoder visits to encode",
+            "backbone.options.text_encoder=offload: the text encoder visits to encode",
         ),
         (
             options.get("dtype", "float32") == "float32",

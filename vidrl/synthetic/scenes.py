@@ -93,7 +93,7 @@ def parse(caption: str) -> Scene:
         >>> parse("a red cube left of a blue ball").other_shape
         'ball'
     """
-    scene = _captions().get(caption)
+    scene = _captions().get(str(caption))  # a `Prompt` with an image is not equal to its text
     if scene is None:
         raise ValueError(
             "expected a caption of vidrl.synthetic.scenes such as 'a red cube left of a blue "
