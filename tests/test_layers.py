@@ -94,7 +94,13 @@ LAYERS = [
         "segments",
         "estimators",
     },
-    {"credit.estimators", "data.prompt_tables", "synthetic.scenes", "synthetic.agents"},
+    {
+        "credit.estimators",
+        "data.prompt_tables",
+        "synthetic.scenes",
+        "synthetic.agents",
+        "synthetic.films",
+    },
     {
         "diffusion.transition",
         "diffusion.learned_gaussian",
