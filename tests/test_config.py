@@ -54,6 +54,11 @@ def test_defaults_and_overrides(recipe):
         ("train.mixed_precision=bf16", ("train", "mixed_precision"), "bf16"),
         ("guard.bands.exposure=[0.5, 2]", ("guard", "bands"), {"exposure": (0.5, 2.0)}),
         ("reward.parts.flicker=2", ("reward", "parts"), {"flicker": 2.0}),
+        (
+            'reward.parts."vidrl.synthetic.motion_fit:MotionFit"=0.5',
+            ("reward", "parts"),
+            {"vidrl.synthetic.motion_fit:MotionFit": 0.5},
+        ),
         ("algorithm.options.alpha=0.5", ("algorithm", "options"), {"alpha": 0.5}),
         ("backbone.options.model=assets/x", ("backbone", "options"), {"model": "assets/x"}),
     ],

@@ -295,7 +295,8 @@ def test_a_prompt_that_cannot_be_encoded_for_lack_of_memory_is_told():
     cache = PromptCache(Full())
     cache.learn(["a"])  # whoever asks for the prompt is told
     with pytest.raises(
-        torch.OutOfMemoryError, match="encoding one prompt alone does not fit .*text_encoder = \"offload\""
+        torch.OutOfMemoryError,
+        match='encoding one prompt alone does not fit .*text_encoder = "offload"',
     ):
         cache(["a"])
 

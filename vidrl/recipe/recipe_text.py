@@ -36,7 +36,7 @@ def apply(table: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
         raise BadRecipe(f"override {override!r}: expected key=value, as train.rounds=3")
-    *parents, last = key.split(".")
+    *parents, last = names_of(key)
     for parent in parents:
         if isinstance(given := table.get(parent), Given) and isinstance(given.value, dict):
             # an earlier override set the whole section, as algorithm.options={} does
@@ -45,6 +45,26 @@ def apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise BadRecipe(f"override {override!r}: {parent!r} is a value, not a section")
     table[last] = Given(raw)
+
+
+def names_of(key: str) -> list[str]:
+    """Return the names of a dotted key; a name that has dots is quoted, as in TOML.
+
+    Example:
+        >>> names_of("train.rounds")
+        ['train', 'rounds']
+        >>> names_of('reward.parts."my_package.rewards:Mine"')
+        ['reward', 'parts', 'my_package.rewards:Mine']
+    """
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return key.split(".")
+    names = []
+    while isinstance(table, dict):
+        name, table = next(iter(table.items()))
+        names.append(name)
+    return names
 
 
 class Given(str):
