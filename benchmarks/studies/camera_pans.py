@@ -100,10 +100,15 @@ def differences(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
     """Return a line for each measure: the mean paired difference and its 95 % interval."""
     pair = [{k: x.double().numpy() for k, x in found.items()} for found in (before, after)]
     return "\n".join(
-        f"  {name}: {found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-        f" {found['note']}"
+        f"  {name}: {found['difference']:+.3f} {interval(found)} {found['note']}"
         for name, found in evaluate.compare(*pair).items()
     )
+
+
+def interval(found: dict[str, Any]) -> str:
+    """Return the 95 % interval as text; "none" where no bound is known."""
+    low, high = found["low"], found["high"]
+    return "none" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
 
 
 def known(asks: list[str]) -> None:

@@ -537,7 +537,7 @@ class PromptCache:
         # the first prompt's tensors: a later tensor that equals one of these is not stored again
         self.first: Cond = {}
         self.bytes = 0
-        cure = "set backbone.options.text_encoder = \"offload\", or use a device of more memory"
+        cure = 'set backbone.options.text_encoder = "offload", or use a device of more memory'
         self._one_at_a_time = Pieces(1, "encoding one prompt", cure)
 
     def __call__(self, prompts: Sequence[str]) -> Cond:
