@@ -138,11 +138,20 @@ def test_mistakes_are_explained(recipe, text, message):
         ("policy.full=True", "policy.full: expected bool, got 'True'"),
         ("seed.x=3", "'seed' is a value, not a section"),
         ("train.rounds.x=3", "train.rounds: expected int"),
+        ('reward.parts."my_package.rewards:f=0', "expected a name that has dots in double quotes"),
+        ("reward.parts.my_package.rewards:f=0", "expected a name that has dots in double quotes"),
+        ("guard.bands.my_package.rewards:f=[0.9, 1.1]", "expected a name that has dots in double"),
     ],
 )
 def test_bad_overrides_are_explained(recipe, override, message):
     with pytest.raises(config.BadRecipe, match=message):
         config.load(recipe("seed = 1"), [override])
+
+
+def test_a_name_with_a_colon_and_no_dots_needs_no_quotes(recipe):
+    overrides = ["reward.parts.my_module:f=0.3", "reward.parts.my_module:g.weight=1"]
+    loaded = config.load(recipe(), overrides)
+    assert loaded.reward.parts == {"my_module:f": 0.3, "my_module:g": {"weight": 1}}
 
 
 def test_an_option_is_set_after_the_section_was_emptied(recipe):

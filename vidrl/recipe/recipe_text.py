@@ -59,11 +59,28 @@ def names_of(key: str) -> list[str]:
     try:
         table: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
-        return key.split(".")
+        return unquoted(key)
     names = []
     while isinstance(table, dict):
         name, table = next(iter(table.items()))
         names.append(name)
+    return names
+
+
+def unquoted(key: str) -> list[str]:
+    """Return the names of a key that is no TOML; raise `BadRecipe` where quotes are missing.
+
+    A colon, as in `reward.parts.my_module:sharpness`, needs no quotes. A part or a band has one
+    name, so that a colon in a later name shows a name that was cut at its dots.
+    """
+    names = key.split(".")
+    named = names[:2] in (["reward", "parts"], ["guard", "bands"])
+    if '"' in key or "'" in key or (named and any(":" in name for name in names[3:])):
+        raise BadRecipe(
+            f"override {key}: expected a name that has dots in double quotes, and single quotes "
+            "around the whole override, which keep the double quotes from the shell, as "
+            "'reward.parts.\"my_package.rewards:sharpness\"=0.3'"
+        )
     return names
 
 
