@@ -1,11 +1,18 @@
-"""Runs shared by several processes of this machine, which are forked from the test."""
+"""Runs shared by several processes of this machine, which are forked from the test or launched."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from toys import ended, forked
 
+from vidrl import config
+from vidrl.recipe.toml import write
 from vidrl.training import launch, loop
+
+HERE = Path(__file__).parent
+RUNS_ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 
 
 def as_rank(rank: int, shared: dict[str, str], action, told: Path) -> None:
@@ -37,3 +44,18 @@ def trained(made: dict, resume: bool = False, n: int = 2) -> Path:
     statuses = in_group(folder, lambda rank: loop.run(made, resume), n)
     assert statuses == [0] * n, [path.read_text() for path in folder.glob("error.*")]
     return Path(made["run"])
+
+
+def launched(made: dict, *words: str) -> subprocess.Popen:
+    """Start `vidrl train --processes 2` of a recipe; processes of their own share no thread."""
+    recipe = Path(made["run"]).parent / "toy.toml"
+    recipe.write_text(write(config.load(made).to_dict()))
+    alone = {key: value for key, value in os.environ.items() if key not in RUNS_ALONE}
+    paths = [str(HERE / "training"), str(HERE), str(HERE.parent)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "vidrl", "train", str(recipe), "--processes", "2", *words],
+        env=alone | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conditioned import conditioned
+from groups import launched
 from toys import recipe, rows, weights
 
 from vidrl import cli, config
@@ -241,8 +242,6 @@ def test_a_run_without_a_suite_may_be_resumed_with_one(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_clips_and_measure_all(tmp_path):
-    from test_processes import launched
-
     made = asked(tmp_path, train_rounds=2)
     # processes of their own: a fork of one that has threads may hang
     with launched(made.to_dict()) as child:

@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,18 +13,15 @@ import numpy as np
 import pytest
 import torch
 from conditioned import conditioned
-from groups import in_group, trained
+from groups import in_group, launched, trained
 from toys import recipe, rows, summary, timeless, with_clips
 
 from vidrl import config
 from vidrl.algorithms.base import Loss
 from vidrl.algorithms.grpo import GRPO
-from vidrl.recipe.toml import write
 from vidrl.training import checkpoint, loop
 from vidrl.training.broadcast import from_main
 from vidrl.training.processes import Workers
-
-RUNS_ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 
 
 def error(folder: Path, rank: int) -> str:
@@ -362,29 +357,6 @@ def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tm
 
 
 # --- by the launcher
-
-
-def launched(made: dict, *words: str) -> subprocess.Popen:
-    folder, here = Path(made["run"]).parent, Path(__file__).parent
-    (folder / "toy.toml").write_text(write(config.load(made).to_dict()))
-    alone = {key: value for key, value in os.environ.items() if key not in RUNS_ALONE}
-    command = [
-        sys.executable,
-        "-m",
-        "vidrl",
-        "train",
-        str(folder / "toy.toml"),
-        "--processes",
-        "2",
-        *words,
-    ]
-    return subprocess.Popen(
-        command,
-        env=alone | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @pytest.mark.slow

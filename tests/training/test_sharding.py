@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups import in_group, trained
-from test_processes import close, last_weights, launched
+from groups import in_group, launched, trained
+from test_processes import close, last_weights
 from torch import nn
 from toys import recipe, rows, timeless
 
