@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from toys import recipe, rows, summary, timeless, with_clips
 from vidrl import config
 from vidrl.algorithms.base import Loss
 from vidrl.algorithms.grpo import GRPO
-from vidrl.training import checkpoint, loop
+from vidrl.training import checkpoint, launch, loop
 from vidrl.training.broadcast import from_main
 from vidrl.training.processes import Workers
 
@@ -354,6 +356,32 @@ def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tm
     shutil.rmtree(tmp_path / "0")
     # only the CLI looks at it
     assert trained(recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1))
+
+
+ENDED = """
+from pathlib import Path
+from vidrl.training.processes import Workers
+workers = Workers()
+import torch.distributed.nn.functional  # as an optimiser does
+workers.close()
+print(*(task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc, as of Linux")
+def test_no_thread_of_the_group_is_left_at_the_end():
+    """A process that ends while threads of gloo run is aborted at times."""
+    shared = launch.environment(2)
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDED], env=shared | rank, stdout=subprocess.PIPE, text=True
+        )
+        for rank in ranks
+    ]
+    told = [child.communicate(timeout=120)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert all("python" in one and "gloo" not in one for one in told), told
 
 
 # --- by the launcher

@@ -51,6 +51,9 @@ class ProcessGroup:
         if self.size > 1:
             import torch.distributed as dist
 
+            from vidrl.training.processes import import_collectives
+
+            import_collectives()
             if not dist.is_initialized():
                 dist.init_process_group("gloo", timeout=LONGEST_WAIT)
         return self

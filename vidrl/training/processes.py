@@ -57,6 +57,7 @@ class Workers:
             ) from error
         _check_trackers(trackers)
         introduction.introduce(introduction.facts())
+        import_collectives()
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision=mixed_precision,
@@ -397,6 +398,17 @@ class Workers:
     def close(self) -> None:
         """End the trackers and the group of processes."""
         self.engine.end_training()
+
+
+def import_collectives() -> None:
+    """Import torch's functions on groups while no group exists.
+
+    Their default argument is the group that exists when they are imported, as the first optimiser
+    does. It would keep the threads of the group after its end, and a process that ends while
+    these threads run may be aborted.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch.distributed.nn.functional  # noqa: F401
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
