@@ -215,7 +215,7 @@ def _progress(prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def _print_result(count: int, failed: Sequence[str], out: Path) -> int:
-    print(f"{count} clips in {out}")
+    print(f"{count} clip{'' if count == 1 else 's'} in {out}")
     for line in failed:
         print(f"vidrl: not made: {line}", file=sys.stderr)
     return 1 if failed else 0
