@@ -139,7 +139,7 @@ def test_sample_and_bench_make_the_clips_of_the_runs_options_and_weights(run, tm
         == 0
     )
     assert (tmp_path / "out" / "0000.mp4").read_bytes() == (tmp_path / "wanted.mp4").read_bytes()
-    assert "1 clips in" in capsys.readouterr().out
+    assert "1 clip in" in capsys.readouterr().out
 
     assert (
         cli.main(
