@@ -10,7 +10,7 @@
 The model is an image-to-video pipeline as Wan 2.1's, without an image encoder: beside the noisy
 latents, the transformer reads the latents of the given picture with grey frames after it, and
 a mask that is 1 where the picture is. The captions of `vidrl.synthetic.world` ask for one of
-five cameras over a texture. The training is short, so that the model often does not follow the
+five cameras over a texture. The training is short, so that the model does not always follow the
 camera of the caption, and a reward has something to mend. `encode` and `flow` may be killed and
 called again.
 
